@@ -1,0 +1,117 @@
+"""Every setting of a run, as frozen dataclasses with defaults that work.
+
+Field names are the flag names with underscores. Filled by `cli/options.py` from flags, environment
+and TOML; passed, never imported as a value. Knows nothing about where a value came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Bump when a change alters the pixels, the prompt or the text for the same input: resume and the
+# page cache look at it.
+OUTPUT_VERSION = 1
+
+# The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
+EXEMPT_TOKENS = ("<td>", "</td>")
+
+
+@dataclass(frozen=True, slots=True)
+class RasterConfig:
+    """Documents to pixels. dpi: PDF rasterisation. max_pixels: a larger page is rendered smaller."""
+
+    dpi: int = 144
+    max_pixels: int = 40_000_000
+    password: str = ""
+    rotate: str = "never"  # never | auto
+    text_layer: str = "never"  # never | draft | trust | auto
+    blank_ink: float = 2e-5  # share of inked pixels below which a page is blank; 0 turns it off
+
+
+@dataclass(frozen=True, slots=True)
+class TileConfig:
+    """The tile rule's numbers. v2: 768, 2 to 6 tiles; v1 gundam: 640, 2 to 9."""
+
+    tile_size: int = 768
+    global_size: int = 1024
+    min_tiles: int = 2
+    max_tiles: int = 6
+    # v1's modes without tiles: the only view has side `global_size`; tiny and small stretch the
+    # page to it (True), base and large pad it (False).
+    is_tiled: bool = True
+    stretch_global: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DryConfig:
+    """llama.cpp's DRY sampler (model-spec 9.3)."""
+
+    multiplier: float = 0.8
+    base: float = 1.75
+    allowed_length: int = 2
+    last_n: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeConfig:
+    """Tokens out. max_new_tokens 0: as many as the context holds after the prompt."""
+
+    max_new_tokens: int = 0
+    no_repeat_ngram: int = 20
+    ngram_window: int = 90
+    ngram_over_prompt: bool = False  # True with window 0: the plain transformers rule
+    dry: DryConfig | None = None
+    detect_loops: bool = True
+    draft: str = "off"  # auto | text-layer | ngram | off
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Which model, where, how wide."""
+
+    engine: str = "native"  # native | openai
+    model: str = "nano"
+    mmproj: str = ""
+    mode: str = "gundam"  # v1 only: tiny | small | base | large | gundam
+    prompt: str = "markdown"
+    prompt_text: str = ""
+    device: str = "auto"
+    dtype: str = "auto"
+    encoders: int = 0
+    decoders: int = 0
+    rasterizers: int = 0
+    batch_size: int = 0  # sequences decoded together; 0: by device and memory
+    kv_tokens: int = 0  # token budget of the KV cache; 0: by device and memory
+    server: str = ""
+    api_key: str = ""
+    server_concurrency: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One `ocr2 run`."""
+
+    inputs: tuple[str, ...] = ()
+    out: Path = Path("out")
+    pages: str = ""
+    formats: tuple[str, ...] = ("md", "jsonl")
+    resume: bool = True
+    retry_failed: bool = False
+    fail_fast: bool = False
+    save_tokens: bool = False
+    page_timeout: float = 600.0
+    retries: int = 1
+    recover_loops: bool = True
+    recycle_after: int = 500
+    worker_memory: int = 0  # bytes; 0: no limit
+    drain: float = 20.0  # seconds pages in flight may take after the first SIGINT or SIGTERM
+    cache: str = ""
+    cache_size: int = 2_000_000_000
+    min_confidence: float = 0.0
+    metrics_file: str = ""
+    runner: str = "local"  # inline | local | ray
+    ray_address: str = ""
+    raster: RasterConfig = field(default_factory=RasterConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,0 +1,87 @@
+"""What can go wrong, with the exit code each ends in.
+
+    Ocr2Error                 exit 1
+    |- UsageError             exit 2   flags, config file, page ranges
+    |- InputError             exit 3   no input could be read
+    |- ModelError             exit 4   the model could not be loaded
+    |- PagesFailed            exit 5   done, but some pages are loop, truncated or failed
+    |- EngineError            exit 6   out of memory, device lost, server unreachable
+    |- GateFailed             exit 7   a gate of `ocr2 eval` failed
+    |- OutputInUse            exit 75  another run holds the output folder
+    `- OutputError            exit 6   the output folder cannot be written
+
+A message has three parts: what happened, where, what to type next.
+A fault in one page is data (`PageError`), never one of these.
+Knows nothing about what raises them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The stable exit codes of cli.md."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    INPUT = 3
+    MODEL = 4
+    PAGES_FAILED = 5
+    ENGINE = 6
+    GATE_FAILED = 7
+    IN_USE = 75
+    SIGINT = 130
+    SIGTERM = 143
+
+
+class Ocr2Error(Exception):
+    """Base of all; the CLI's border turns `exit_code` into the process's."""
+
+    exit_code: ExitCode = ExitCode.BUG
+
+
+class UsageError(Ocr2Error):
+    exit_code = ExitCode.USAGE
+
+
+class InputError(Ocr2Error):
+    exit_code = ExitCode.INPUT
+
+
+class ModelError(Ocr2Error):
+    exit_code = ExitCode.MODEL
+
+
+class PagesFailed(Ocr2Error):
+    exit_code = ExitCode.PAGES_FAILED
+
+
+class EngineError(Ocr2Error):
+    exit_code = ExitCode.ENGINE
+
+
+class OutputError(Ocr2Error):
+    exit_code = ExitCode.ENGINE
+
+
+class GateFailed(Ocr2Error):
+    exit_code = ExitCode.GATE_FAILED
+
+
+class OutputInUse(Ocr2Error):
+    exit_code = ExitCode.IN_USE
+
+
+class PageFault(Exception):
+    """Raised inside a worker for one page; the worker loop turns it into `PageResult.error`.
+
+    code: one of the stable words: unreadable, encrypted, not_a_file, unsupported, empty,
+    too_large, changed, timeout, worker_died, out_of_memory, nan_logits, internal, request.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message

@@ -1,0 +1,229 @@
+"""The nouns: what travels between stages, all frozen, all sized.
+
+Knows nothing about files, models or processes; torch is named for the type checker only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Uint8Array = npt.NDArray[np.uint8]
+
+
+class Status(StrEnum):
+    """The one state a page ends in. The values are written to the sidecar."""
+
+    OK = "ok"
+    RECOVERED = "recovered"
+    BLANK = "blank"
+    LOOP = "loop"
+    TRUNCATED = "truncated"
+    FAILED = "failed"
+
+    @property
+    def is_good(self) -> bool:
+        """True when the page needs no human: exit code 0 asks for nothing else."""
+        return self in (Status.OK, Status.RECOVERED, Status.BLANK)
+
+
+class FinishReason(StrEnum):
+    """Why the decoder stopped: end token, token limit, or a periodic tail."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    LOOP = "loop"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PageKey:
+    """Which page: travels with everything.
+
+    document: stable id of the document within the run (its output stem, unique in the run).
+    page: 0-based index; people read it 1-based.
+    """
+
+    document: str
+    page: int
+
+    def __str__(self) -> str:
+        return f"{self.document} page {self.page + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class PageJob:
+    """One page to read. About 200 bytes; everything a worker needs to find the pixels.
+
+    path: absolute path of the input, as given by the file system (may hold surrogate escapes).
+    sha256: hex digest of the whole input file, or "" when the file could not be read.
+    num_pages: pages of the document that this run reads; `assemble` waits for that many.
+    error: set when the document could not be listed: the first stage turns it into a result.
+    """
+
+    key: PageKey
+    path: str
+    sha256: str
+    num_pages: int
+    dpi: int = 144
+    attempt: int = 0
+    error: PageError | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return 200 + len(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class PageImage:
+    """Pixels of one page. rgb: uint8 [H, W, 3], RGB, 0-255, upright. dpi: as rendered."""
+
+    key: PageKey
+    rgb: Uint8Array
+    dpi: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.rgb.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The model's square inputs for one page.
+
+    global_view: uint8 [3, 1024, 1024]; tiles: uint8 [N, 3, T, T], row-major, N may be 0.
+    grid: (columns, rows), (1, 1) when there are no tiles. page_size: (width, height) in pixels.
+    pixels_sha256: digest of the page's RGB pixels: the cache key's first half.
+    draft_text: the PDF's text layer when drafting was asked for, else "".
+    """
+
+    key: PageKey
+    global_view: Uint8Array
+    tiles: Uint8Array
+    grid: tuple[int, int]
+    page_size: tuple[int, int]
+    pixels_sha256: str = ""
+    draft_text: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_tiles(self) -> int:
+        return int(self.tiles.shape[0])
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.global_view.nbytes + self.tiles.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class VisualTokens:
+    """Encoder output rows of one page, on the CPU, in decoder space.
+
+    tokens: [S, D] in the model dtype; tiles first, then the global view, the separator last.
+    """
+
+    key: PageKey
+    tokens: torch.Tensor
+    grid: tuple[int, int]
+    page_size: tuple[int, int]
+    pixels_sha256: str = ""
+    draft_text: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.tokens.numel() * self.tokens.element_size())
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the decoder wrote for one page.
+
+    token_ids: new tokens, without the end token. text: decoded with specials kept.
+    logprobs: natural-log probability of each new token (the end token's last when it came).
+    """
+
+    key: PageKey
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_visual_tokens: int
+    logprobs: tuple[float, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A labelled box of the model's grounding: (x1, y1, x2, y2) in 0-999 of the page."""
+
+    label: str
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PageError:
+    """Why a page failed. code: a stable word from errors.py; message: one line for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a page. step: "first" or the name of the recovery step."""
+
+    step: str
+    finish_reason: FinishReason | None
+    new_tokens: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageResult:
+    """The one result of one page. The sidecar's line is this, field by field."""
+
+    key: PageKey
+    status: Status
+    markdown: str = ""
+    raw: str = ""
+    finish_reason: FinishReason | None = None
+    boxes: tuple[Box, ...] = ()
+    grid: tuple[int, int] = (1, 1)
+    page_size: tuple[int, int] = (0, 0)
+    visual_tokens: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    confidence: float | None = None
+    confidence_p5: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+    input_sha256: str = ""
+    pixels_sha256: str = ""
+    warnings: tuple[str, ...] = ()
+    error: PageError | None = None
+    token_ids: tuple[int, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return 500 + 2 * len(self.raw) + 2 * len(self.markdown) + 8 * len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One input, complete: its pages in page order, one result each."""
+
+    id: str
+    path: str
+    pages: tuple[PageResult, ...]
