@@ -1,0 +1,94 @@
+"""The command group and the one border where an exception becomes an exit code.
+
+Knows nothing about any command until it is asked for: commands are imported by name, so
+`ocr2 --help` finishes without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ocr2cli import __version__
+from ocr2cli.errors import ExitCode, Ocr2Error
+
+# name -> (module, attribute, one line for --help). The line stands here so that listing the
+# commands imports none of them; `tests/cli` checks that it equals the command's own.
+COMMANDS = {
+    "run": ("ocr2cli.cli.run", "run", "Read documents, write markdown."),
+    "eval": ("ocr2cli.cli.evaluate", "evaluate", "Score a model against truth and a reference."),
+    "bench": ("ocr2cli.cli.bench", "bench", "Measure encode, prefill, decode and end to end."),
+    "convert": ("ocr2cli.cli.convert", "convert", "Convert safetensors <-> GGUF, quantise."),
+    "models": ("ocr2cli.cli.models", "models", "List, pull or locate models."),
+    "info": ("ocr2cli.cli.info", "info", "Show model, device, memory plan; the grid of a page."),
+    "serve": ("ocr2cli.cli.serve", "serve", "Serve an OpenAI-compatible HTTP endpoint."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ocr2")
+def ocr2() -> None:
+    """Turn piles of PDFs and images into markdown with DeepSeek-OCR-2."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with a code of cli.md."""
+    sys.exit(_run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        code = ocr2.main(args=argv, prog_name="ocr2", standalone_mode=False)
+        return int(code) if isinstance(code, int) else ExitCode.OK
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return ExitCode.SIGINT
+    except click.ClickException as error:
+        _complain(f"ocr2: {error.format_message()}")
+        return ExitCode.USAGE
+    except Ocr2Error as error:
+        _complain(f"ocr2: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.SIGINT
+    except BrokenPipeError:
+        # `ocr2 ... | head -1` closed our stdout: a quiet end. Python would complain once more
+        # when it flushes the stream at exit, so point it at nothing first.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def _complain(line: str) -> None:
+    """One line on stderr, even when the message carries a hostile file name or stderr is gone."""
+    if sys.stderr is None:
+        return
+    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+    with_fallback = printable.encode(sys.stderr.encoding or "ascii", "backslashreplace")
+    try:
+        sys.stderr.write(with_fallback.decode(sys.stderr.encoding or "ascii") + "\n")
+    except OSError:
+        return

@@ -1,0 +1,286 @@
+"""`ocr2 run`: flags to a RunConfig, signals to a stop request, a summary to an exit code.
+
+Knows nothing about how pages are read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.errors import ExitCode, UsageError
+
+logger = logging.getLogger("ocr2")
+
+FORMATS = ("md", "jsonl", "html", "pdf", "layout", "mmd", "json")
+
+
+def engine_options(function: Any) -> Any:
+    """Which model, where: shared by run, eval, bench, info and serve."""
+    for decorate in reversed(
+        (
+            option("--model", default="nano", help="nano, deepseek-ocr-2, deepseek-ocr, a hub id, "
+                   "a folder or a .gguf file."),
+            option("--mmproj", default="", help="The GGUF file of the vision part.",
+                   show_default="beside the .gguf"),
+            option("--mode", default="gundam", help="Tiling of v1 models.",
+                   type=click.Choice(["tiny", "small", "base", "large", "gundam"])),
+            option("--device", default="auto", help="cpu, cuda, cuda:1, mps."),
+            option("--dtype", default="auto",
+                   type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+                   help="Arithmetic of the model."),
+            option("--encoders", default=0, show_default="auto", help="Encoder processes."),
+            option("--decoders", default=0, show_default="auto", help="Decoder processes."),
+            option("--rasterizers", default=0, show_default="auto", help="Rasteriser processes."),
+            option("--batch-size", default=0, show_default="auto",
+                   help="Pages decoded together by one decoder."),
+            option("--kv-tokens", default=0, show_default="auto",
+                   help="Tokens the KV cache of one decoder may hold."),
+        )
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def decode_options(function: Any) -> Any:
+    """What the decoder may write."""
+    for decorate in reversed(
+        (
+            option("--max-new-tokens", default=0, show_default="8192 less the prompt",
+                   help="Token limit of a page."),
+            option("--no-repeat-ngram", default=20, help="Length of an n-gram that may not come "
+                   "twice; 0: off."),
+            option("--ngram-window", default=90, help="How far back the n-gram rule looks."),
+            option("--dry", default="", show_default="off",
+                   help="llama.cpp's DRY sampler instead: MULTIPLIER[,BASE[,LENGTH[,LAST_N]]]."),
+            option("--draft", default="off",
+                   type=click.Choice(["auto", "text-layer", "ngram", "off"]),
+                   help="Lossless drafts: same tokens, fewer steps."),
+        )
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+@click.command(short_help="Read documents, write markdown.")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=str))
+@option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
+@option("-0", "--null", "null_separated", is_flag=True, show_default=False, envvar=None,
+        help="Paths on stdin end in NUL.")
+@engine_options
+@option("--prompt", default="markdown", help="markdown, ocr, figure, describe or locate:WHAT.")
+@option("--prompt-text", default="", show_default="none", help="A prompt of your own.")
+@option("--pages", default="", show_default="all", help="1-3,7,10-; the first page is 1.")
+@option("--dpi", default=144, type=click.IntRange(18, 1200), help="PDF rasterisation.")
+@option("--password", default="", show_default="none", help="Password of encrypted PDFs.")
+@option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="File whose first line is the password.")
+@option("--rotate", default="never", type=click.Choice(["never", "auto"]),
+        help="Turn sideways scans upright.")
+@option("--text-layer", default="never",
+        type=click.Choice(["never", "draft", "trust", "auto"]),
+        help="Use of a PDF's own text.")
+@decode_options
+@option("--format", "formats", default="md,jsonl", help="Comma list of: " + ", ".join(FORMATS))
+@option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
+@option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
+@option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
+@option("--price-per-hour", default=0.0, show_default="none",
+        help="Price of this machine, for the forecast of a dry run.")
+@option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
+@option("--page-timeout", default=600.0, help="Seconds a page may take before it is killed.")
+@option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
+@option("--no-recover", is_flag=True, show_default=False,
+        help="Leave looping pages as they are.")
+@option("--recycle-after", default=500, help="Pages after which a worker is replaced; 0: never.")
+@option("--worker-memory", default="", show_default="no limit",
+        help="Memory limit of a worker, e.g. 8G.")
+@option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
+@option("--cache-size", default="2G", help="Size limit of the page cache.")
+@option("--min-confidence", default=0.0, type=click.FloatRange(0, 1), show_default="off",
+        help="List pages below this confidence in the summary.")
+@option("--metrics-file", default="", show_default="none",
+        help="Prometheus text file, replaced as the run goes.")
+@option("--runner", default="local", type=click.Choice(["local", "inline", "ray"]),
+        help="Where the workers run.")
+@option("--address", "ray_address", default="", show_default="a new local cluster",
+        help="Ray cluster.")
+@option("--engine", default="native", type=click.Choice(["native", "openai"]),
+        help="What answers a page.")
+@option("--server", default="", show_default="none",
+        help="URL of an OpenAI-compatible server, for --engine openai.")
+@option("--api-key", default="", show_default="none", help="Key of that server.")
+@option("--save-tokens", is_flag=True, show_default=False, help="Token ids into the sidecar.")
+@option("--json", "as_json", is_flag=True, show_default=False,
+        help="Summary as one JSON object on stdout.")
+@common
+def run(**flags: Any) -> int:
+    """Read INPUTS (PDFs, images, folders, globs; - for paths on stdin), write markdown.
+
+    A rerun reads only what is missing or changed. The exit code is 0 when every page was read,
+    5 when some pages failed, looped or were cut, 3 when no input could be read.
+    """
+    set_up_logging(
+        verbose=flags.pop("verbose"), quiet=(quiet := flags["quiet"]),
+        log_format=(log_format := flags.pop("log_format")),
+    )  # fmt: skip
+    as_json, dry_run, price = (
+        flags.pop("as_json"), flags.pop("dry_run"), flags.pop("price_per_hour")
+    )  # fmt: skip
+    flags.pop("quiet")
+    cfg = config_from_flags(flags)
+    if dry_run:
+        return _forecast(cfg, price_per_hour=price, as_json=as_json)
+    return execute(cfg, quiet=quiet, as_json=as_json, log_json=log_format == "json")
+
+
+def execute(
+    cfg: RunConfig, *, quiet: bool = False, as_json: bool = False, log_json: bool = False,
+    stages: Any = None,
+) -> int:  # fmt: skip
+    """Run the batch under signal handlers and progress; returns the exit code.
+
+    stages: a stage list instead of the configured engine's (the fault tests pass stubs).
+    """
+    from ocr2cli.batch import StopRequest, run_batch
+    from ocr2cli.cli.progress import make_progress
+
+    stop = StopRequest()
+    with _signals(stop), make_progress(quiet=quiet, bar=is_terminal() and not log_json) as progress:
+        summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
+    if as_json:
+        click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+    code = stop.exit_code or summary.exit_code
+    if code != ExitCode.OK or not (quiet or as_json):
+        click.echo(summary.to_text(), err=True)
+    return int(code)
+
+
+def config_from_flags(flags: dict[str, Any]) -> RunConfig:
+    """Sort flat flags into the frozen dataclasses. Raises UsageError on values that clash."""
+    formats = tuple(part.strip() for part in flags["formats"].split(",") if part.strip())
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name}: unknown. Choose from {', '.join(FORMATS)}")
+    raster = RasterConfig(
+        dpi=flags["dpi"],
+        password=_password(flags["password"], flags["password_file"]),
+        rotate=flags["rotate"],
+        text_layer=flags["text_layer"],
+    )
+    return RunConfig(
+        inputs=_inputs(flags["inputs"], flags["null_separated"]),
+        out=flags["out"],
+        pages=flags["pages"],
+        formats=formats,
+        resume=not flags["no_resume"],
+        recover_loops=not flags["no_recover"],
+        worker_memory=_bytes(flags["worker_memory"], "--worker-memory"),
+        cache_size=_bytes(flags["cache_size"], "--cache-size"),
+        raster=raster,
+        decode=decode_config(flags),
+        engine=engine_config(flags),
+        **{name: flags[name] for name in (
+            "retry_failed", "fail_fast", "save_tokens", "page_timeout", "retries",
+            "recycle_after", "cache", "min_confidence", "metrics_file", "runner", "ray_address",
+        )},
+    )  # fmt: skip
+
+
+def engine_config(flags: dict[str, Any]) -> EngineConfig:
+    """The engine's share of the flags."""
+    names = EngineConfig.__dataclass_fields__
+    return EngineConfig(**{name: value for name, value in flags.items() if name in names})
+
+
+def decode_config(flags: dict[str, Any]) -> DecodeConfig:
+    """The decoder's share of the flags."""
+    draft = "text-layer" if flags.get("text_layer") == "draft" else flags["draft"]
+    return DecodeConfig(
+        max_new_tokens=flags["max_new_tokens"],
+        no_repeat_ngram=0 if flags["dry"] else flags["no_repeat_ngram"],
+        ngram_window=flags["ngram_window"],
+        dry=_dry(flags["dry"]),
+        draft=draft,
+    )
+
+
+def _dry(text: str) -> DryConfig | None:
+    if not text:
+        return None
+    kinds = (float, float, int, int)
+    parts = text.split(",")
+    try:
+        values = [kind(part) for kind, part in zip(kinds, parts, strict=False)]
+    except ValueError:
+        raise UsageError(f"--dry {text}: write numbers, e.g. --dry 0.8,1.75,2,64") from None
+    if len(parts) > len(kinds):
+        raise UsageError(f"--dry {text}: at most four numbers, e.g. --dry 0.8,1.75,2,64")
+    names = ("multiplier", "base", "allowed_length", "last_n")
+    return DryConfig(**dict(zip(names, values, strict=False)))  # type: ignore[arg-type]
+
+
+def _password(text: str, file: Path | None) -> str:
+    if file is None:
+        return text
+    if text:
+        raise UsageError("give --password or --password-file, not both")
+    return file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+
+
+def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
+    """Replace `-` by the paths on stdin, one a line or NUL-separated."""
+    if "-" not in inputs:
+        return inputs
+    if sys.stdin is None:
+        raise UsageError("`-` reads paths from stdin, and stdin is closed")
+    data = sys.stdin.buffer.read()
+    names = data.split(b"\0" if null_separated else b"\n")
+    paths = tuple(name.decode("utf-8", "surrogateescape") for name in names if name)
+    at = inputs.index("-")
+    return inputs[:at] + paths + tuple(i for i in inputs[at + 1 :] if i != "-")
+
+
+def _bytes(text: str, flag: str) -> int:
+    """'8G' -> 8_000_000_000; '' -> 0."""
+    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number = text.strip().upper().removesuffix("B")
+    unit = units.get(number[-1:], 1)
+    digits = number[:-1] if unit > 1 else number
+    if not number:
+        return 0
+    try:
+        return int(float(digits) * unit)
+    except ValueError:
+        raise UsageError(f"{flag} {text}: write a size such as 8G or 500M") from None
+
+
+def _forecast(cfg: RunConfig, *, price_per_hour: float, as_json: bool) -> int:
+    from ocr2cli.forecast import forecast
+
+    plan = forecast(cfg, price_per_hour=price_per_hour)
+    click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
+    return plan.exit_code
+
+
+@contextmanager
+def _signals(stop: Any) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a drain, a second one for an end now."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda received, _frame: stop.request(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
