@@ -1,0 +1,110 @@
+"""Decoder: embeddings to logits, for whole sequences or for slots of a KV cache.
+
+Prefill and decode are different functions with different shapes. Knows nothing about token
+choice, scheduling or what the ids mean.
+
+Letters: B sequences, T tokens, K new tokens of a sequence, D width, V vocabulary.
+Source: model-spec 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ocr2cli.model.attention import CausalAttention, SlotPlan, Turn, plan_slots
+from ocr2cli.model.config import DecoderConfig
+from ocr2cli.model.kv_cache import KVCache
+from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU
+from ocr2cli.model.moe import MixtureOfExperts
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, norm and lm_head (not tied)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, is_dense=index < config.num_dense_layers)
+            for index in range(config.num_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.rotary = Rotary(config.head_dim, config.rope_theta, config.max_positions)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Embeddings to logits float32 [B, T, V]: `logits(hidden(x))`."""
+        return self.logits(self.hidden(x_BTD))
+
+    def hidden(self, x_BTD: Tensor) -> Tensor:
+        """Whole sequences, causal, no cache, differentiable. Returns the normed [B, T, D]."""
+        cos, sin = self.rotary.tables(x_BTD.device)
+        turn = cos[: x_BTD.shape[1]], sin[: x_BTD.shape[1]]
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, turn)
+        return self.norm(x_BTD)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """h: [..., D] as `hidden` returns it. Returns float32 [..., V]."""
+        return self.lm_head(h).float()
+
+    def prefill(self, x_TD: Tensor, cache: KVCache, slot: int) -> Tensor:
+        """Feed T embeddings to a slot, after what it already holds.
+
+        Returns the last position's logits, float32 [V]. Call under no_grad or inference_mode.
+        """
+        x_BTD = self._extend(x_TD[None], cache, [slot])
+        return self.logits(self.norm(x_BTD[0, -1]))
+
+    def decode(self, ids_B: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
+        """One more token in each slot. ids: int64 [B]. Returns logits float32 [B, V]."""
+        return self.verify(ids_B[:, None], cache, slots)[:, 0]
+
+    def verify(self, ids_BK: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
+        """K more tokens in each slot in one step. Returns logits float32 [B, K, V].
+
+        The caller takes rejected tokens back with `cache.truncate`.
+        """
+        x_BKD = self._extend(self.embed(ids_BK), cache, slots)
+        return self.logits(self.norm(x_BKD))
+
+    def _extend(self, x_BTD: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
+        tokens = x_BTD.shape[1]
+        plan = plan_slots(cache, slots, tokens)
+        starts = torch.tensor(plan.starts, device=x_BTD.device)
+        positions_BT = starts[:, None] + torch.arange(tokens, device=x_BTD.device)
+        cos, sin = self.rotary.at(positions_BT)
+        turn = cos[:, None], sin[:, None]
+        for index, layer in enumerate(self.layers):
+            x_BTD = layer.extend(x_BTD, turn, cache, index, plan)
+        return x_BTD
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm: causal attention, then a dense SwiGLU or a mixture of experts."""
+
+    def __init__(self, config: DecoderConfig, *, is_dense: bool) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attn = CausalAttention(config)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp: nn.Module = (
+            SwiGLU(config.hidden_size, config.dense_intermediate)
+            if is_dense
+            else MixtureOfExperts(config)
+        )
+
+    def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), turn)
+        return x_BTD + self.mlp(self.ffn_norm(x_BTD))
+
+    def extend(
+        self, x_BTD: Tensor, turn: Turn, cache: KVCache, index: int, plan: SlotPlan
+    ) -> Tensor:
+        """As forward, but over a cache; `index` is this layer's."""
+        x_BTD = x_BTD + self.attn.extend(self.attn_norm(x_BTD), turn, cache, index, plan)
+        return x_BTD + self.mlp(self.ffn_norm(x_BTD))

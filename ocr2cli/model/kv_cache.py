@@ -1,0 +1,87 @@
+"""KV cache: one preallocated row of keys and values for each slot and layer.
+
+Knows nothing about attention, scheduling or which page holds a slot.
+
+Letters: S slots, H heads, L tokens, C channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ocr2cli.model.config import DecoderConfig
+
+
+class KVCache:
+    """Keys and values of `num_slots` sequences of at most `max_tokens_per_slot` tokens.
+
+    keys, values: one tensor [S, H, L, C] a layer. Memory is reserved at once; on a CPU the
+    system hands pages out as they are written, so short sequences cost what they use.
+    lengths: tokens each slot holds, on the host: no step needs to ask the device.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        num_slots: int,
+        max_tokens_per_slot: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.num_slots = num_slots
+        self.max_tokens_per_slot = max_tokens_per_slot
+        shape = (num_slots, config.num_heads, max_tokens_per_slot, config.head_dim)
+        # Zeros, not empty: a masked key still meets a zero weight, and 0 * nan is nan.
+        self.keys = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.lengths = [0] * num_slots
+        self.device = self.keys[0].device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one token takes over all layers."""
+        _, heads, _, channels = self.keys[0].shape
+        return 2 * len(self.keys) * heads * channels * self.keys[0].element_size()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes reserved."""
+        return self.bytes_per_token * self.num_slots * self.max_tokens_per_slot
+
+    def free(self, slot: int) -> None:
+        """Forget the slot's tokens; the next prefill starts at position 0."""
+        self.lengths[slot] = 0
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep the slot's first `length` tokens: how a rejected draft is taken back."""
+        if not 0 <= length <= self.lengths[slot]:
+            raise ValueError(f"slot {slot} holds {self.lengths[slot]} tokens, not {length}")
+        self.lengths[slot] = length
+
+    def reserve(self, slot: int, count: int) -> int:
+        """Make room for `count` more tokens; returns the first one's position.
+
+        Raises: ValueError when the slot is full.
+        """
+        start = self.lengths[slot]
+        if start + count > self.max_tokens_per_slot:
+            raise ValueError(
+                f"slot {slot} is full: {start} tokens and {count} more "
+                f"do not fit in {self.max_tokens_per_slot}"
+            )
+        self.lengths[slot] = start + count
+        return start
+
+    def write(self, layer: int, slot: int, start: int, k_HTC: Tensor, v_HTC: Tensor) -> None:
+        """Store T tokens of one slot from position `start` on."""
+        stop = start + k_HTC.shape[1]
+        self.keys[layer][slot, :, start:stop] = k_HTC
+        self.values[layer][slot, :, start:stop] = v_HTC
+
+    def read(self, layer: int, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Views (no copy) of the slot's first `length` keys and values: [H, length, C]."""
+        return self.keys[layer][slot, :, :length], self.values[layer][slot, :, :length]

@@ -1,0 +1,94 @@
+"""Small pieces that several towers share: RMSNorm, SwiGLU, rotary positions, channel LayerNorm.
+
+Knows nothing about which tower uses them.
+
+Letters: T tokens, D width, H heads, C channels of a head; `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension; the mean square is taken in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of x_BCHW, at every pixel."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        # Both permutes are views when the convolution before wrote channels-last.
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        y_BHWC = F.layer_norm(x_BHWC, self.weight.shape, self.weight, self.bias, self.eps)
+        return y_BHWC.permute(0, 3, 1, 2)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), no biases; gate and up are one matrix, gate's rows first."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Rotary:
+    """cos and sin of the rotary angles, made once per device, in float32.
+
+    Not a module and no buffer: a model built on the meta device and filled by assignment
+    has nothing to restore here.
+    """
+
+    def __init__(self, head_dim: int, theta: float, max_positions: int) -> None:
+        self.head_dim = head_dim
+        self.theta = theta
+        self.max_positions = max_positions
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(cos, sin): each float32 [max_positions, C/2]; angle = position * theta^(-2i/C)."""
+        if device not in self._tables:
+            # Normal tensors even under inference_mode: a later training step may save them.
+            with torch.inference_mode(False), torch.no_grad():
+                half = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+                positions = torch.arange(self.max_positions, dtype=torch.float32)
+                angles = torch.outer(positions, 1.0 / self.theta**half)
+                self._tables[device] = (angles.cos().to(device), angles.sin().to(device))
+        return self._tables[device]
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions: int64 [...]. Returns (cos, sin) float32 [..., C/2]."""
+        cos, sin = self.tables(positions.device)
+        return cos[positions], sin[positions]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn x [..., T, C] by its positions: the halves layout, element i pairs with i + C/2.
+
+    cos, sin: float32 [..., T, C/2], broadcast over leading dimensions. The products are float32,
+    the result has x's dtype.
+    """
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(x.dtype)
