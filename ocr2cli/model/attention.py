@@ -52,7 +52,9 @@ class CausalAttention(nn.Module):
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True)
         return self._merge(y_BHTC)
 
-    def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: SlotPlan):
+    def extend(
+        self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: SlotPlan
+    ) -> Tensor:
         """T more tokens of each slot: write their keys and values, attend to all so far."""
         q_BHTC, k_BHTC, v_BHTC = self._project(x_BTD, turn)
         y_BHTC = torch.empty_like(q_BHTC)

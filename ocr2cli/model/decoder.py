@@ -10,6 +10,7 @@ Source: model-spec 6.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
         cos, sin = self.rotary.at(positions_BT)
         turn = cos[:, None], sin[:, None]
         for index, layer in enumerate(self.layers):
-            x_BTD = layer.extend(x_BTD, turn, cache, index, plan)
+            x_BTD = cast(DecoderLayer, layer).extend(x_BTD, turn, cache, index, plan)
         return x_BTD
 
 

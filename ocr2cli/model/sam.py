@@ -18,7 +18,7 @@ from ocr2cli.model.layers import ChannelNorm
 
 
 class SamEncoder(nn.Module):
-    """Patches, 12 blocks, neck and two stride-2 convolutions: 16 pixels, then 4 patches, a token."""
+    """Patches, blocks, neck and two stride-2 convolutions: one token for 4 x 4 patches."""
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -33,9 +33,7 @@ class SamEncoder(nn.Module):
         )
         self.neck = SamNeck(config)
         self.down1 = nn.Conv2d(config.neck_channels, middle, 3, 2, padding=1, bias=False)
-        self.down2 = nn.Conv2d(
-            middle, config.downsample_channels[1], 3, 2, padding=1, bias=False
-        )
+        self.down2 = nn.Conv2d(middle, config.downsample_channels[1], 3, 2, padding=1, bias=False)
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """pixels: [B, 3, S, S] RGB in -1..1, model dtype. Returns [B, E, G/4, G/4]."""

@@ -118,7 +118,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             elif "embed" in name or "quer" in name or "rel_pos" in name:
                 parameter.copy_(0.7 * noise)
             else:
-                parameter.copy_(1.5 * noise / parameter[0].numel() ** 0.5)
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
 
 
 def build_reference() -> Any:

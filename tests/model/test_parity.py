@@ -30,9 +30,8 @@ def test_query_encoder_equals_the_reference(reference: Any, ours: OcrModel, coun
     tower = reference.model.vision_tower
     table = tower.query_768_resolution if count == 144 else tower.query_1024_resolution
     queries = table.weight.expand(2, -1, -1)
-    types = torch.cat([torch.zeros(2, count), torch.ones(2, count)], dim=1).long()
     output = tower.vision_encoder(
-        inputs_embeds=torch.cat([image, queries], dim=1), token_type_ids=types
+        inputs_embeds=torch.cat([image, queries], dim=1), num_patches=count
     )
     expected = output.last_hidden_state[:, count:]
     assert relative_error(ours.vision.query_encoder(image), expected) < TOLERANCE
