@@ -71,7 +71,9 @@ def _temp_name(name: str) -> str:
 
 
 def _write_new(temp: Path, data: bytes) -> None:
-    # O_EXCL also refuses a symlink planted under the temporary's name.
+    # A dead writer may have left this name when pids wrap around; O_EXCL refuses a planted link.
+    with contextlib.suppress(FileNotFoundError):
+        temp.unlink()
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write_all(fd, data)

@@ -1,0 +1,204 @@
+"""The worker's side of the local runner: one process, one worker, two pipes.
+
+Started by `process.py` as `python -c ... FD_IN FD_OUT PARENT_PID`. Knows nothing about other
+workers; ends when its inbox is closed, and at once when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ocr2cli.errors import Ocr2Error, PageFault
+from ocr2cli.pages import PageKey, PageResult
+from ocr2cli.pipeline.channel import (
+    Buffer,
+    Frame,
+    FrameReader,
+    FrameWriter,
+    Kind,
+    decode_item,
+    encode_item,
+)
+from ocr2cli.pipeline.stage import Stage
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """First message to a worker."""
+
+    stage: Stage
+    heartbeat_s: float
+
+
+def main() -> None:
+    """Entry point of a worker process; never returns."""
+    fd_in, fd_out, parent_pid = (int(word) for word in sys.argv[-3:])
+    _settle(parent_pid)
+    uplink = _Uplink(fd_out)
+    reader = FrameReader(fd_in)
+    code = 1
+    with contextlib.suppress(BrokenPipeError):
+        code = _serve(reader, uplink)
+    _leave(code)
+
+
+def _settle(parent_pid: int) -> None:
+    """Die with the parent; leave the signals to it; keep stdout for the parent's results."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    # The parent decides when to stop; systemd and terminals signal the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _serve(reader: FrameReader, uplink: _Uplink) -> int:
+    first = reader.read()
+    if first is None:
+        return 1
+    phase = "load"
+    try:
+        setup: Setup = pickle.loads(first.body)
+        uplink.start_heartbeat(setup.heartbeat_s)
+        _limit_memory(setup.stage.memory_limit_bytes)
+        worker = setup.stage.make_worker()
+        uplink.send(Kind.READY)
+        phase = "run"
+        inbox = PipeInbox(reader, uplink)
+        worker.run(inbox, inbox.emit)
+        inbox.check_finished()
+    except BrokenPipeError:
+        raise
+    except BaseException as error:
+        uplink.send(Kind.FAILED, body=[_describe(error, phase)])
+        return 1
+    return 0
+
+
+class _Uplink:
+    """The pipe to the parent, shared by the worker's thread and the heartbeat's."""
+
+    def __init__(self, fd: int) -> None:
+        self._writer = FrameWriter(fd)
+        self._lock = threading.Lock()
+
+    def send(self, kind: Kind, serial: int = 0, body: Sequence[Buffer] = ()) -> None:
+        with self._lock:
+            self._writer.push(kind, serial, body)
+            self._writer.flush()
+
+    def start_heartbeat(self, interval_s: float) -> None:
+        threading.Thread(target=self._beat, args=(interval_s,), daemon=True).start()
+
+    def _beat(self, interval_s: float) -> None:
+        pause = threading.Event()
+        with contextlib.suppress(BrokenPipeError):
+            while not pause.wait(interval_s):
+                self.send(Kind.HEARTBEAT)
+
+
+class PipeInbox:
+    """Items from the parent, read by a thread of its own so that the parent never waits."""
+
+    def __init__(self, reader: FrameReader, uplink: _Uplink) -> None:
+        self._reader = reader
+        self._uplink = uplink
+        self._arrived = threading.Condition()
+        self._frames: deque[Frame] = deque()
+        self._is_ended = False
+        self._held: dict[PageKey, int] = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def take(self, max_items: int, *, wait: bool) -> list[Any]:
+        """See `stage.Inbox.take`. Tells the parent which pages are now at risk."""
+        with self._arrived:
+            while wait and not self._frames and not self._is_ended:
+                self._arrived.wait()
+            frames = [self._frames.popleft() for _ in range(min(max_items, len(self._frames)))]
+        if not frames:
+            return []
+        serials = [frame.serial for frame in frames]
+        self._uplink.send(Kind.TAKEN, body=[struct.pack(f"<{len(serials)}Q", *serials)])
+        items = [decode_item(frame.body) for frame in frames]
+        self._held.update(zip((item.key for item in items), serials, strict=True))
+        return items
+
+    @property
+    def is_closed(self) -> bool:
+        with self._arrived:
+            return self._is_ended and not self._frames
+
+    def emit(self, item: Any) -> None:
+        """Send an item or a result for a page that was taken and not yet answered."""
+        if item.key not in self._held:
+            raise RuntimeError(f"the worker emitted {item.key}, which it does not hold")
+        serial = self._held.pop(item.key)
+        kind = Kind.RESULT if isinstance(item, PageResult) else Kind.ITEM
+        self._uplink.send(kind, serial, encode_item(item))
+
+    def check_finished(self) -> None:
+        """`Worker.run` may return only when all is done."""
+        if self._held or not self.is_closed:
+            raise RuntimeError(f"the worker returned too early, holding {len(self._held)} pages")
+
+    def _read(self) -> None:
+        while True:
+            frame = self._reader.read()
+            if frame is None:
+                _leave(1)
+            with self._arrived:
+                if frame.kind is Kind.CLOSE:
+                    self._is_ended = True
+                else:
+                    self._frames.append(frame)
+                self._arrived.notify()
+
+
+def _describe(error: BaseException, phase: str) -> bytes:
+    """What the parent needs to know about an exception, on one line."""
+    last_line = traceback.format_exception_only(error)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    is_ours = isinstance(error, Ocr2Error)
+    facts = {
+        "phase": phase,
+        "class": type(error).__name__,
+        "is_ours": is_ours,
+        "code": error.code if isinstance(error, PageFault) else "",
+        "message": " ".join((str(error) if is_ours else last_line + where).split()),
+    }
+    return json.dumps(facts).encode()
+
+
+def _limit_memory(num_bytes: int) -> None:
+    if num_bytes:
+        try:
+            import resource
+        except ImportError:
+            return
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _leave(code: int) -> None:
+    """End now: no exit handlers of libraries, which can hang with threads still running."""
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
+    os._exit(code)

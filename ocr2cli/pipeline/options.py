@@ -1,0 +1,75 @@
+"""What a runner may be told, and what it tells about itself while it runs.
+
+Knows nothing about how workers are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """One stage at one moment.
+
+    num_ready: workers that are loaded. num_waiting: items queued in the parent for this stage.
+    num_held: items inside workers. num_emitted, num_restarts, busy_s: totals of the run; busy_s
+    adds up the seconds in which each worker held something. silence_s: the longest time a worker
+    that holds an item has emitted nothing; `oldest` names a page it holds. heartbeat_age_s: the
+    longest time since a live worker gave a sign of life (0 in the inline runner).
+    """
+
+    name: str
+    num_workers: int
+    num_ready: int = 0
+    num_waiting: int = 0
+    num_held: int = 0
+    num_emitted: int = 0
+    num_restarts: int = 0
+    busy_s: float = 0.0
+    silence_s: float = 0.0
+    oldest: str = ""
+    heartbeat_age_s: float = 0.0
+
+
+def _no_stages() -> tuple[StageStatus, ...]:
+    return ()
+
+
+@dataclass(slots=True)
+class RunStatus:
+    """Filled by the runner, read by whoever wants to know; one object per run.
+
+    is_interrupted: a stop was requested before the last page was done.
+    """
+
+    is_interrupted: bool = False
+    probe: Callable[[], tuple[StageStatus, ...]] = _no_stages
+
+    def stages(self) -> tuple[StageStatus, ...]:
+        """A snapshot, in stage order; empty before the run's first item is asked for."""
+        return self.probe()
+
+
+def _never() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """How a runner treats pages, whatever the stages are.
+
+    retries: times a page goes back after its worker died or was killed by the watchdog.
+    stop: number of stop requests so far: 1 drains, 2 ends at once (`StopRequests` is one).
+    drain_s: seconds that pages under way may still take after the first stop request.
+    heartbeat_s: how often a worker process gives a sign of life.
+    hopeless_after: deaths of one stage before its first item is out, after which the run ends.
+    """
+
+    retries: int = 1
+    stop: Callable[[], int] = _never
+    drain_s: float = 20.0
+    status: RunStatus = field(default_factory=RunStatus)
+    heartbeat_s: float = 1.0
+    hopeless_after: int = 20

@@ -1,0 +1,203 @@
+"""One worker process as its parent sees it: start, send, receive, kill, bury.
+
+Knows nothing about scheduling; `local.py` decides what to send and what a death means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ocr2cli.pipeline.channel import Frame, FrameReader, FrameWriter, Kind, encode_item, open_pipe
+from ocr2cli.pipeline.child import Setup
+from ocr2cli.pipeline.ledger import Ticket
+from ocr2cli.pipeline.stage import Stage
+
+_BOOT = "from ocr2cli.pipeline.child import main; main()"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Phase(Enum):
+    """Where a worker process is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Last words of a worker that ended by an exception."""
+
+    phase: str
+    class_name: str
+    is_ours: bool
+    code: str
+    message: str
+
+
+class WorkerProcess:
+    """A process running one worker of `stage`.
+
+    held: pages sent and not yet answered; taken: those the worker has taken from its inbox.
+    quiet_since: when it last emitted, or first held something after that.
+    """
+
+    def __init__(self, stage: Stage, stage_index: int, slot: int, heartbeat_s: float) -> None:
+        self.stage = stage
+        self.stage_index = stage_index
+        self.slot = slot
+        self.phase = Phase.LOADING
+        self.held: dict[int, Ticket] = {}
+        self.taken: set[int] = set()
+        self.num_sent = 0
+        self.is_exclusive = False
+        self.is_timed_out = False
+        self.failure: Failure | None = None
+        now = time.monotonic()
+        self.quiet_since = self.busy_since = self.last_sign = now
+        child_in, self.down_fd = open_pipe()
+        self.up_fd, child_out = open_pipe()
+        try:
+            self._process = _spawn(stage, child_in, child_out)
+        except BaseException:
+            os.close(self.down_fd)
+            os.close(self.up_fd)
+            raise
+        finally:
+            os.close(child_in)
+            os.close(child_out)
+        os.set_blocking(self.down_fd, False)
+        os.set_blocking(self.up_fd, False)
+        self._reader = FrameReader(self.up_fd)
+        self._writer = FrameWriter(self.down_fd)
+        self._writer.push(Kind.SETUP, body=[pickle.dumps(Setup(stage, heartbeat_s))])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_pending(self) -> bool:
+        return self._writer.has_pending
+
+    @property
+    def is_open(self) -> bool:
+        """True when it may be given another page."""
+        return (
+            self.phase is Phase.READY
+            and not self.is_exclusive
+            and len(self.held) < self.stage.credit
+        )
+
+    def send(self, ticket: Ticket) -> None:
+        """Give it a page: the job itself, or the previous stage's item as it came."""
+        body: Any = [ticket.body] if ticket.body is not None else encode_item(ticket.job)
+        ticket.body = None
+        if not self.held:
+            self.quiet_since = self.busy_since = time.monotonic()
+        self.held[ticket.serial] = ticket
+        self.num_sent += 1
+        self._writer.push(Kind.ITEM, ticket.serial, body)
+        if self.stage.recycle_after and self.num_sent >= self.stage.recycle_after:
+            self.close_inbox()
+
+    def release(self, serial: int) -> Ticket:
+        """Book an answer; returns the page it answers."""
+        ticket = self.held.pop(serial)
+        self.taken.discard(serial)
+        self.is_exclusive = False
+        self.quiet_since = time.monotonic()
+        return ticket
+
+    def close_inbox(self) -> None:
+        """No further item will come; the worker finishes what it holds and exits."""
+        if self.phase is not Phase.CLOSING:
+            self.phase = Phase.CLOSING
+            self._writer.push(Kind.CLOSE)
+
+    def flush(self) -> None:
+        """Write what the pipe takes; a dead reader is noticed by `read`."""
+        with contextlib.suppress(BrokenPipeError):
+            self._writer.flush()
+
+    def read(self) -> tuple[list[Frame], bool]:
+        """Frames that have arrived, and whether the process is gone."""
+        frames, is_ended = self._reader.read_available()
+        now = time.monotonic()
+        if frames or self._reader.partial_kind:
+            self.last_sign = now
+        # A large item on its way is an answer that has begun, not silence.
+        if self._reader.partial_kind is Kind.ITEM:
+            self.quiet_since = now
+        for frame in frames:
+            if frame.kind is Kind.FAILED:
+                self.failure = _parse_failure(frame)
+        return frames, is_ended
+
+    def has_exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and whatever it started."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def bury(self) -> int:
+        """Close the pipes and reap; returns the exit status, negative for a signal.
+
+        A process that closed its pipe without exiting is killed: it can do nothing for us.
+        """
+        os.close(self.down_fd)
+        os.close(self.up_fd)
+        try:
+            return self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
+
+def describe_exit(status: int) -> str:
+    """Exit status for people: "was killed by SIGKILL", "exited with status 3"."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[bytes]:
+    env = dict(os.environ)
+    # The child must find what this process finds, or the stage's worker could not be unpickled.
+    env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    if stage.num_threads:
+        env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
+    # Not multiprocessing: it runs the caller's main module again, so a script without a main
+    # guard would start itself for ever, and daemonic processes may not have children.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}"]
+        + [str(child_in), str(child_out), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(child_in, child_out),
+        env=env,
+        start_new_session=True,
+    )
+
+
+def _parse_failure(frame: Frame) -> Failure:
+    facts = json.loads(bytes(frame.body))
+    return Failure(
+        facts["phase"], facts["class"], facts["is_ours"], facts["code"], facts["message"]
+    )

@@ -1,0 +1,56 @@
+"""Stop requests: SIGINT and SIGTERM counted, so that the first drains and the second ends.
+
+Knows nothing about what is being stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequests:
+    """Counts requests to stop. Callable, so that it can stand in `RunnerOptions.stop`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.signum = 0
+
+    def __call__(self) -> int:
+        return self.count
+
+    def request(self, signum: int = 0) -> None:
+        """Ask once more. `signum` of the first request decides the exit code."""
+        self.count += 1
+        self.signum = self.signum or signum
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as shells expect (130, 143); 0 when no signal came."""
+        return 128 + self.signum if self.signum else 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM while the block runs; main thread only.
+
+    A third signal gets the default treatment, so that nobody is ever locked out.
+    """
+    stop = StopRequests()
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        stop.request(signum)
+        if stop.count >= 2:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    previous = [(each, signal.signal(each, on_signal)) for each in _SIGNALS]
+    try:
+        yield stop
+    finally:
+        for each, handler in previous:
+            signal.signal(each, handler)

@@ -1,0 +1,174 @@
+"""Toy stages: workers that count, sleep, raise, hang or die on the pages they are told to.
+
+Spawned workers import this module by name, so it holds no test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ocr2cli.errors import EngineError, ModelError
+from ocr2cli.pages import PageError, PageJob, PageKey, PageResult, Status, Uint8Array
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+
+
+@dataclass(frozen=True)
+class Item:
+    """What toy stages pass on: the job, the path it took, and some weight."""
+
+    key: PageKey
+    job: PageJob
+    steps: tuple[str, ...] = ()
+    load: Uint8Array = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a toy worker does. Page sets are 0-based; `first_try_only` spares later attempts."""
+
+    name: str = "work"
+    sleep_s: float = 0.0
+    batch: int = 1
+    load_bytes: int = 0
+    early: frozenset[int] = frozenset()
+    misdeeds: tuple[tuple[int, str], ...] = ()
+    first_try_only: bool = False
+    is_last: bool = False
+    log: str = ""
+    load_misdeed: str = ""
+
+
+class ToyWorker:
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while items := inbox.take(self.recipe.batch, wait=True):
+            self.note("take", items)
+            for item in items:
+                self.do(item)
+            if self.recipe.sleep_s:
+                time.sleep(self.recipe.sleep_s)
+            for item in items:
+                emit(self.answer(item))
+
+    def do(self, item: PageJob | Item) -> None:
+        job = item if isinstance(item, PageJob) else item.job
+        if self.recipe.first_try_only and job.attempt:
+            return
+        for page, misdeed in self.recipe.misdeeds:
+            if page == job.key.page:
+                commit(misdeed)
+
+    def answer(self, item: PageJob | Item) -> Item | PageResult:
+        job = item if isinstance(item, PageJob) else item.job
+        steps = () if isinstance(item, PageJob) else item.steps
+        steps = (*steps, self.recipe.name)
+        if self.recipe.is_last or job.key.page in self.recipe.early:
+            checksum = 0 if isinstance(item, PageJob) else int(item.load.sum())
+            return PageResult(job.key, Status.OK, markdown="/".join(steps), new_tokens=checksum)
+        weight = np.full(self.recipe.load_bytes, job.key.page % 7, np.uint8)
+        return Item(job.key, job, steps, weight)
+
+    def note(self, word: str, items: list[PageJob | Item]) -> None:
+        if self.recipe.log:
+            pages = ",".join(str(item.key.page) for item in items)
+            with open(self.recipe.log, "a") as log:
+                log.write(f"{word} {self.recipe.name} {os.getpid()} {pages}\n")
+
+
+class RollingWorker:
+    """A decoder's rhythm: takes without waiting while it has something running."""
+
+    def __init__(self, name: str, slots: int, steps: int) -> None:
+        self.name, self.slots, self.steps = name, slots, steps
+        self.largest = 0
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        running: dict[PageKey, list[int]] = {}
+        while True:
+            for item in inbox.take(self.slots - len(running), wait=not running):
+                running[item.key] = [self.steps + item.key.page % 3]
+            if not running:
+                return
+            self.largest = max(self.largest, len(running))
+            for key in list(running):
+                running[key][0] -= 1
+                if running[key][0] == 0:
+                    del running[key]
+                    emit(PageResult(key, Status.OK, new_tokens=self.largest))
+
+
+def commit(misdeed: str) -> None:
+    if misdeed == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif misdeed == "exit":
+        os._exit(3)
+    elif misdeed == "raise":
+        raise ZeroDivisionError("no such luck\nsecond line")
+    elif misdeed == "hang":
+        time.sleep(600)
+    elif misdeed == "allocate":
+        np.ones(4 << 30, np.uint8)
+    elif misdeed == "engine":
+        raise EngineError("the device is lost")
+    elif misdeed == "model":
+        raise ModelError("weights.safetensors is cut short")
+    elif misdeed == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Picklable `make_worker`."""
+
+    recipe: Recipe
+
+    def __call__(self) -> ToyWorker:
+        if self.recipe.load_misdeed == "flag":
+            # Load well once, badly ever after: the file is the memory.
+            flag = Path(self.recipe.log)
+            if flag.exists():
+                commit("model")
+            flag.touch()
+        elif self.recipe.load_misdeed:
+            commit(self.recipe.load_misdeed)
+        return ToyWorker(self.recipe)
+
+
+@dataclass(frozen=True)
+class RollingMaker:
+    name: str = "roll"
+    slots: int = 4
+    steps: int = 3
+
+    def __call__(self) -> RollingWorker:
+        return RollingWorker(self.name, self.slots, self.steps)
+
+
+def stage(recipe: Recipe, **fields: object) -> Stage:
+    make: Callable[[], ToyWorker] = Maker(recipe)
+    return Stage(recipe.name, make, **fields)  # type: ignore[arg-type]
+
+
+def line(*recipes: Recipe, **fields: object) -> list[Stage]:
+    """Three stages in a row, or the given ones."""
+    chosen = recipes or (Recipe("a"), Recipe("b"), Recipe("c", is_last=True))
+    return [stage(recipe, **fields) for recipe in chosen]
+
+
+def jobs(count: int, document: str = "doc") -> Iterator[PageJob]:
+    for page in range(count):
+        yield PageJob(PageKey(document, page), "/in/doc.pdf", "ab" * 32, count)
+
+
+def broken_job(page: int) -> PageJob:
+    error = PageError("unreadable", "cannot be read")
+    return PageJob(PageKey("doc", page), "/in/doc.pdf", "", 1, error=error)
