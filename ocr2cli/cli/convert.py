@@ -1,0 +1,58 @@
+"""`ocr2 convert`: safetensors <-> GGUF, dtype and quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+
+
+@click.command(short_help="Convert safetensors <-> GGUF, quantise.")
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@option("--mmproj", default="", show_default="beside SRC", help="Vision file of a GGUF SRC.")
+@option("--quant", default="bf16", type=click.Choice(["bf16", "f16", "f32", "q8_0"]),
+        help="What the weights are stored as.")
+@option("--naming", default="original", type=click.Choice(["original", "transformers"]),
+        help="Tensor names of a safetensors DST.")
+@option("--errors", is_flag=True, show_default=False,
+        help="Print the rounding error of every kind of tensor.")
+@common
+def convert(
+    src: Path, dst: Path, mmproj: str, quant: str, naming: str, errors: bool, **logs: Any
+) -> None:
+    """Convert model SRC to DST.
+
+    DST ending in .gguf writes the text file and mmproj-*.gguf beside it, loadable by llama.cpp;
+    any other DST is a folder of safetensors. Memory stays small: tensors pass one by one.
+    """
+    from ocr2cli.weights.convert import convert as convert_model
+
+    set_up_logging(**logs)
+    bar, progress = _progress(quiet=logs["quiet"])
+    try:
+        report = convert_model(src, dst, quant=quant, naming=naming, mmproj=mmproj,
+                               progress=progress)  # fmt: skip
+    finally:
+        if bar is not None:
+            bar.close()
+    click.echo(report.to_text(with_errors=errors or quant == "q8_0"))
+
+
+def _progress(*, quiet: bool) -> tuple[Any, Callable[[int, int], None]]:
+    """A tqdm bar over bytes, and the callback (done, total) that moves it."""
+    if quiet or not is_terminal():
+        return None, lambda done, total: None
+    from tqdm import tqdm
+
+    bar: Any = tqdm(unit="B", unit_scale=True, dynamic_ncols=True)
+
+    def move(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return bar, move

@@ -1,0 +1,79 @@
+"""Names of devices and dtypes to torch's, with `auto` resolved; threads and memory of this host.
+
+Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ocr2cli.errors import EngineError, UsageError
+
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+
+# Below this many parameters a step is bound by overhead, and fp32 beats bf16 on a CPU: nano
+# decodes a token in about half the time.
+_SMALL_MODEL = 100_000_000
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else Apple's, else the CPU.
+
+    Raises: UsageError for an unknown name, EngineError for a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: write cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(
+            f"--device {name}: this torch sees {torch.cuda.device_count()} CUDA devices. "
+            "Check `nvidia-smi` and that torch is a CUDA build, or use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise EngineError("--device mps: not available here; use --device cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
+    """`auto`: bf16 on an accelerator; on a CPU bf16 for large models, f32 for small ones.
+
+    int8 loads in bf16 (or f32) first; the engine quantises the loaded weights.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if device.type != "cpu" or num_parameters >= _SMALL_MODEL:
+        return torch.bfloat16
+    return torch.float32
+
+
+def num_cores() -> int:
+    """Cores this process may use (affinity and cgroups, not just what the machine has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on the device, or on the host for a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return host_memory_available()
+
+
+def host_memory_available() -> int:
+    """Bytes the host can still hand out; 8 GB where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8_000_000_000

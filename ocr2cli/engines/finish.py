@@ -1,0 +1,111 @@
+"""Generation -> PageResult: grounding parsed, status named, confidence worked out.
+
+Shared by the engines, so that a page reads the same whoever answered it. Knows nothing about
+models, processes or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ocr2cli.pages import (
+    Attempt,
+    FinishReason,
+    Generation,
+    PageError,
+    PageKey,
+    PageResult,
+    Status,
+)
+from ocr2cli.text.grounding import parse, to_markdown
+
+_STATUS = {
+    FinishReason.STOP: Status.OK,
+    FinishReason.LENGTH: Status.TRUNCATED,
+    FinishReason.LOOP: Status.LOOP,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """What is known of a page before the decoder writes: it passes through to the result."""
+
+    grid: tuple[int, int] = (1, 1)
+    page_size: tuple[int, int] = (0, 0)
+    pixels_sha256: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def to_result(
+    generation: Generation, facts: PageFacts, attempts: Sequence[Attempt] = ()
+) -> PageResult:
+    """The page's result. attempts: earlier tries that looped; a good last one is `recovered`."""
+    grounded = parse(generation.text)
+    last = Attempt(
+        step=_next_step(attempts),
+        finish_reason=generation.finish_reason,
+        new_tokens=len(generation.token_ids),
+    )
+    status = _STATUS[generation.finish_reason]
+    if status is Status.OK and attempts:
+        status = Status.RECOVERED
+    return PageResult(
+        key=generation.key,
+        status=status,
+        markdown=to_markdown(grounded),
+        raw=generation.text,
+        finish_reason=generation.finish_reason,
+        boxes=grounded.boxes,
+        grid=facts.grid,
+        page_size=facts.page_size,
+        visual_tokens=generation.num_visual_tokens,
+        prompt_tokens=generation.num_prompt_tokens,
+        new_tokens=len(generation.token_ids),
+        confidence=mean_confidence(generation.logprobs),
+        confidence_p5=low_confidence(generation.logprobs),
+        seconds={**facts.seconds, **generation.seconds},
+        attempts=(*attempts, last),
+        pixels_sha256=facts.pixels_sha256,
+        warnings=facts.warnings,
+        token_ids=generation.token_ids,
+    )
+
+
+def failed(key: PageKey, code: str, message: str, facts: PageFacts | None = None) -> PageResult:
+    """A page that could not be read, with its reason."""
+    facts = facts or PageFacts()
+    return PageResult(
+        key=key,
+        status=Status.FAILED,
+        grid=facts.grid,
+        page_size=facts.page_size,
+        pixels_sha256=facts.pixels_sha256,
+        warnings=facts.warnings,
+        seconds=facts.seconds,
+        error=PageError(code, message),
+    )
+
+
+def mean_confidence(logprobs: Sequence[float]) -> float | None:
+    """exp of the mean log-probability: the geometric mean of the token probabilities, 0..1."""
+    if not logprobs:
+        return None
+    return round(math.exp(math.fsum(logprobs) / len(logprobs)), 6)
+
+
+def low_confidence(logprobs: Sequence[float]) -> float | None:
+    """The 5th percentile of the token probabilities: low when a few words were guessed."""
+    if not logprobs:
+        return None
+    ordered = sorted(logprobs)
+    return round(math.exp(ordered[int(0.05 * (len(ordered) - 1))]), 6)
+
+
+def _next_step(attempts: Sequence[Attempt]) -> str:
+    """The name of the step after those already taken; see `recovery.STEPS`."""
+    from ocr2cli.engines.recovery import step_name
+
+    return step_name(len(attempts))
