@@ -1,0 +1,280 @@
+"""The native engine: raster, encode and decode stages over our own model.
+
+The one place that knows documents, views, weights, the model, generation and text together.
+Knows nothing about how workers are run, journalled or written out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
+from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.raster import RasterWorker
+from ocr2cli.engines.recovery import STEPS, decode_config_for
+from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ocr2cli.generate.generator import Finished, Generator
+    from ocr2cli.weights.hub import ModelFiles
+
+logger = logging.getLogger("ocr2")
+
+# Pages an encoder takes at once: their equal-size views run as one batch on a GPU.
+_ENCODE_PAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSpec:
+    """All that a worker needs to build itself in its own process; picklable."""
+
+    files: ModelFiles
+    engine: EngineConfig
+    decode: DecodeConfig
+    tiles: TileConfig
+    prompt: str
+    batch_size: int
+    kv_tokens: int
+    recover: bool = True
+
+
+def native_stages(
+    spec: NativeSpec, raster: RasterConfig, *, rasterizers: int, encoders: int, decoders: int,
+    timeout_s: float, recycle_after: int, memory_limit: int, threads: int,
+) -> list[Stage]:  # fmt: skip
+    """raster -> encode -> decode. `threads`: of each encoder and decoder on a CPU."""
+    common: dict[str, Any] = {"timeout_s": timeout_s, "memory_limit_bytes": memory_limit}
+    return [
+        Stage(
+            "raster",
+            partial(RasterWorker, raster, spec.tiles, wants_draft=_wants_text(spec.decode)),
+            num_workers=rasterizers,
+            credit=2,
+            recycle_after=recycle_after,
+            num_threads=1,
+            **common,
+        ),
+        Stage(
+            "encode",
+            partial(EncodeWorker, spec),
+            num_workers=encoders,
+            credit=_ENCODE_PAGES,
+            num_threads=threads,
+            **common,
+        ),
+        Stage(
+            "decode",
+            partial(DecodeWorker, spec),
+            num_workers=decoders,
+            # A batch in the slots and half a batch waiting: a freed slot is filled at once.
+            credit=spec.batch_size + max(1, spec.batch_size // 2),
+            num_threads=threads,
+            **common,
+        ),
+    ]
+
+
+def _wants_text(decode: DecodeConfig) -> bool:
+    return decode.draft in ("auto", "text-layer")
+
+
+class EncodeWorker:
+    """Views -> visual tokens. Holds the vision weights only."""
+
+    def __init__(self, spec: NativeSpec) -> None:
+        from ocr2cli.engines.loading import load_vision
+
+        self.vision = load_vision(spec)
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        import torch
+
+        with torch.inference_mode():
+            while pages := inbox.take(_ENCODE_PAGES, wait=True):
+                for item in self.encode(pages):
+                    emit(item)
+
+    def encode(self, pages: Sequence[Views]) -> list[VisualTokens]:
+        """Encode the pages' views, equal sizes together, and put them in decoder order."""
+        import torch
+
+        started = time.perf_counter()
+        globals_BQD = self.vision.encode_views(
+            torch.stack([torch.from_numpy(page.global_view) for page in pages])
+        )
+        tiles = torch.cat([torch.from_numpy(page.tiles) for page in pages])
+        tiles_NQD = (
+            self.vision.encode_views(tiles) if tiles.shape[0] else globals_BQD.new_empty(
+                (0, 0, globals_BQD.shape[-1])
+            )
+        )  # fmt: skip
+        parts = tiles_NQD.split([page.num_tiles for page in pages])
+        seconds = (time.perf_counter() - started) / len(pages)
+        return [
+            _visual_tokens(page, self.vision.assemble(mine, whole, page.grid), seconds)
+            for page, mine, whole in zip(pages, parts, globals_BQD, strict=True)
+        ]
+
+
+def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualTokens:
+    return VisualTokens(
+        key=page.key,
+        tokens=tokens.cpu(),
+        grid=page.grid,
+        page_size=page.page_size,
+        pixels_sha256=page.pixels_sha256,
+        draft_text=page.draft_text,
+        warnings=page.warnings,
+        seconds={**page.seconds, "encode": seconds},
+    )
+
+
+@dataclass(slots=True)
+class _Page:
+    """A page inside the decoder, with the tries it has had."""
+
+    visual: VisualTokens
+    prompt_tokens: int = 0
+    visual_tokens: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class DecodeWorker:
+    """Visual tokens -> page results, many pages at a time. Holds the decoder weights only."""
+
+    def __init__(self, spec: NativeSpec) -> None:
+        from ocr2cli.engines.loading import load_decoder, load_tokenizer
+
+        self.spec = spec
+        self.tokenizer = load_tokenizer(spec.files)
+        self.decoder, self.config = load_decoder(spec)
+        self.exempt_ids = tuple(
+            i for token in EXEMPT_TOKENS if (i := self.tokenizer.id_of(token)) is not None
+        )
+        self.generator = self._make_generator()
+        self.pages: dict[PageKey, _Page] = {}
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        import torch
+
+        with torch.inference_mode():
+            while True:
+                is_idle = not self.generator.has_work
+                taken = inbox.take(self.spec.batch_size, wait=is_idle)
+                if is_idle and not taken:
+                    return
+                for visual in taken:
+                    self._admit(_Page(visual), emit)
+                for finished in self.generator.step():
+                    self._finish(finished, emit)
+
+    def _make_generator(self) -> Generator:
+        from ocr2cli.generate.generator import Generator
+
+        return Generator(
+            self.decoder,
+            self.spec.decode,
+            eos_id=self.config.eos_token_id,
+            exempt_ids=self.exempt_ids,
+            num_slots=self.spec.batch_size,
+            kv_tokens=self.spec.kv_tokens,
+        )
+
+    def _admit(self, page: _Page, emit: Emit) -> None:
+        import torch
+
+        from ocr2cli.text.prompt import prompt_ids
+
+        step = STEPS[len(page.attempts)]
+        tokens = page.visual.tokens
+        if step.view == "global":
+            tokens = tokens[-self._num_global_tokens() :]
+        ids = prompt_ids(
+            self.tokenizer, self.spec.prompt, tokens.shape[0], self.config.image_token_id
+        )
+        room = self.config.decoder.max_positions - len(ids)
+        limit = min(self.spec.decode.max_new_tokens or room, room)
+        if limit < 1:
+            message = f"the prompt of {len(ids)} tokens fills the model's context"
+            emit(failed(page.visual.key, "too_large", message, _facts(page)))
+            return
+        ids_T = torch.tensor(ids, device=self.device)
+        x_TD = self.decoder.embed(ids_T)
+        x_TD[ids_T == self.config.image_token_id] = tokens.to(x_TD.device, x_TD.dtype)
+        page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
+        self.pages[page.visual.key] = page
+        self.generator.add(
+            page.visual.key,
+            x_TD,
+            ids,
+            max_new_tokens=limit,
+            draft=self._draft(page.visual),
+            config=decode_config_for(step, self.spec.decode),
+        )
+
+    def _finish(self, finished: Finished, emit: Emit) -> None:
+        page = self.pages.pop(finished.key)  # type: ignore[arg-type]
+        for name, value in finished.seconds.items():
+            page.seconds[name] = page.seconds.get(name, 0.0) + value
+        if finished.error is not None:
+            emit(failed(page.visual.key, finished.error.code, finished.error.message, _facts(page)))
+            return
+        is_loop = finished.finish_reason is FinishReason.LOOP
+        if is_loop and self.spec.recover and len(page.attempts) + 1 < self._num_steps(page):
+            page.attempts.append(
+                Attempt(
+                    STEPS[len(page.attempts)].name,
+                    finished.finish_reason,
+                    len(finished.token_ids),
+                )
+            )
+            self._admit(page, emit)
+            return
+        generation = Generation(
+            key=page.visual.key,
+            token_ids=tuple(finished.token_ids),
+            text=self.tokenizer.decode(finished.token_ids),
+            finish_reason=finished.finish_reason,
+            num_prompt_tokens=page.prompt_tokens,
+            num_visual_tokens=page.visual_tokens,
+            logprobs=tuple(finished.logprobs),
+            seconds=page.seconds,
+        )
+        emit(to_result(generation, _facts(page), page.attempts))
+
+    def _num_steps(self, page: _Page) -> int:
+        """A page without tiles has nothing but its global view: the last step would repeat."""
+        return len(STEPS) if page.visual.grid != (1, 1) else len(STEPS) - 1
+
+    def _num_global_tokens(self) -> int:
+        """The global view's tokens and the separator: the last rows of a page's visual tokens."""
+        if self.config.query_encoder is not None:
+            return self.config.query_encoder.global_queries + 1
+        side = self.spec.tiles.global_size // 64
+        return side * (side + 1) + 1
+
+    def _draft(self, visual: VisualTokens) -> list[int] | None:
+        return self.tokenizer.encode(visual.draft_text) if visual.draft_text else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.embed.weight.device
+
+
+def _facts(page: _Page) -> PageFacts:
+    return PageFacts(
+        grid=page.visual.grid,
+        page_size=page.visual.page_size,
+        pixels_sha256=page.visual.pixels_sha256,
+        warnings=page.visual.warnings,
+        seconds={**page.visual.seconds, **page.seconds},
+    )

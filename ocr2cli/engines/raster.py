@@ -1,0 +1,109 @@
+"""The raster stage, shared by the engines: a job becomes views, or a result that needs no model.
+
+Imports no torch: a raster worker stays small. Knows nothing about what reads the views.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ocr2cli.config import RasterConfig, TileConfig
+from ocr2cli.engines.finish import PageFacts, failed
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import PageImage, PageJob, PageResult, Status
+from ocr2cli.pipeline.stage import Emit, Inbox
+
+
+class RasterWorker:
+    """Renders one page at a time. Holds the open document and nothing else."""
+
+    def __init__(
+        self, raster: RasterConfig, tiles: TileConfig, *, wants_draft: bool = False
+    ) -> None:
+        self.raster = raster
+        self.tiles = tiles
+        self.wants_draft = wants_draft
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while jobs := inbox.take(1, wait=True):
+            emit(guarded(jobs[0], self.read))
+
+    def read(self, job: PageJob) -> Any:
+        """The page's views; a PageResult for a blank page or one whose text layer is trusted."""
+        from ocr2cli.document.raster import render_page
+        from ocr2cli.document.tiles import make_views
+
+        started = time.perf_counter()
+        page = render_page(job, self.raster)
+        rendered = time.perf_counter()
+        early = early_result(job, page, self.raster, rendered - started)
+        if early is not None:
+            return early
+        return make_views(
+            page,
+            self.tiles,
+            draft_text=self._draft(job),
+            seconds={"raster": rendered - started},
+        )
+
+    def _draft(self, job: PageJob) -> str:
+        if not self.wants_draft:
+            return ""
+        from ocr2cli.document.raster import text_layer
+
+        return text_layer(job, self.raster)
+
+
+def early_result(
+    job: PageJob, page: PageImage, cfg: RasterConfig, seconds: float
+) -> PageResult | None:
+    """A blank page, or one whose text layer is used as it stands: no model is asked."""
+    from ocr2cli.document.ink import is_blank
+
+    facts = PageFacts(
+        page_size=(page.rgb.shape[1], page.rgb.shape[0]),
+        pixels_sha256=hashlib.sha256(page.rgb).hexdigest(),
+        warnings=page.warnings,
+        seconds={"raster": seconds},
+    )
+    if cfg.blank_ink and is_blank(page.rgb, cfg.blank_ink):
+        return _without_model(job, Status.BLANK, "", facts)
+    if cfg.text_layer in ("trust", "auto"):
+        from ocr2cli.document.raster import trusted_text
+
+        text = trusted_text(job, cfg)
+        if text is not None:
+            note = ("text taken from the PDF's own text layer, not from the pixels",)
+            return _without_model(job, Status.OK, text, facts, note)
+    return None
+
+
+def _without_model(
+    job: PageJob, status: Status, text: str, facts: PageFacts, notes: tuple[str, ...] = ()
+) -> PageResult:
+    return PageResult(
+        key=job.key,
+        status=status,
+        markdown=text,
+        raw=text,
+        page_size=facts.page_size,
+        pixels_sha256=facts.pixels_sha256,
+        warnings=(*facts.warnings, *notes),
+        seconds=facts.seconds,
+        extra={"source": "text-layer"} if text else {},
+    )
+
+
+def guarded(job: PageJob, read: Callable[[PageJob], Any]) -> Any:
+    """`read(job)`, with every fault of the page turned into its failed result."""
+    try:
+        return read(job)
+    except PageFault as fault:
+        return failed(job.key, fault.code, fault.message)
+    except MemoryError:
+        return failed(job.key, "out_of_memory", f"no memory to render {job.key}; try a lower --dpi")
+    except Exception as error:  # the border: one hostile page must not take the worker along
+        return failed(job.key, "internal", f"{type(error).__name__}: {error}".splitlines()[0])
