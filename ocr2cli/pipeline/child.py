@@ -15,13 +15,11 @@ import signal
 import struct
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
-from ocr2cli.errors import Ocr2Error, PageFault
 from ocr2cli.pages import PageKey, PageResult
 from ocr2cli.pipeline.channel import (
     Buffer,
@@ -32,6 +30,7 @@ from ocr2cli.pipeline.channel import (
     decode_item,
     encode_item,
 )
+from ocr2cli.pipeline.failure import describe
 from ocr2cli.pipeline.stage import Stage
 
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +44,7 @@ class Setup:
     heartbeat_s: float
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of a worker process; never returns."""
     fd_in, fd_out, parent_pid = (int(word) for word in sys.argv[-3:])
     _settle(parent_pid)
@@ -72,21 +71,22 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
     first = reader.read()
     if first is None:
         return 1
-    phase = "load"
+    is_loading = True
     try:
         setup: Setup = pickle.loads(first.body)
         uplink.start_heartbeat(setup.heartbeat_s)
         _limit_memory(setup.stage.memory_limit_bytes)
         worker = setup.stage.make_worker()
         uplink.send(Kind.READY)
-        phase = "run"
+        is_loading = False
         inbox = PipeInbox(reader, uplink)
         worker.run(inbox, inbox.emit)
         inbox.check_finished()
     except BrokenPipeError:
         raise
     except BaseException as error:
-        uplink.send(Kind.FAILED, body=[_describe(error, phase)])
+        facts = asdict(describe(error, is_loading=is_loading))
+        uplink.send(Kind.FAILED, body=[json.dumps(facts).encode()])
         return 1
     return 0
 
@@ -170,22 +170,6 @@ class PipeInbox:
                 self._arrived.notify()
 
 
-def _describe(error: BaseException, phase: str) -> bytes:
-    """What the parent needs to know about an exception, on one line."""
-    last_line = traceback.format_exception_only(error)[-1]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    is_ours = isinstance(error, Ocr2Error)
-    facts = {
-        "phase": phase,
-        "class": type(error).__name__,
-        "is_ours": is_ours,
-        "code": error.code if isinstance(error, PageFault) else "",
-        "message": " ".join((str(error) if is_ours else last_line + where).split()),
-    }
-    return json.dumps(facts).encode()
-
-
 def _limit_memory(num_bytes: int) -> None:
     if num_bytes:
         try:
@@ -197,7 +181,7 @@ def _limit_memory(num_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End now: no exit handlers of libraries, which can hang with threads still running."""
     with contextlib.suppress(Exception):
         sys.stderr.flush()

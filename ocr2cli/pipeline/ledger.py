@@ -113,3 +113,8 @@ def failed_result(
     return PageResult(
         job.key, Status.FAILED, input_sha256=job.sha256, attempts=attempts, error=error
     )
+
+
+def not_a_result(stage_name: str) -> PageError:
+    """For an item that the last stage passed on instead of a result: a bug in the stages."""
+    return PageError("internal", f"the {stage_name} stage comes last but did not emit a result")

@@ -11,13 +11,12 @@ import selectors
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import ocr2cli.errors
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError, PageJob, PageResult
 from ocr2cli.pipeline.channel import Frame, Kind, decode_item
-from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
+from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
 from ocr2cli.pipeline.stage import Stage
@@ -101,6 +100,7 @@ class _Supervisor:
         self._has_jobs = True
         self._is_source_idle = False
         self._drain_until: float | None = None
+        self._fatal: Ocr2Error | None = None
         self._ready: deque[PageResult] = deque()
         self._selector = selectors.DefaultSelector()
         options.status.probe = self._snapshot
@@ -115,6 +115,8 @@ class _Supervisor:
             self._watch()
             while self._ready:
                 yield self._ready.popleft()
+            if self._fatal:
+                raise self._fatal
         self._ledger.check()
         self._close_gently()
 
@@ -292,7 +294,7 @@ class _Supervisor:
         if frame.kind is Kind.RESULT:
             self._ready.append(self._ledger.finish(ticket, decode_item(frame.body)))
         elif ticket.stage + 1 == len(self._stages):
-            error = PageError("internal", f"the {state.stage.name} stage did not emit a result")
+            error = not_a_result(state.stage.name)
             self._ready.append(self._ledger.finish(ticket, failed_result(ticket.job, error)))
         else:
             ticket.stage += 1
@@ -323,16 +325,17 @@ class _Supervisor:
         state.num_deaths += 1
         if worker.held:
             state.busy_s += time.monotonic() - worker.busy_since
-        _raise_if_fatal(state, worker, status)
-        self._send_back(worker, _fault(state.stage, worker, status))
         if not worker.taken:
             state.num_unblamed_deaths += 1
-        is_hopeless = not state.num_emitted and state.num_deaths >= self._options.hopeless_after
-        if is_hopeless or state.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
-            raise EngineError(
-                f"the {state.stage.name} worker {describe_exit(status)}, the "
-                f"{state.num_deaths}th death in this run; giving up"
-            )
+        self._send_back(worker, _fault(state.stage, worker, status))
+        self._fatal = self._fatal or _run_error(state, worker, status) or self._despair(state)
+
+    def _despair(self, state: _StageState) -> EngineError | None:
+        """Stop replacing a stage's workers when that leads nowhere."""
+        is_useless = not state.num_emitted and state.num_deaths >= self._options.hopeless_after
+        if not is_useless and state.num_unblamed_deaths <= _MAX_UNBLAMED_DEATHS:
+            return None
+        return EngineError(f"giving up: {state.num_deaths} {state.stage.name} workers have died")
 
     def _read_rest(self, worker: WorkerProcess) -> None:
         """What a dead worker wrote before it died still counts."""
@@ -408,29 +411,18 @@ def _fault(stage: Stage, worker: WorkerProcess, status: int) -> PageError:
     if worker.is_timed_out:
         message = f"the {stage.name} worker was silent for {stage.timeout_s:g} s and was killed"
         return PageError("timeout", message)
-    failure = worker.failure
-    if failure is None:
-        return PageError("worker_died", f"the {stage.name} worker {describe_exit(status)}")
-    is_memory = failure.class_name == "MemoryError"
-    code = "out_of_memory" if is_memory else failure.code or "worker_died"
-    return PageError(code, f"the {stage.name} worker stopped: {failure.message}")
+    if worker.failure:
+        return worker.failure.page_error(stage.name)
+    return PageError("worker_died", f"the {stage.name} worker {describe_exit(status)}")
 
 
-def _raise_if_fatal(state: _StageState, worker: WorkerProcess, status: int) -> None:
-    """End the run where another try cannot help: loading failed, or the engine said so."""
-    failure, name = worker.failure, state.stage.name
-    if failure and failure.is_ours:
-        raise _our_error(failure.class_name)(failure.message)
-    if failure and failure.phase == "load":
-        raise EngineError(f"the {name} worker could not be loaded: {failure.message}")
+def _run_error(state: _StageState, worker: WorkerProcess, status: int) -> Ocr2Error | None:
+    """The end of the run, where another try cannot help."""
+    if worker.failure:
+        return worker.failure.run_error(state.stage.name)
     if worker.phase is Phase.LOADING and not state.was_ready:
-        raise EngineError(
-            f"the {name} worker {describe_exit(status)} while loading; "
+        return EngineError(
+            f"the {state.stage.name} worker {describe_exit(status)} while loading; "
             "if that was for want of memory, use fewer workers or a smaller --dtype"
         )
-
-
-def _our_error(class_name: str) -> Callable[[str], Ocr2Error]:
-    found = getattr(ocr2cli.errors, class_name, EngineError)
-    is_ours = isinstance(found, type) and issubclass(found, Ocr2Error)
-    return found if is_ours else EngineError
+    return None

@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from ocr2cli.pipeline.channel import Frame, FrameReader, FrameWriter, Kind, encode_item, open_pipe
 from ocr2cli.pipeline.child import Setup
+from ocr2cli.pipeline.failure import Failure
 from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.stage import Stage
 
@@ -32,17 +32,6 @@ class Phase(Enum):
     LOADING = "loading"
     READY = "ready"
     CLOSING = "closing"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Last words of a worker that ended by an exception."""
-
-    phase: str
-    class_name: str
-    is_ours: bool
-    code: str
-    message: str
 
 
 class WorkerProcess:
@@ -141,7 +130,7 @@ class WorkerProcess:
             self.quiet_since = now
         for frame in frames:
             if frame.kind is Kind.FAILED:
-                self.failure = _parse_failure(frame)
+                self.failure = Failure(**json.loads(frame.body))
         return frames, is_ended
 
     def has_exited(self) -> bool:
@@ -183,21 +172,14 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
     env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     if stage.num_threads:
         env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
+    words = (child_in, child_out, os.getpid())
     # Not multiprocessing: it runs the caller's main module again, so a script without a main
     # guard would start itself for ever, and daemonic processes may not have children.
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}"]
-        + [str(child_in), str(child_out), str(os.getpid())],
+        [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}", *(str(word) for word in words)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(child_in, child_out),
         env=env,
         start_new_session=True,
-    )
-
-
-def _parse_failure(frame: Frame) -> Failure:
-    facts = json.loads(bytes(frame.body))
-    return Failure(
-        facts["phase"], facts["class"], facts["is_ours"], facts["code"], facts["message"]
     )
