@@ -1,0 +1,74 @@
+"""What a page's text may do when it is shown: nothing.
+
+Text of a page is untrusted: it can hold image links, scripts and comments that an output's reader
+would follow. Tables and simple formatting stay. Knows nothing about grounding or files.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+# Elements that load something, run something or change the page around them.
+_ACTIVE = (
+    "applet|audio|base|body|button|embed|form|frame|frameset|head|html|iframe|image|img|input|link|"
+    "meta|noscript|object|picture|plaintext|script|select|source|style|svg|template|textarea|title|"
+    "track|video|xmp"
+)
+_ACTIVE_TAG = re.compile(rf"</?(?:{_ACTIVE})(?![a-z0-9-])", re.IGNORECASE)
+_ACTIVE_ATTRIBUTE = re.compile(
+    r"[\s\"'/](?:on[a-z]+|src|srcset|style|background|poster|action|formaction|data|xlink:href|"
+    r"srcdoc)\s*=|(?:javascript|vbscript|data):",
+    re.IGNORECASE,
+)
+_TAG_OPENS = re.compile(r"<(?=[a-zA-Z/!?])")
+
+_SAFE_TAGS = (
+    "table|thead|tbody|tfoot|tr|td|th|caption|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol|li"
+)
+_SAFE_ATTRIBUTE = r"\s+(?:rowspan|colspan)\s*=\s*(?:\"[0-9]{1,4}\"|'[0-9]{1,4}'|[0-9]{1,4})"
+_SAFE_TAG = re.compile(
+    rf"&lt;(/?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?)&gt;",
+    re.IGNORECASE,
+)
+
+
+def neutralise(text: str) -> str:
+    """Markdown whose images, active elements and comments are plain text. The rest is untouched.
+
+    This keeps a reader of the markdown from loading or running what a page says. It is no full
+    HTML sanitiser: `safe_html` is what an HTML page is made with.
+    """
+    # As a character reference the mark still shows as "!", but makes no image, whatever escapes
+    # stand before it.
+    text = text.replace("![", "&#33;[")
+    return _neutralise_tags(text) if "<" in text else text
+
+
+def safe_html(text: str) -> str:
+    """HTML of a text: escaped, except tables (with their spans) and simple formatting."""
+    escaped = html.escape(text, quote=False)
+    return _SAFE_TAG.sub(lambda found: f"<{found.group(1)}>", escaped)
+
+
+def _neutralise_tags(text: str) -> str:
+    """Escape each tag that is active. A tag reaches to the next ">", as a browser reads it."""
+    pieces: list[str] = []
+    position = 0
+    while opening := _TAG_OPENS.search(text, position):
+        start = opening.start()
+        end = text.find(">", start) + 1 or len(text)
+        tag = text[start:end]
+        pieces.append(text[position:start])
+        pieces.append(tag.replace("<", "&lt;") if _is_active(tag) else tag)
+        position = end
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _is_active(tag: str) -> bool:
+    if tag.startswith(("<!", "<?")):
+        return True
+    # A ">" inside a quoted value does not end the tag for a browser: what follows would hide.
+    has_open_quote = tag.count('"') % 2 or tag.count("'") % 2
+    return bool(has_open_quote or _ACTIVE_TAG.search(tag) or _ACTIVE_ATTRIBUTE.search(tag))

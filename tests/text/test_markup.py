@@ -1,0 +1,94 @@
+"""Page text shows as text: it loads nothing and runs nothing."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ocr2cli.text.markup import neutralise, safe_html
+
+TABLE = '<table><tr><td rowspan="2">a &amp; b</td><td colspan=3>1 < 2</td></tr></table>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TABLE, "a<b and c>d", "x < y", "\\( a<b \\)", "<b>bold</b>", "[link](x.html)", "n!"],
+)
+def test_tables_formulas_and_plain_signs_stay_untouched(text: str) -> None:
+    assert neutralise(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("![x](/etc/passwd)", "&#33;[x](/etc/passwd)"),
+        ("\\![x](y)", "\\&#33;[x](y)"),
+        ("![x][1]\n\n[1]: file:///y", "&#33;[x][1]\n\n[1]: file:///y"),
+        ("<img src=x>", "&lt;img src=x>"),
+        ("<IMG\nsrc=x>", "&lt;IMG\nsrc=x>"),
+        ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+        ("<iframe src='//x'", "&lt;iframe src='//x'"),
+        ("<td onclick=x>", "&lt;td onclick=x>"),
+        ("<td style='background:url(x)'>", "&lt;td style='background:url(x)'>"),
+        ("<td a=<b onclick=x>", "&lt;td a=&lt;b onclick=x>"),
+        ('<td title=">" onclick=x>', '&lt;td title=">" onclick=x>'),
+        ("<a href=javascript:x>", "&lt;a href=javascript:x>"),
+        ("<!-- page: 9 -->", "&lt;!-- page: 9 -->"),
+        ("<?xml", "&lt;?xml"),
+    ],
+)
+def test_what_would_load_or_run_becomes_text(text: str, expected: str) -> None:
+    assert neutralise(text) == expected
+
+
+def test_safe_html_keeps_tables_and_escapes_the_rest() -> None:
+    assert safe_html('<table><tr><td rowspan="2">1 < 2</td></tr></table>') == (
+        '<table><tr><td rowspan="2">1 &lt; 2</td></tr></table>'
+    )
+    assert safe_html("<td onclick=x>&<br/>") == "&lt;td onclick=x&gt;&amp;<br/>"
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, list[tuple[str, str | None]]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, attrs))
+
+
+PIECES = st.sampled_from(
+    "< > img td script = x \" ' / 2 &lt; table style <td <img <!-- &gt; src".split()
+    + ["
+", " ", " onclick", " rowspan"]
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(PIECES, max_size=20).map("".join))
+def test_a_browser_finds_only_allowed_tags_in_safe_html(text: str) -> None:
+    parser = _Tags()
+    parser.feed(safe_html(text))
+    parser.close()
+    for tag, attributes in parser.found:
+        assert tag in ("td", "table", "s")
+        assert {name for name, _ in attributes} <= {"rowspan", "colspan"}
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(PIECES, max_size=20).map("".join))
+def test_a_browser_finds_no_active_tag_in_neutralised_text(text: str) -> None:
+    parser = _Tags()
+    parser.feed(neutralise(text))
+    parser.close()
+    for tag, attributes in parser.found:
+        assert tag not in ("img", "script", "style")
+        assert not {name for name, _ in attributes} & {"onclick", "src", "style"}
+
+
+@given(st.lists(PIECES, max_size=20).map("".join))
+def test_neutralising_twice_changes_nothing_more(text: str) -> None:
+    assert neutralise(neutralise(text)) == neutralise(text)
