@@ -170,9 +170,27 @@ def test_box_pixels_reach_the_far_edge() -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    "<|ref|> <|/ref|> <|det|> <|/det|> [[1,2,3,4]] [[ ]] image text word 12 , ![a](b.png) > "
-    "<img/src=x> <table> <td> <!--".split() + ["
-", " "]
+    [
+        "<|ref|>",
+        "<|/ref|>",
+        "<|det|>",
+        "<|/det|>",
+        "[[1,2,3,4]]",
+        "[[",
+        "]]",
+        "image",
+        "text",
+        "word",
+        "12",
+        ",",
+        "![a](b.png)",
+        ">",
+        "<img/src=x>",
+        "<table>",
+        "<td>",
+        "<!--",
+    ]
+    + ["\n", " "]
 )
 
 

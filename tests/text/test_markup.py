@@ -61,9 +61,28 @@ class _Tags(HTMLParser):
 
 
 PIECES = st.sampled_from(
-    "< > img td script = x \" ' / 2 &lt; table style <td <img <!-- &gt; src".split()
-    + ["
-", " ", " onclick", " rowspan"]
+    [
+        "<",
+        ">",
+        "img",
+        "td",
+        "script",
+        "=",
+        "x",
+        '"',
+        "'",
+        "/",
+        "2",
+        "&lt;",
+        "table",
+        "style",
+        "<td",
+        "<img",
+        "<!--",
+        "&gt;",
+        "src",
+    ]
+    + ["\n", " ", " onclick", " rowspan"]
 )
 
 
