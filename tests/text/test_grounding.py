@@ -169,29 +169,10 @@ def test_box_pixels_reach_the_far_edge() -> None:
     assert box_pixels((500, 1, 501, 2), 1000, 1000) == (500, 1, 501, 2)
 
 
-FRAGMENTS = st.sampled_from(
-    [
-        "<|ref|>",
-        "<|/ref|>",
-        "<|det|>",
-        "<|/det|>",
-        "[[1,2,3,4]]",
-        "[[",
-        "]]",
-        "image",
-        "text",
-        "word",
-        "12",
-        ",",
-        "![a](b.png)",
-        ">",
-        "<img/src=x>",
-        "<table>",
-        "<td>",
-        "<!--",
-    ]
-    + ["\n", " "]
-)
+TAGS = ("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "[[1, 2, 3, 4]]", "[[", "]]", ",", "12")
+WORDS = ("image", "text", "word", "\n", " ", ">")
+MARKUP = ("![a](b.png)", "<img/src=x>", "<table>", "<td>", "<!--")
+FRAGMENTS = st.sampled_from(TAGS + WORDS + MARKUP)
 
 
 @settings(max_examples=600, deadline=None)
