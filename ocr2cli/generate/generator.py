@@ -1,0 +1,331 @@
+"""Continuous batching: admit, prefill, decode one step for all, retire. Tokens in, tokens out.
+
+Knows nothing about text, pages or processes; keys are opaque.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ocr2cli.config import DecodeConfig
+from ocr2cli.errors import EngineError, PageFault
+from ocr2cli.generate.draft import Guess
+from ocr2cli.generate.logits import NgramRule
+from ocr2cli.generate.loops import LoopLimits
+from ocr2cli.generate.scheduler import Chunk, Scheduler
+from ocr2cli.generate.sequence import Sequence as Running
+from ocr2cli.generate.sequence import State
+from ocr2cli.generate.step_runner import Cache, Choice, Decoder, StepRunner, choose
+from ocr2cli.generate.track import Finished, Policy, Track
+from ocr2cli.model.kv_cache import KVCache
+from ocr2cli.pages import PageError
+
+DRAFT_MODES = ("off", "text-layer", "ngram", "auto")
+MakeCache = Callable[[int, int], Cache]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What changes speed and memory and never the tokens (but `loops`: when to give up).
+
+    expected_new, prefill_tokens, prefill_chunk: see `Scheduler`.
+    max_guess: most drafted tokens tried in one step.
+    draft_batch_limit: with draft "auto", no drafts while more sequences than this decode
+    together: a full batch uses the memory bandwidth that a draft would.
+    batch_buckets, length_buckets: see `StepRunner`.
+    """
+
+    expected_new: int = 512
+    prefill_tokens: int = 2048
+    prefill_chunk: int = 0
+    max_guess: int = 8
+    draft_batch_limit: int = 4
+    batch_buckets: tuple[int, ...] = ()
+    length_buckets: tuple[int, ...] = ()
+    loops: LoopLimits = field(default_factory=LoopLimits)
+
+    @property
+    def most_fed(self) -> int:
+        """Most tokens one step feeds a sequence, padding included."""
+        return max((1 + self.max_guess, *self.length_buckets))
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts since the start. decode_rows / decode_steps is the mean batch."""
+
+    decode_steps: int = 0
+    decode_rows: int = 0
+    new_tokens: int = 0
+    prefill_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    preemptions: int = 0
+    out_of_memory: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafted tokens that the model wrote itself; 0 without drafts."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+class Generator:
+    """Greedy continuous batching over the slots of one KV cache.
+
+    num_slots: sequences decoded together. kv_tokens: budget of cached tokens over all of them,
+    and the longest that one may become. eos_id: the end token. exempt_ids: never banned by the
+    windowed n-gram rule. make_cache: (num_slots, max_tokens_per_slot) -> cache, for a decoder
+    that brings its own.
+
+    Raises: EngineError when the cache itself does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: DecodeConfig,
+        *,
+        eos_id: int,
+        exempt_ids: Iterable[int] = (),
+        num_slots: int,
+        kv_tokens: int,
+        tuning: Tuning | None = None,
+        make_cache: MakeCache | None = None,
+    ) -> None:
+        if config.draft not in DRAFT_MODES:
+            raise ValueError(f"draft is one of {', '.join(DRAFT_MODES)}, not {config.draft!r}")
+        self._tuning = tuning = tuning or Tuning()
+        self._decoder = decoder
+        self._config = config
+        ngram = NgramRule.of(config, exempt_ids)
+        self._policy = Policy(config, ngram, eos_id, tuning.max_guess, tuning.loops)
+        self._num_slots, self._kv_tokens = num_slots, kv_tokens
+        self._context = min(decoder.config.max_positions, kv_tokens)
+        self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
+        self._scheduler = Scheduler(
+            num_slots,
+            kv_tokens,
+            expected_new=tuning.expected_new,
+            prefill_tokens=tuning.prefill_tokens,
+            prefill_chunk=tuning.prefill_chunk,
+        )
+        self._cache = self._allocate(make_cache or _kv_cache_for(decoder))
+        self._runner = StepRunner(
+            decoder,
+            self._cache,
+            scratch_slot=num_slots,
+            batch_buckets=tuning.batch_buckets,
+            length_buckets=tuning.length_buckets,
+        )
+        self._tracks: dict[int, Track] = {}  # by arrival
+        self._num_added = 0
+        self._done: list[Finished] = []
+        self.statistics = Statistics()
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._scheduler.num_waiting
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._tracks or self._done)
+
+    @property
+    def can_accept(self) -> bool:
+        """True when nobody waits and a slot is free: a sequence added now starts soon."""
+        return not self._scheduler.num_waiting and self._scheduler.num_free_slots > 0
+
+    def add(
+        self,
+        key: Hashable,
+        prompt_embeddings_TD: Tensor,
+        prompt_ids: Sequence[int],
+        draft: Sequence[int] | None = None,
+    ) -> None:
+        """Queue a sequence.
+
+        prompt_embeddings: [T, D], visual tokens in place. prompt_ids: [T], for the rule over the
+        prompt. draft: token ids likely to be written, in order (a text layer), or None.
+
+        Raises: PageFault too_large when the prompt fills the model's context; EngineError when
+        it is kv_tokens that is too small.
+        """
+        num_prompt = int(prompt_embeddings_TD.shape[0])
+        room = self._room_after(num_prompt)
+        max_new = min(self._config.max_new_tokens or room, room)
+        running = Running(key, self._num_added, num_prompt, max_new)
+        track = Track(running, self._policy, prompt_embeddings_TD, prompt_ids, draft)
+        self._num_added += 1
+        self._tracks[running.arrival] = track
+        self._scheduler.add(running)
+
+    def cancel(self, key: Hashable) -> bool:
+        """Forget a sequence; it will never be returned. False when the key is not here."""
+        for track in self._tracks.values():
+            if track.running.key == key:
+                self._scheduler.cancel(track.running)
+                del self._tracks[track.running.arrival]
+                return True
+        return False
+
+    @torch.inference_mode()
+    def step(self) -> list[Finished]:
+        """Feed due prompts and decode one step for all who write. Returns who ended.
+
+        Raises: EngineError when one sequence alone does not fit in memory.
+        """
+        plan = self._scheduler.schedule(self._lookahead)
+        self._start_over(plan.preempted)
+        try:
+            for chunk in plan.prefills:
+                self._prefill(chunk)
+            if plan.decodes:
+                self._decode([self._tracks[running.arrival] for running in plan.decodes])
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._shrink(error)
+        done, self._done = self._done, []
+        return done
+
+    def _prefill(self, chunk: Chunk) -> None:
+        start = time.perf_counter()
+        running = chunk.sequence
+        track = self._tracks[running.arrival]
+        if chunk.start == 0:
+            track.started_at = track.started_at or start
+            self._cache.free(running.slot)  # whoever held it before
+        x_TD = track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device)
+        logits_V = self._decoder.prefill(x_TD, self._cache, running.slot)
+        running.num_cached = chunk.stop
+        self.statistics.prefill_tokens += chunk.stop - chunk.start
+        if not chunk.is_last:
+            track.prefill_s += time.perf_counter() - start
+            return
+        choice = choose(logits_V[None], {0: track.rules.penalties()})[0]
+        track.prefill_s += time.perf_counter() - start
+        running.state = State.DECODE
+        self._take(track, choice)
+
+    def _decode(self, tracks: Sequence[Track]) -> None:
+        guesses = self._guesses(tracks)
+        rows = [track.row(guess) for track, guess in zip(tracks, guesses, strict=True)]
+        chosen = self._runner.run(rows)
+        self.statistics.decode_steps += 1
+        self.statistics.decode_rows += len(rows)
+        for track, guess, choices in zip(tracks, guesses, chosen, strict=True):
+            self._accept(track, guess, choices)
+
+    def _guesses(self, tracks: Sequence[Track]) -> list[Guess]:
+        draft = self._config.draft
+        is_crowded = draft == "auto" and len(tracks) > self._tuning.draft_batch_limit
+        # All rows are fed as many tokens as the longest guess, and no position exists past the
+        # model's context.
+        last = self._decoder.config.max_positions - self._tuning.most_fed
+        is_near_end = any(track.running.num_cached > last for track in tracks)
+        if draft == "off" or is_crowded or is_near_end:
+            return [Guess([]) for _ in tracks]
+        return [track.guess() for track in tracks]
+
+    def _accept(self, track: Track, guess: Guess, choices: Sequence[Choice]) -> None:
+        """Write the choices up to and with the first that is not as guessed."""
+        num_written = 0
+        is_over = False
+        for choice, guessed in zip(choices, [*guess.token_ids, None], strict=True):
+            num_written += 1
+            is_over = self._take(track, choice)
+            if is_over or choice.token != guessed:
+                break
+        if guess.token_ids:
+            track.report(guess, num_written - 1)
+            self.statistics.drafted += len(guess.token_ids)
+            self.statistics.accepted += num_written - 1
+        if not is_over:
+            track.running.num_cached += num_written
+            self._cache.truncate(track.running.slot, track.running.num_cached)
+
+    def _take(self, track: Track, choice: Choice) -> bool:
+        """Write one token. True when the sequence ended with it, and is gone."""
+        end = track.take(choice)
+        self.statistics.new_tokens += not isinstance(end, PageError)
+        if end:
+            self._done.append(track.finished(end))
+            self._scheduler.finish(track.running)
+            del self._tracks[track.running.arrival]
+        return end is not None
+
+    def _start_over(self, sent_back: Sequence[Running]) -> None:
+        for running in sent_back:
+            self._tracks[running.arrival].start_over()
+        self.statistics.preemptions += len(sent_back)
+
+    def _shrink(self, error: Exception) -> None:
+        """Out of memory: take the step back, go on with fewer."""
+        if self.num_running <= 1:
+            raise self._too_big("one sequence alone") from error
+        self.statistics.out_of_memory += 1
+        for running in self._scheduler.running:
+            if self._cache.lengths[running.slot] > running.num_cached:
+                self._cache.truncate(running.slot, running.num_cached)
+        self._start_over(self._scheduler.shrink())
+        if self._cache.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _room_after(self, num_prompt: int) -> int:
+        room = self._context - num_prompt
+        if room > 0:
+            return room
+        if self._context < self._kv_tokens:
+            raise PageFault(
+                "too_large",
+                f"the prompt has {num_prompt} tokens and the model's context is {self._context}: "
+                "shorten --prompt-text.",
+            )
+        raise EngineError(
+            f"the prompt has {num_prompt} tokens and the KV cache budget is {self._kv_tokens}: "
+            "raise --kv-tokens."
+        )
+
+    def _allocate(self, make_cache: MakeCache) -> Cache:
+        try:
+            # One slot more than sequences: padding decodes into it.
+            return make_cache(self._num_slots + 1, self._context + self._tuning.most_fed)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._too_big(f"a KV cache of {self._num_slots} slots") from error
+
+    def _too_big(self, what: str) -> EngineError:
+        return EngineError(
+            f"out of memory with {what}. Lower --kv-tokens (now {self._kv_tokens}) or "
+            f"--batch-size (now {self._num_slots}), or use --device cpu."
+        )
+
+
+def _kv_cache_for(decoder: Any) -> MakeCache:
+    weight = decoder.embed.weight
+
+    def make(num_slots: int, max_tokens: int) -> KVCache:
+        return KVCache(
+            decoder.config, num_slots, max_tokens, dtype=weight.dtype, device=weight.device
+        )
+
+    return make
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's own class on a device; on a CPU a RuntimeError that only its text tells apart."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
