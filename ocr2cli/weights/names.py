@@ -264,8 +264,10 @@ def _query_encoder(config: QueryEncoderConfig) -> Iterator[Param]:
     attention = (config.num_heads * head, config.num_kv_heads * head, config.num_kv_heads * head)
     for layer in range(config.num_layers):
         prefixes = (
-            f"vision.query_encoder.layers.{layer}.", f"model.qwen2_model.model.model.layers.{layer}.",
-            f"{tower}vision_encoder.layers.{layer}.", f"v.blk.{layer}.",
+            f"vision.query_encoder.layers.{layer}.",
+            f"model.qwen2_model.model.model.layers.{layer}.",
+            f"{tower}vision_encoder.layers.{layer}.",
+            f"v.blk.{layer}.",
         )
         norms = (("input_norm", "ln1"), ("post_norm", "ln2"))
         yield from _llama_layer(prefixes, norms, width, attention, has_bias=True)

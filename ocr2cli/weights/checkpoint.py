@@ -1,0 +1,133 @@
+"""An opened checkpoint: its sizes, its naming and the table of all its tensors, checked.
+
+Reads headers only, and without torch: cheap enough for `ocr2 info` and for every worker.
+Knows nothing about tensor data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocr2cli.errors import ModelError
+from ocr2cli.model.config import ModelConfig
+from ocr2cli.weights.hub import ModelFiles, resolve_model
+from ocr2cli.weights.names import Naming, Param, Piece, detect_naming, model_params, why_ignored
+from ocr2cli.weights.read_config import read_config
+from ocr2cli.weights.read_safetensors import read_table, shard_paths
+from ocr2cli.weights.weight_file import StoredTensor, WeightFile
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Headers of a model. table: stored name -> (open file, place)."""
+
+    files: ModelFiles
+    config: ModelConfig
+    naming: Naming
+    table: Mapping[str, tuple[WeightFile, StoredTensor]]
+
+    def pieces(self, param: Param) -> tuple[Piece, ...]:
+        return param.pieces(self.naming, self.table)
+
+    @property
+    def open_files(self) -> list[WeightFile]:
+        return list({id(file): file for file, _ in self.table.values()}.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors on disk."""
+        return sum(stored.num_bytes for _, stored in self.table.values())
+
+    def check_unchanged(self) -> None:
+        for file in self.open_files:
+            file.check_unchanged()
+
+    def close(self) -> None:
+        for file in self.open_files:
+            file.close()
+
+
+def open_checkpoint(model: ModelFiles | Path | str) -> Checkpoint:
+    """Read and check a model's headers.
+
+    Raises: ModelError; one that lists every missing, unexpected or mis-shaped tensor when the
+    tensors are not the config's.
+    """
+    if isinstance(model, Path):
+        model = str(model.absolute())
+    files = resolve_model(model) if isinstance(model, str) else model
+    checkpoint = _open_gguf(files) if files.is_gguf else _open_folder(files)
+    try:
+        check_tensors(checkpoint)
+    except ModelError:
+        checkpoint.close()
+        raise
+    return checkpoint
+
+
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raises: ModelError with one line for each tensor that is not as the config says."""
+    params = model_params(checkpoint.config)
+    problems = list(_problems(checkpoint, params))
+    if problems:
+        shown = "\n  ".join(problems)
+        raise ModelError(
+            f"{checkpoint.files.path} does not fit its config ({len(problems)} tensors):\n"
+            f"  {shown}\nDownload the model again, or convert it with the matching config."
+        )
+
+
+def _problems(checkpoint: Checkpoint, params: Iterable[Param]) -> Iterator[str]:
+    table, expected = checkpoint.table, set()
+    for param in params:
+        for piece in checkpoint.pieces(param):
+            expected.add(piece.name)
+            if piece.name not in table:
+                if param.is_used:
+                    yield f"missing: {piece.name} {list(piece.shape)}"
+                continue
+            file, stored = table[piece.name]
+            if _squeezed(stored.shape) != _squeezed(piece.shape):
+                yield (
+                    f"mis-shaped: {piece.name} is {list(stored.shape)}, not {list(piece.shape)}, "
+                    f"in {file.path.name}"
+                )
+    for name in table:
+        if name not in expected and not why_ignored(name):
+            yield f"unexpected: {name[:100]} in {table[name][0].path.name}"
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes of length one do not count: GGUF drops and adds them."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _open_folder(files: ModelFiles) -> Checkpoint:
+    config = read_config(files.path)
+    table = _merge(shard_paths(files.path))
+    naming = detect_naming(table)
+    if naming is None or naming is Naming.GGUF:
+        some = ", ".join(list(table)[:3])
+        raise ModelError(f"{files.path} holds tensors of another model ({some[:200]} ...).")
+    return Checkpoint(files, config, naming, table)
+
+
+def _merge(paths: Iterable[Path]) -> dict[str, tuple[WeightFile, StoredTensor]]:
+    """One table of several safetensors files."""
+    table: dict[str, tuple[WeightFile, StoredTensor]] = {}
+    for path in paths:
+        file = WeightFile(path)
+        for name, stored in read_table(file).items():
+            if name in table:
+                raise ModelError(
+                    f"{name[:100]} stands both in {table[name][0].path} and in {path.name}. "
+                    "Remove the file that does not belong to the model."
+                )
+            table[name] = (file, stored)
+    return table
+
+
+def _open_gguf(files: ModelFiles) -> Checkpoint:
+    raise ModelError(f"{files.path}: GGUF files cannot be read yet.")

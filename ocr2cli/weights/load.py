@@ -1,0 +1,121 @@
+"""Checkpoint to model: every tensor read straight into its place, in the dtype wanted.
+
+Knows the name map and torch; knows nothing about pages or devices' choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from ocr2cli.errors import ModelError
+from ocr2cli.model.config import ModelConfig
+from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.model import OcrModel
+from ocr2cli.model.vision import VisionEncoder
+from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint
+from ocr2cli.weights.hub import ModelFiles
+from ocr2cli.weights.names import Param, model_params
+from ocr2cli.weights.tensors import is_finite, read_into
+
+ALL_PARTS = ("vision", "decoder")
+
+
+def load_model(
+    model: ModelFiles | Path | str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    parts: Collection[str] = ALL_PARTS,
+    check_finite: bool = True,
+) -> OcrModel | VisionEncoder | Decoder:
+    """Load the parts asked for, ready for inference (eval mode, no gradients).
+
+    parts: {"vision", "decoder"} gives an OcrModel, one of them that part alone; only its tensors
+    are read. check_finite: refuse NaN and infinity, at about the speed of memory.
+    Raises: ModelError naming the file and tensor, before any data is read where headers tell.
+    """
+    checkpoint = open_checkpoint(model)
+    try:
+        module, prefix = _build(checkpoint.config, frozenset(parts))
+        tensors = {
+            param.name.removeprefix(prefix): read_param(
+                checkpoint, param, dtype=dtype, device=device, check_finite=check_finite
+            )
+            for param in model_params(checkpoint.config)
+            if param.part in parts and param.is_used
+        }
+        checkpoint.check_unchanged()
+    finally:
+        checkpoint.close()
+    module.load_state_dict(tensors, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def load_vision(
+    model: ModelFiles | Path | str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    check_finite: bool = True,
+) -> VisionEncoder:
+    """`load_model` of the vision part alone."""
+    module = load_model(
+        model, dtype=dtype, device=device, parts=("vision",), check_finite=check_finite
+    )
+    assert isinstance(module, VisionEncoder)
+    return module
+
+
+def load_decoder(
+    model: ModelFiles | Path | str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    check_finite: bool = True,
+) -> Decoder:
+    """`load_model` of the decoder alone."""
+    module = load_model(
+        model, dtype=dtype, device=device, parts=("decoder",), check_finite=check_finite
+    )
+    assert isinstance(module, Decoder)
+    return module
+
+
+def read_param(
+    checkpoint: Checkpoint,
+    param: Param,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    check_finite: bool = False,
+) -> torch.Tensor:
+    """One of our parameters, put together from its stored pieces."""
+    out = torch.empty(param.shape, dtype=dtype, device=device)
+    for piece in checkpoint.pieces(param):
+        file, stored = checkpoint.table[piece.name]
+        box = out[piece.index] if piece.index else out
+        read_into(file, stored, box)
+        if check_finite and not is_finite(box):
+            raise ModelError(
+                f"{file.path}: {piece.name} holds NaN or infinity. Download the file again; if "
+                "it stays so, the checkpoint is broken."
+            )
+    return out
+
+
+def _build(
+    config: ModelConfig, parts: frozenset[str]
+) -> tuple[OcrModel | VisionEncoder | Decoder, str]:
+    """The module without memory, and the prefix its names lack."""
+    unknown = parts - set(ALL_PARTS)
+    if unknown or not parts:
+        raise ValueError(f"parts are {ALL_PARTS}, not {sorted(parts)}")
+    with torch.device("meta"):
+        if parts == {"vision"}:
+            return VisionEncoder(config), "vision."
+        if parts == {"decoder"}:
+            return Decoder(config.decoder), "decoder."
+        return OcrModel(config), ""
