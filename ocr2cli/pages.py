@@ -65,7 +65,9 @@ class PageJob:
     path: absolute path of the input, as given by the file system (may hold surrogate escapes).
     sha256: hex digest of the whole input file, or "" when the file could not be read.
     num_pages: pages of the document that this run reads; `assemble` waits for that many.
-    error: set when the document could not be listed: the first stage turns it into a result.
+    known_pixels: digest of this page's pixels as an earlier run read them: when the file changed
+    but this page did not, the earlier result is kept.
+    error: set when the document could not be listed: the runner turns it into a result.
     """
 
     key: PageKey
@@ -74,6 +76,7 @@ class PageJob:
     num_pages: int
     dpi: int = 144
     attempt: int = 0
+    known_pixels: str = ""
     error: PageError | None = None
 
     @property
@@ -143,6 +146,22 @@ class VisualTokens:
     @property
     def size_bytes(self) -> int:
         return int(self.tokens.numel() * self.tokens.element_size())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the tokens as a numpy view: torch's own way goes through a file in memory."""
+        import torch
+
+        raw = self.tokens.detach().cpu().contiguous().view(torch.uint8).numpy()
+        dtype = str(self.tokens.dtype).removeprefix("torch.")
+        rest = (self.grid, self.page_size, self.pixels_sha256, self.draft_text, self.warnings)
+        return _visual_tokens, (self.key, raw, dtype, *rest, dict(self.seconds))
+
+
+def _visual_tokens(key: PageKey, raw: Uint8Array, dtype: str, *rest: Any) -> VisualTokens:
+    """Undo `VisualTokens.__reduce__`: the tokens share the memory of `raw`."""
+    import torch
+
+    return VisualTokens(key, torch.from_numpy(raw).view(getattr(torch, dtype)), *rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,13 @@
-"""Names of devices and dtypes to torch's, with `auto` resolved; threads and memory of this host.
+"""Names of devices and dtypes to torch's, with `auto` resolved.
 
 Knows nothing about models.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
+from ocr2cli.engines.host import host_memory_available
 from ocr2cli.errors import EngineError, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -54,26 +52,8 @@ def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dt
     return torch.float32
 
 
-def num_cores() -> int:
-    """Cores this process may use (affinity and cgroups, not just what the machine has)."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
 def free_memory(device: torch.device) -> int:
     """Bytes free on the device, or on the host for a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return host_memory_available()
-
-
-def host_memory_available() -> int:
-    """Bytes the host can still hand out; 8 GB where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 8_000_000_000

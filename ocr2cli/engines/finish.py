@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ocr2cli.engines.recovery import step_name
 from ocr2cli.pages import (
     Attempt,
     FinishReason,
@@ -45,7 +46,7 @@ def to_result(
     """The page's result. attempts: earlier tries that looped; a good last one is `recovered`."""
     grounded = parse(generation.text)
     last = Attempt(
-        step=_next_step(attempts),
+        step=step_name(len(attempts)),
         finish_reason=generation.finish_reason,
         new_tokens=len(generation.token_ids),
     )
@@ -55,7 +56,7 @@ def to_result(
     return PageResult(
         key=generation.key,
         status=status,
-        markdown=to_markdown(grounded),
+        markdown=to_markdown(grounded.blocks, _figure_place),
         raw=generation.text,
         finish_reason=generation.finish_reason,
         boxes=grounded.boxes,
@@ -72,6 +73,11 @@ def to_result(
         warnings=facts.warnings,
         token_ids=generation.token_ids,
     )
+
+
+def _figure_place(number: int) -> str:
+    """A link target that `output/figures.py` replaces by the figure's file; the first is 1."""
+    return f"figure:{number + 1}"
 
 
 def failed(key: PageKey, code: str, message: str, facts: PageFacts | None = None) -> PageResult:
@@ -102,10 +108,3 @@ def low_confidence(logprobs: Sequence[float]) -> float | None:
         return None
     ordered = sorted(logprobs)
     return round(math.exp(ordered[int(0.05 * (len(ordered) - 1))]), 6)
-
-
-def _next_step(attempts: Sequence[Attempt]) -> str:
-    """The name of the step after those already taken; see `recovery.STEPS`."""
-    from ocr2cli.engines.recovery import step_name
-
-    return step_name(len(attempts))

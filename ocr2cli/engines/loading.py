@@ -1,4 +1,4 @@
-"""Model files -> modules ready to run, for the native workers and for bench and eval.
+"""Model files -> modules ready to run, for the native workers, bench and eval.
 
 Knows nothing about stages or pages.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import pick_device, pick_dtype
-from ocr2cli.weights.load import load_model, read_model_config
+from ocr2cli.weights import load
+from ocr2cli.weights.checkpoint import open_checkpoint
 from ocr2cli.weights.names import count_parameters
 
 if TYPE_CHECKING:
-    from ocr2cli.engines.native import NativeSpec
     from ocr2cli.model.config import ModelConfig
     from ocr2cli.model.decoder import Decoder
     from ocr2cli.model.vision import VisionEncoder
@@ -20,22 +23,31 @@ if TYPE_CHECKING:
     from ocr2cli.weights.hub import ModelFiles
 
 
-def load_vision(spec: NativeSpec) -> VisionEncoder:
-    """The vision encoder alone, in evaluation mode, on its device."""
-    config = read_model_config(spec.files)
-    device = pick_device(spec.engine.device)
-    dtype = pick_dtype(spec.engine.dtype, device, count_parameters(config))
-    model = load_model(spec.files, dtype=dtype, device=device, parts={"vision"})
-    return model.vision.eval()
+def model_config(files: ModelFiles) -> ModelConfig:
+    """The sizes alone; no weight is read. Raises: ModelError."""
+    checkpoint = open_checkpoint(files)
+    try:
+        return checkpoint.config
+    finally:
+        checkpoint.close()
 
 
-def load_decoder(spec: NativeSpec) -> tuple[Decoder, ModelConfig]:
-    """The decoder alone, in evaluation mode, on its device."""
-    config = read_model_config(spec.files)
-    device = pick_device(spec.engine.device)
-    dtype = pick_dtype(spec.engine.dtype, device, count_parameters(config))
-    model = load_model(spec.files, dtype=dtype, device=device, parts={"decoder"})
-    return model.decoder.eval(), config
+def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
+    """The vision encoder alone, ready for inference on its device."""
+    device, dtype = place(files, engine)
+    return load.load_vision(files, dtype=dtype, device=device)
+
+
+def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
+    """The decoder alone, ready for inference on its device."""
+    device, dtype = place(files, engine)
+    return load.load_decoder(files, dtype=dtype, device=device)
+
+
+def place(files: ModelFiles, engine: EngineConfig) -> tuple[torch.device, torch.dtype]:
+    """Where and in which arithmetic the model runs, with `auto` resolved."""
+    device = pick_device(engine.device)
+    return device, pick_dtype(engine.dtype, device, count_parameters(model_config(files)))
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:

@@ -48,14 +48,23 @@ class NativeSpec:
 
 def native_stages(
     spec: NativeSpec, raster: RasterConfig, *, rasterizers: int, encoders: int, decoders: int,
-    timeout_s: float, recycle_after: int, memory_limit: int, threads: int,
+    timeout_s: float, recycle_after: int, memory_limit: int, threads: int, cache: Any = None,
 ) -> list[Stage]:  # fmt: skip
-    """raster -> encode -> decode. `threads`: of each encoder and decoder on a CPU."""
+    """raster -> encode -> decode.
+
+    threads: of each encoder and decoder on a CPU. cache: pages that earlier runs read, or None.
+    """
     common: dict[str, Any] = {"timeout_s": timeout_s, "memory_limit_bytes": memory_limit}
     return [
         Stage(
             "raster",
-            partial(RasterWorker, raster, spec.tiles, wants_draft=_wants_text(spec.decode)),
+            partial(
+                RasterWorker,
+                raster,
+                spec.tiles,
+                wants_draft=_wants_text(spec.decode),
+                cache=cache,
+            ),
             num_workers=rasterizers,
             credit=2,
             recycle_after=recycle_after,
@@ -92,7 +101,7 @@ class EncodeWorker:
     def __init__(self, spec: NativeSpec) -> None:
         from ocr2cli.engines.loading import load_vision
 
-        self.vision = load_vision(spec)
+        self.vision = load_vision(spec.files, spec.engine)
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         import torch
@@ -152,11 +161,12 @@ class DecodeWorker:
     """Visual tokens -> page results, many pages at a time. Holds the decoder weights only."""
 
     def __init__(self, spec: NativeSpec) -> None:
-        from ocr2cli.engines.loading import load_decoder, load_tokenizer
+        from ocr2cli.engines.loading import load_decoder, load_tokenizer, model_config
 
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.files)
-        self.decoder, self.config = load_decoder(spec)
+        self.config = model_config(spec.files)
+        self.decoder = load_decoder(spec.files, spec.engine)
         self.exempt_ids = tuple(
             i for token in EXEMPT_TOKENS if (i := self.tokenizer.id_of(token)) is not None
         )

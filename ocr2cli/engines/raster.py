@@ -5,27 +5,39 @@ Imports no torch: a raster worker stays small. Knows nothing about what reads th
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from ocr2cli.config import RasterConfig, TileConfig
 from ocr2cli.engines.finish import PageFacts, failed
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageImage, PageJob, PageResult, Status
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox
+
+
+class PageCache(Protocol):
+    """What `output/page_cache.py` offers a raster worker."""
+
+    def find(self, key: PageKey, pixels_sha256: str) -> PageResult | None: ...
 
 
 class RasterWorker:
     """Renders one page at a time. Holds the open document and nothing else."""
 
     def __init__(
-        self, raster: RasterConfig, tiles: TileConfig, *, wants_draft: bool = False
+        self,
+        raster: RasterConfig,
+        tiles: TileConfig,
+        *,
+        wants_draft: bool = False,
+        cache: PageCache | None = None,
     ) -> None:
         self.raster = raster
         self.tiles = tiles
         self.wants_draft = wants_draft
+        self.cache = cache
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         while jobs := inbox.take(1, wait=True):
@@ -38,16 +50,19 @@ class RasterWorker:
 
         started = time.perf_counter()
         page = render_page(job, self.raster)
-        rendered = time.perf_counter()
-        early = early_result(job, page, self.raster, rendered - started)
+        facts = page_facts(page, time.perf_counter() - started)
+        early = self._known(job, facts) or early_result(job, page, self.raster, facts)
         if early is not None:
             return early
-        return make_views(
-            page,
-            self.tiles,
-            draft_text=self._draft(job),
-            seconds={"raster": rendered - started},
-        )
+        views = make_views(page, self.tiles, draft_text=self._draft(job), has_digest=False)
+        seconds = {**facts.seconds, **views.seconds}
+        return replace(views, pixels_sha256=facts.pixels_sha256, seconds=seconds)
+
+    def _known(self, job: PageJob, facts: PageFacts) -> PageResult | None:
+        """A page whose pixels an earlier run has read: in this output folder, or in the cache."""
+        if job.known_pixels and job.known_pixels == facts.pixels_sha256:
+            return PageResult(job.key, Status.OK, extra={"same_pixels": True})
+        return self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
 
     def _draft(self, job: PageJob) -> str:
         if not self.wants_draft:
@@ -57,18 +72,24 @@ class RasterWorker:
         return text_layer(job, self.raster)
 
 
+def page_facts(page: PageImage, seconds: float) -> PageFacts:
+    """What the pixels tell before any model sees them. seconds: spent on rendering."""
+    from ocr2cli.document.tiles import pixels_sha256
+
+    return PageFacts(
+        page_size=(page.rgb.shape[1], page.rgb.shape[0]),
+        pixels_sha256=pixels_sha256(page.rgb),
+        warnings=page.warnings,
+        seconds={"raster": seconds},
+    )
+
+
 def early_result(
-    job: PageJob, page: PageImage, cfg: RasterConfig, seconds: float
+    job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts
 ) -> PageResult | None:
     """A blank page, or one whose text layer is used as it stands: no model is asked."""
     from ocr2cli.document.ink import is_blank
 
-    facts = PageFacts(
-        page_size=(page.rgb.shape[1], page.rgb.shape[0]),
-        pixels_sha256=hashlib.sha256(page.rgb).hexdigest(),
-        warnings=page.warnings,
-        seconds={"raster": seconds},
-    )
     if cfg.blank_ink and is_blank(page.rgb, cfg.blank_ink):
         return _without_model(job, Status.BLANK, "", facts)
     if cfg.text_layer in ("trust", "auto"):

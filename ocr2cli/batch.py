@@ -1,0 +1,189 @@
+"""The whole tool on one screen: jobs -> stages -> runner -> page part -> journal -> documents.
+
+It is handed stages and a runner by name; it knows nothing about models, pixels or processes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.document.source import find_jobs
+from ocr2cli.engines.choose import EnginePlan, plan_engine
+from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.metrics import write_metrics
+from ocr2cli.output.page_cache import PageCache
+from ocr2cli.output.summary import Summary
+from ocr2cli.output.writer import Writer
+from ocr2cli.pages import PageJob, PageKey, PageResult
+from ocr2cli.pipeline.journal import Journal
+from ocr2cli.pipeline.lock import OutputLock
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.stage import Stage
+from ocr2cli.pipeline.stop import StopRequests
+
+logger = logging.getLogger("ocr2")
+
+# Fingerprint of runs whose stages were handed in.
+STUB = "stub"
+
+RUNNERS = {
+    "inline": "ocr2cli.pipeline.inline",
+    "local": "ocr2cli.pipeline.local",
+    "ray": "ocr2cli.runners.ray",
+}
+
+
+class Progress(Protocol):
+    """Who wants to know, told once a page."""
+
+    def page(self, result: PageResult) -> None: ...
+
+    def expect(self, total: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """One run's state in the parent."""
+
+    cfg: RunConfig
+    journal: Journal
+    writer: Writer
+    jobs_under_way: dict[PageKey, PageJob]
+    cache: PageCache | None = None
+
+
+def run_batch(
+    cfg: RunConfig,
+    *,
+    stages: Sequence[Stage] | None = None,
+    progress: Progress | None = None,
+    stop: StopRequests | None = None,
+) -> Summary:
+    """Read every page that has no result yet, write every document that is complete.
+
+    stages: instead of the configured engine's. Raises: Ocr2Error; pages read until then are kept.
+    """
+    with OutputLock(cfg.out):
+        plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
+        settings = OutputSettings(
+            cfg.formats, plan.fingerprint, cfg.save_tokens, cfg.min_confidence
+        )
+        status = RunStatus()
+        options = RunnerOptions(
+            retries=cfg.retries, stop=stop or StopRequests(), drain_s=cfg.drain, status=status
+        )
+        with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
+            writer = Writer(cfg.out, settings, raster=cfg.raster)
+            batch = Batch(cfg, journal, writer, {}, plan.cache)
+            try:
+                for result in _results(batch, plan, options):
+                    if progress is not None:
+                        progress.page(result)
+                    if cfg.metrics_file:
+                        write_metrics(Path(cfg.metrics_file), writer.summary, status.stages())
+                    if cfg.fail_fast and not result.status.is_good:
+                        break
+            finally:
+                summary = writer.close()
+                if cfg.metrics_file:
+                    write_metrics(Path(cfg.metrics_file), summary, status.stages())
+    return summary
+
+
+def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
+    if not cfg.cache:
+        return None
+    return lambda fingerprint: PageCache(Path(cfg.cache), fingerprint, cfg.cache_size)
+
+
+def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator[PageResult]:
+    """Run what is to do; every result is on the disk, and in the journal, before it is yielded."""
+    run = runner_named(batch.cfg.runner)
+    for result in run(plan.stages, _to_do(batch), options=options):
+        job = batch.jobs_under_way.pop(result.key)
+        kept = replace(_with_earlier(batch, job, result), input_sha256=job.sha256)
+        sha256 = batch.writer.add(kept)
+        batch.journal.record(kept, sha256)
+        batch.writer.assemble_complete()
+        if batch.cache is not None:
+            batch.cache.store(kept)
+        yield kept
+
+
+def _to_do(batch: Batch) -> Iterator[PageJob]:
+    """The pages without a result of an earlier run; those with one go to the writer at once."""
+    cfg = batch.cfg
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out):
+        batch.writer.expect(job)
+        entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None
+        if entry is not None and batch.writer.restore(job.key, entry.part_sha256):
+            batch.writer.assemble_complete()
+            continue
+        earlier = batch.journal.earlier(job.key) if cfg.resume else None
+        known = earlier.pixels_sha256 if earlier is not None else ""
+        job = replace(job, known_pixels=known)
+        batch.jobs_under_way[job.key] = job
+        yield job
+
+
+def _with_earlier(batch: Batch, job: PageJob, result: PageResult) -> PageResult:
+    """The earlier run's result when the file changed but this page's pixels did not."""
+    if not result.extra.get("same_pixels"):
+        return result
+    entry = batch.journal.earlier(job.key)
+    assert entry is not None
+    return batch.writer.read_earlier(job.key, entry.part_sha256)
+
+
+def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
+    """`run(stages, jobs, options=...)` of inline, local or ray."""
+    run = importlib.import_module(RUNNERS[name]).run
+    assert callable(run)
+    return run  # type: ignore[no-any-return]
+
+
+def read_pages(
+    paths: Sequence[Path],
+    *,
+    engine: EngineConfig,
+    raster: RasterConfig | None = None,
+    decode: DecodeConfig | None = None,
+    runner: str = "inline",
+) -> list[PageResult]:
+    """Read documents without writing anything; results in input and page order."""
+    cfg = RunConfig(
+        inputs=tuple(map(str, paths)),
+        raster=raster or RasterConfig(),
+        decode=decode or DecodeConfig(),
+        engine=engine,
+        runner=runner,
+    )
+    return list(iter_pages(cfg))
+
+
+def iter_pages(cfg: RunConfig, jobs: Iterable[PageJob] | None = None) -> Iterator[PageResult]:
+    """Results of `cfg.inputs` (or of `jobs`) in input and page order, held back until in turn."""
+    order: list[PageKey] = []
+    digests: dict[PageKey, str] = {}
+
+    def noted() -> Iterator[PageJob]:
+        for job in jobs if jobs is not None else find_jobs(cfg.inputs, cfg.pages, cfg.raster):
+            order.append(job.key)
+            digests[job.key] = job.sha256
+            yield job
+
+    waiting: dict[PageKey, PageResult] = {}
+    position = 0
+    run = runner_named(cfg.runner)
+    for result in run(plan_engine(cfg).stages, noted(), options=RunnerOptions(retries=cfg.retries)):
+        waiting[result.key] = replace(result, input_sha256=digests.pop(result.key))
+        while position < len(order) and order[position] in waiting:
+            yield waiting.pop(order[position])
+            position += 1

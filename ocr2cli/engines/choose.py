@@ -1,0 +1,147 @@
+"""A run's configuration -> its stages, how many workers each gets, and the run's fingerprint.
+
+Imports no torch: the parent plans, the workers load. Knows nothing about pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
+from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
+from ocr2cli.engines.host import host_memory_available, num_cores
+from ocr2cli.engines.native import NativeSpec, native_stages
+from ocr2cli.model.config import ModelConfig
+from ocr2cli.pipeline.stage import Stage
+from ocr2cli.text.prompt import prompt_text
+from ocr2cli.weights.hub import resolve_model
+
+if TYPE_CHECKING:
+    from ocr2cli.weights.hub import ModelFiles
+
+# KV cache of a decoder when nothing was asked for: what it may take of the free memory.
+_KV_SHARE = 0.3
+_MAX_BATCH = 32
+_TYPICAL_PAGE_TOKENS = 2_400
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What a runner needs.
+
+    fingerprint: changes when, and only when, the output may change.
+    cache: finds pages read by earlier runs, or None. num_workers: raster, encode, decode.
+    """
+
+    stages: tuple[Stage, ...]
+    fingerprint: str
+    cache: Any = None
+    num_workers: tuple[int, int, int] = (0, 0, 0)
+
+
+OpenCache = Callable[[str], Any]
+
+
+def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePlan:
+    """Check model and prompt, size the workers.
+
+    open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest).
+    Raises: ModelError, UsageError.
+    """
+    prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
+    if cfg.engine.engine == "openai":
+        from ocr2cli.engines.remote import plan_remote
+
+        return plan_remote(cfg, prompt, open_cache)
+    from ocr2cli.weights.checkpoint import check_tensors, open_checkpoint
+    from ocr2cli.weights.digest import weights_digest
+
+    files = resolve_model(cfg.engine.model, cfg.engine.mmproj)
+    checkpoint = open_checkpoint(files)
+    try:
+        check_tensors(checkpoint)
+        config, num_bytes = checkpoint.config, checkpoint.num_bytes()
+    finally:
+        checkpoint.close()
+    spec = native_spec(cfg, files, config, prompt, num_bytes)
+    identity = weights_digest(files)
+    fingerprint = run_fingerprint(cfg, prompt, model=identity, tiles=spec.tiles)
+    cache = open_cache(fingerprint) if open_cache else None
+    stages = _native_stages(cfg, spec, cache)
+    return EnginePlan(stages, fingerprint, cache, num_workers(cfg))
+
+
+def native_spec(
+    cfg: RunConfig, files: ModelFiles, config: ModelConfig, prompt: str, num_bytes: int
+) -> NativeSpec:
+    """What each worker of the native engine is told."""
+    batch = cfg.engine.batch_size or _MAX_BATCH
+    decoders = num_workers(cfg)[2]
+    return NativeSpec(
+        files=files,
+        engine=cfg.engine,
+        decode=cfg.decode,
+        tiles=v1_tile_config(cfg.engine.mode) if config.is_v1 else TileConfig(),
+        prompt=prompt,
+        batch_size=batch,
+        kv_tokens=cfg.engine.kv_tokens or kv_token_budget(config, decoders, num_bytes, batch),
+        recover=cfg.recover_loops,
+    )
+
+
+def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage, ...]:
+    rasterizers, encoders, decoders = num_workers(cfg)
+    stages = native_stages(
+        spec,
+        cfg.raster,
+        cache=cache,
+        rasterizers=rasterizers,
+        encoders=encoders,
+        decoders=decoders,
+        timeout_s=cfg.page_timeout,
+        recycle_after=cfg.recycle_after,
+        memory_limit=cfg.worker_memory,
+        # Encoder and decoder are rarely both busy to the full: each may use all cores of a
+        # small machine, and the waiting one sleeps (OMP_WAIT_POLICY=PASSIVE).
+        threads=max(1, num_cores() // max(encoders, decoders)),
+    )
+    return tuple(stages)
+
+
+def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
+    """(rasterizers, encoders, decoders), counts not given worked out from the cores."""
+    rasterizers = cfg.engine.rasterizers or max(1, num_cores() - 2)
+    return min(rasterizers, 16), cfg.engine.encoders or 1, cfg.engine.decoders or 1
+
+
+def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch: int) -> int:
+    """Tokens one decoder's KV cache may hold: a share of what memory the weights leave.
+
+    Never more than the batch could use, never less than one full page.
+    """
+    free = max(0, host_memory_available() - model_bytes * (1 + decoders))
+    by_memory = int(_KV_SHARE * free / decoders / (2 * config.kv_bytes_per_token))
+    most = config.decoder.max_positions
+    return max(most, min(by_memory, batch * min(most, _TYPICAL_PAGE_TOKENS)))
+
+
+def run_fingerprint(cfg: RunConfig, prompt: str, *, model: str, tiles: TileConfig) -> str:
+    """SHA-256 over everything that may change a page's text."""
+    raster = {k: v for k, v in dataclasses.asdict(cfg.raster).items() if k != "password"}
+    facts: dict[str, Any] = {
+        "output_version": OUTPUT_VERSION,
+        "tile_rule": TILE_RULE,
+        "model": model,
+        "prompt": prompt,
+        "decode": dataclasses.asdict(cfg.decode) | {"draft": ""},  # drafts never change the text
+        "raster": raster,
+        "tiles": dataclasses.asdict(tiles),
+        "dtype": cfg.engine.dtype,
+        "recover": cfg.recover_loops,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
