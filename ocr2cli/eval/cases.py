@@ -1,0 +1,339 @@
+"""Suites: folders of pages with truth, prompt, settings, recorded scores, tolerances and facts.
+
+Knows nothing about models or scores. A suite is a folder with `suite.toml`, or a plain folder in
+which every page has its truth beside it (`letter.png`, `letter.txt` or `letter.md`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.errors import InputError, UsageError
+from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present
+from ocr2cli.eval.metrics import METRICS, Scores
+from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
+
+PAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pdf")
+MODEL_KINDS = ("", "v1", "v2", "unlimited-ocr")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How much worse than the reference's own score ours may be, and why so much."""
+
+    cer_tol: float
+    chrf_tol: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFact:
+    """A fact with the name it has in the report."""
+
+    id: str
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One page to read and score.
+
+    path: the document on disk. page: 0-based. truth: plain text; truth_markdown: the same with
+    markup where the suite has it ("" otherwise; scores of tables come from it). covers_page:
+    False when the truth is a part of the page only. has_truth: False for pages with facts alone.
+    blocks: the truth block by block in reading order, for benchmarks that have them;
+    ignored_blocks: texts on the page (page numbers, running heads) that neither help nor harm.
+    needs: the kind of model the recorded scores belong to, "" for any.
+    not_run: why the case cannot be run, "" when it can.
+    """
+
+    id: str
+    suite: str
+    path: Path
+    page: int = 0
+    truth: str = ""
+    truth_markdown: str = ""
+    covers_page: bool = True
+    has_truth: bool = True
+    blocks: tuple[str, ...] = ()
+    ignored_blocks: tuple[str, ...] = ()
+    prompt: str = "ocr"
+    prompt_text: str = ""
+    mode: str = "gundam"
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    needs: str = ""
+    recorded: Scores | None = None
+    tolerance: Tolerance | None = None
+    facts: tuple[NamedFact, ...] = ()
+    not_run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Cases with one name.
+
+    overall: the tolerance on the means. gates_file: None when the suite has no own. facts_gate:
+    False where facts are a score (a benchmark), not a promise; fact ids then read `group:id`.
+    """
+
+    name: str
+    folder: Path
+    cases: tuple[Case, ...]
+    about: str = ""
+    overall: Tolerance | None = None
+    gates_file: Path | None = None
+    facts_gate: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def suites_folder() -> Path:
+    """Where the suites that come with the tool are: in the wheel, or in a checkout."""
+    package = Path(__file__).parents[1]
+    packed = package / "_eval"
+    return packed if packed.is_dir() else package.parent / "eval"
+
+
+def find_suite_folder(name: str) -> Path:
+    """The folder of a suite by name, or the folder itself. Raises: UsageError."""
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    home = suites_folder()
+    known = sorted(p.parent.name for p in home.glob("*/suite.toml"))
+    if name in known:
+        return home / name
+    raise UsageError(
+        f"no suite or folder {name!r}.{nearest(name, known)} A path to a folder works too."
+    )
+
+
+def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
+    """Read `suite.toml`, or take a plain folder as it is.
+
+    images: where pages that are not part of the suite are looked up by name and digest.
+    Raises: UsageError (suite file), InputError (page or truth missing).
+    """
+    file = folder / "suite.toml"
+    if not file.is_file():
+        return _plain_suite(folder)
+    table = read_toml(file)
+    check_keys(table, ("name", "about", "defaults", "overall", "case"), str(file))
+    defaults = take(table, "defaults", dict, str(file), {})
+    rows = take(table, "case", list, str(file))
+    name = take(table, "name", str, str(file))
+    cases = [_read_case(row, defaults, folder=folder, suite=name, images=images) for row in rows]
+    _check_unique([case.id for case in cases], str(file))
+    gates = folder / "gates.toml"
+    return Suite(
+        name=name,
+        folder=folder,
+        cases=tuple(cases),
+        about=take(table, "about", str, str(file), ""),
+        overall=_read_tolerance(table.get("overall"), f"{file}: [overall]"),
+        gates_file=gates if gates.is_file() else None,
+    )
+
+
+_CASE_KEYS = (
+    "id", "page", "page_number", "sha256", "truth", "truth_sha256", "truth_markdown",
+    "covers_page", "is_external", "needs", "prompt", "prompt_text", "mode", "decode", "recorded",
+    "tolerance", "fact",
+)  # fmt: skip
+
+
+def _read_case(
+    row: Mapping[str, Any], defaults: Mapping[str, Any], *, folder: Path, suite: str,
+    images: Path | None,
+) -> Case:  # fmt: skip
+    where = f"{folder / 'suite.toml'}: case {row.get('id', '?')!r}"
+    check_keys(defaults, _CASE_KEYS, f"{folder / 'suite.toml'}: [defaults]")
+    check_keys(row, _CASE_KEYS, where)
+    table = {**defaults, **row}
+    needs = take(table, "needs", str, where, "")
+    if needs not in MODEL_KINDS:
+        raise UsageError(
+            f"{where}: needs = {needs!r} is no kind of model.{nearest(needs, MODEL_KINDS)}"
+        )
+    case = Case(
+        id=take(table, "id", str, where),
+        suite=suite,
+        path=folder / take(table, "page", str, where),
+        page=_page_index(take(table, "page_number", int, where, 1), where),
+        covers_page=take(table, "covers_page", bool, where, True),
+        prompt=take(table, "prompt", str, where, "ocr"),
+        prompt_text=take(table, "prompt_text", str, where, ""),
+        mode=take(table, "mode", str, where, "gundam"),
+        decode=read_decode(take(table, "decode", dict, where, {}), where),
+        needs=needs,
+        recorded=_read_recorded(table.get("recorded"), where),
+        tolerance=_read_tolerance(table.get("tolerance"), f"{where}: tolerance"),
+        facts=_read_facts(take(table, "fact", list, where, []), where),
+    )
+    if take(table, "is_external", bool, where, False):
+        return _find_external(case, table, where, images)
+    return _find_own(case, table, where, folder)
+
+
+def _find_own(case: Case, table: Mapping[str, Any], where: str, folder: Path) -> Case:
+    if not case.path.is_file():
+        raise InputError(
+            f"{where}: the page {case.path} is missing. Put it there, or drop the case."
+        )
+    digest = take(table, "sha256", str, where, "")
+    if digest and file_sha256(case.path) != digest:
+        raise InputError(
+            f"{where}: {case.path} is not the page the truth was written for (sha256)."
+        )
+    truth = folder / take(table, "truth", str, where)
+    markdown = take(table, "truth_markdown", str, where, "")
+    return replace(
+        case,
+        truth=_read_truth(truth, where),
+        truth_markdown=_read_truth(folder / markdown, where) if markdown else "",
+    )
+
+
+def _find_external(case: Case, table: Mapping[str, Any], where: str, images: Path | None) -> Case:
+    truth_name = take(table, "truth", str, where)
+    found: dict[str, Path] = {}
+    for name, key in ((case.path.name, "sha256"), (truth_name, "truth_sha256")):
+        path, why = _look_up(name, take(table, key, str, where), images)
+        if path is None:
+            return replace(case, not_run=why)
+        found[key] = path
+    return replace(case, path=found["sha256"], truth=_read_truth(found["truth_sha256"], where))
+
+
+def _look_up(name: str, digest: str, images: Path | None) -> tuple[Path | None, str]:
+    """The file of that name and digest below `images`, or why there is none."""
+    if images is None:
+        return None, f"image missing: {name}. Give its folder with --images DIR"
+    candidates = sorted(images.rglob(name))
+    for path in candidates:
+        if path.is_file() and file_sha256(path) == digest:
+            return path.resolve(), ""
+    if candidates:
+        return None, f"image missing: {candidates[0]} has another sha256 than the suite's {name}"
+    return None, f"image missing: {name} is not below {images}"
+
+
+def _plain_suite(folder: Path) -> Suite:
+    pages = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PAGE_ENDINGS and p.is_file())
+    if not pages:
+        raise InputError(
+            f"{folder}: no suite.toml and no page image. Give a folder with pages and truth."
+        )
+    return Suite(
+        name=folder.name, folder=folder, cases=tuple(_plain_case(p, folder) for p in pages)
+    )
+
+
+def _plain_case(page: Path, folder: Path) -> Case:
+    text, markdown = page.with_suffix(".txt"), page.with_suffix(".md")
+    if not text.is_file() and not markdown.is_file():
+        raise InputError(
+            f"{page}: no truth. Put {text.name} or {markdown.name} beside it, or move it away."
+        )
+    marked = _read_truth(markdown, str(page)) if markdown.is_file() else ""
+    plain = _read_truth(text, str(page)) if text.is_file() else ""
+    return Case(
+        id=str(page.relative_to(folder).with_suffix("")),
+        suite=folder.name,
+        path=page,
+        truth=plain,
+        truth_markdown=marked,
+        prompt="ocr" if plain else "markdown",
+    )
+
+
+def read_decode(table: Mapping[str, Any], where: str) -> DecodeConfig:
+    """A `[decode]` table; `dry = {}` turns llama.cpp's sampler on with its usual numbers."""
+    where = f"{where}: decode"
+    check_keys(table, tuple(DecodeConfig.__dataclass_fields__), where)
+    values = dict(table)
+    if "dry" in values:
+        dry = take(values, "dry", dict, where)
+        check_keys(dry, tuple(DryConfig.__dataclass_fields__), f"{where}: dry")
+        values["dry"] = DryConfig(**dry)
+    return DecodeConfig(**values)
+
+
+def _read_recorded(table: Any, where: str) -> Scores | None:
+    if table is None:
+        return None
+    check_keys(table, (*METRICS, "by"), f"{where}: recorded")
+    take(table, "by", str, f"{where}: recorded")
+    return Scores(**{k: take(table, k, float, where) for k in table if k != "by"})
+
+
+def _read_tolerance(table: Any, where: str) -> Tolerance | None:
+    if table is None:
+        return None
+    check_keys(table, ("cer_tol", "chrf_tol", "reason"), where)
+    reason = take(table, "reason", str, where)
+    if not reason.strip():
+        raise UsageError(f"{where}: 'reason' is empty. Say why the numbers are what they are.")
+    return Tolerance(
+        take(table, "cer_tol", float, where), take(table, "chrf_tol", float, where), reason
+    )
+
+
+_FACT_KINDS: dict[str, type[Present | Absent | Order | CellIs]] = {
+    "present": Present, "absent": Absent, "order": Order, "cell": CellIs,
+}  # fmt: skip
+
+
+def _read_facts(rows: list[Any], where: str) -> tuple[NamedFact, ...]:
+    facts = []
+    for number, row in enumerate(rows, start=1):
+        here = f"{where}: fact {number}"
+        kind = take(row, "kind", str, here)
+        if kind not in _FACT_KINDS:
+            raise UsageError(f"{here}: unknown kind {kind!r}.{nearest(kind, _FACT_KINDS)}")
+        shape = _FACT_KINDS[kind]
+        check_keys(row, ("kind", "reason", *shape.__dataclass_fields__), here)
+        if row.get("max_edits") and not str(row.get("reason", "")).strip():
+            raise UsageError(f"{here}: max_edits needs a 'reason' beside it.")
+        values = {k: v for k, v in row.items() if k not in ("kind", "reason")}
+        try:
+            fact = shape(**values)
+        except TypeError as error:
+            raise UsageError(f"{here}: {error}".replace("__init__() ", "")) from error
+        facts.append(NamedFact(f"{kind} {number}", fact))
+    return tuple(facts)
+
+
+def _read_truth(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{where}: truth {path} is missing. Write it, or drop the case."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: truth {path} is not UTF-8. Save it as UTF-8.") from error
+
+
+def _page_index(number: int, where: str) -> int:
+    if number < 1:
+        raise UsageError(f"{where}: page_number is {number}; pages count from 1.")
+    return number - 1
+
+
+def _check_unique(ids: list[str], where: str) -> None:
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UsageError(f"{where}: two cases have the id {twice[0]!r}. Rename one.")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file. Raises: InputError."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error

@@ -1,0 +1,205 @@
+"""The gates: limits from gates.toml and tolerances from the suite, turned into verdicts.
+
+Knows nothing about how scores came to be. A missing page has scores too (the worst ones), so it
+can never slip through; a limit that cannot be checked is said to be unchecked, never passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ocr2cli.errors import UsageError
+from ocr2cli.eval.cases import Suite, Tolerance
+from ocr2cli.eval.metrics import METRICS, Scores
+from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
+
+# exact_share: share of pages whose tokens equal the reference's. first_difference: number of equal
+# tokens before the first differing one. logit_difference: largest difference of any logit of the
+# first new token, relative to the reference's largest.
+PARITY_METRICS = ("exact_share", "first_difference", "logit_difference")
+BOUNDS = ("at_most", "at_least", "at_most_reference_plus", "at_least_reference_minus")
+
+
+class State(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    UNCHECKED = "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One limit. cases: patterns of case ids, empty for all. is_overall: on the suite's mean."""
+
+    metric: str
+    bound: str
+    limit: float
+    reason: str
+    suite: str = "*"
+    cases: tuple[str, ...] = ()
+    is_overall: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One gate on one case (or "overall"). rule: the limit in words; note: why unchecked."""
+
+    where: str
+    metric: str
+    state: State
+    rule: str
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseScores:
+    """What the gates see of a case: our scores, the reference's, and parity with its tokens."""
+
+    id: str
+    ours: Scores
+    reference: Scores | None = None
+    parity: Mapping[str, float] | None = None
+
+
+def load_gates(path: Path) -> list[Gate]:
+    """Read a gates.toml. Raises: UsageError when a key is unknown or a number has no reason."""
+    table = read_toml(path)
+    check_keys(table, ("gate",), str(path))
+    rows = take(table, "gate", list, str(path))
+    return [_read_gate(row, f"{path}: gate {n}") for n, row in enumerate(rows, start=1)]
+
+
+def gates_of(suite: Suite, default_file: Path) -> list[Gate]:
+    """The suite's own gates file or the default one, and its tolerances as gates."""
+    file = suite.gates_file or default_file
+    gates = load_gates(file) if file.is_file() else []
+    gates = [gate for gate in gates if fnmatch(suite.name, gate.suite)]
+    for case in suite.cases:
+        if case.tolerance is not None:
+            gates += _tolerance_gates(case.tolerance, cases=(case.id,))
+    if suite.overall is not None:
+        gates += _tolerance_gates(suite.overall, is_overall=True)
+    return gates
+
+
+def judge(gates: Sequence[Gate], cases: Sequence[CaseScores]) -> list[Verdict]:
+    """Every gate on every case it is meant for. No cases: no verdicts, so nothing is passed."""
+    verdicts: list[Verdict] = []
+    for gate in gates:
+        chosen = [c for c in cases if not gate.cases or any(fnmatch(c.id, p) for p in gate.cases)]
+        if gate.is_overall and chosen:
+            verdicts.append(_judge_mean(gate, chosen))
+        elif not gate.is_overall:
+            verdicts += [_judge_case(gate, case) for case in chosen]
+    return verdicts
+
+
+def _judge_case(gate: Gate, case: CaseScores) -> Verdict:
+    if gate.metric in PARITY_METRICS:
+        value = (case.parity or {}).get(gate.metric)
+        note = "" if case.parity else "no tokens of a reference"
+        return _verdict(gate, case.id, value, None, note or "the page's tokens are all equal")
+    reference = case.reference.get(gate.metric) if case.reference else None
+    return _verdict(gate, case.id, case.ours.get(gate.metric), reference)
+
+
+def _judge_mean(gate: Gate, cases: Sequence[CaseScores]) -> Verdict:
+    if gate.metric in PARITY_METRICS:
+        values = [c.parity[gate.metric] for c in cases if c.parity and gate.metric in c.parity]
+        return _verdict(gate, "overall", mean(values), None, "no tokens of a reference")
+    if "reference" in gate.bound:
+        # only pages both have read: a mean over other pages would compare two different things
+        cases = [c for c in cases if c.reference and c.reference.get(gate.metric) is not None]
+    ours = mean([v for c in cases if (v := c.ours.get(gate.metric)) is not None])
+    theirs = mean(
+        [v for c in cases if c.reference and (v := c.reference.get(gate.metric)) is not None]
+    )
+    return _verdict(gate, "overall", ours, theirs)
+
+
+def _verdict(
+    gate: Gate, where: str, value: float | None, reference: float | None, note: str = ""
+) -> Verdict:
+    rule = _RULES[gate.bound].format(gate.limit)
+    limit = _limit(gate, reference)
+    if limit is None:
+        state, note = State.UNCHECKED, "no reference score"
+    elif value is None:
+        state, note = State.UNCHECKED, note or "does not apply to this page"
+    else:
+        is_upper = gate.bound in ("at_most", "at_most_reference_plus")
+        # scores are recorded to four digits: what differs by less is equal
+        passed = value <= limit + 1e-9 if is_upper else value >= limit - 1e-9
+        state, note = (State.PASSED if passed else State.FAILED), ""
+    return Verdict(where, gate.metric, state, rule, gate.reason, value, limit, note)
+
+
+def _limit(gate: Gate, reference: float | None) -> float | None:
+    if gate.bound in ("at_most", "at_least"):
+        return gate.limit
+    if reference is None:
+        return None
+    return (
+        reference + gate.limit if gate.bound == "at_most_reference_plus" else reference - gate.limit
+    )
+
+
+_RULES = {
+    "at_most": "<= {:g}",
+    "at_least": ">= {:g}",
+    "at_most_reference_plus": "<= reference + {:g}",
+    "at_least_reference_minus": ">= reference - {:g}",
+}
+
+
+def _tolerance_gates(
+    tolerance: Tolerance, *, cases: tuple[str, ...] = (), is_overall: bool = False
+) -> list[Gate]:
+    rows = (
+        ("cer", "at_most_reference_plus", tolerance.cer_tol),
+        ("whole_cer", "at_most_reference_plus", tolerance.cer_tol),
+        ("chrf", "at_least_reference_minus", tolerance.chrf_tol),
+        ("whole_chrf", "at_least_reference_minus", tolerance.chrf_tol),
+    )
+    return [
+        Gate(metric, bound, limit, tolerance.reason, cases=cases, is_overall=is_overall)
+        for metric, bound, limit in rows
+    ]
+
+
+_GATE_KEYS = ("metric", "reason", "suite", "cases", "is_overall", *BOUNDS)
+
+
+def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
+    check_keys(row, _GATE_KEYS, where)
+    metric = take(row, "metric", str, where)
+    known = (*METRICS, *PARITY_METRICS)
+    if metric not in known:
+        raise UsageError(f"{where}: unknown metric {metric!r}.{nearest(metric, known)}")
+    bounds = [bound for bound in BOUNDS if bound in row]
+    if len(bounds) != 1:
+        raise UsageError(f"{where}: give exactly one of {', '.join(BOUNDS)}.")
+    reason = take(row, "reason", str, where)
+    if not reason.strip():
+        raise UsageError(f"{where}: 'reason' is empty. Say why the number is what it is.")
+    return Gate(
+        metric=metric,
+        bound=bounds[0],
+        limit=take(row, bounds[0], float, where),
+        reason=reason,
+        suite=take(row, "suite", str, where, "*"),
+        cases=tuple(take(row, "cases", list, where, [])),
+        is_overall=take(row, "is_overall", bool, where, False),
+    )
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean, None of nothing."""
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,269 @@
+"""One evaluation from options to outcome: suites, our pages, the reference, scores, verdicts.
+
+Reading is a function handed in (`recognize`), so that any reader can be scored. Knows nothing
+about flags or terminals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ocr2cli.config import EngineConfig, RasterConfig
+from ocr2cli.errors import GateFailed, InputError, PageFault, UsageError
+from ocr2cli.eval.cases import Case, Suite, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.gates import CaseScores, State, Verdict, gates_of, judge
+from ocr2cli.eval.metrics import METRICS, Scores
+from ocr2cli.eval.olmocr_bench import is_olmocr_bench, load_olmocr_bench
+from ocr2cli.eval.omnidocbench import find_annotations, load_omnidocbench
+from ocr2cli.eval.parity import Parity, compare
+from ocr2cli.eval.pixels import load_page
+from ocr2cli.eval.provenance import ModelFacts, model_facts
+from ocr2cli.eval.recognize import Recognize, batch_recognizer
+from ocr2cli.eval.reference import Logits, Reference, ReferenceOutput, read_cached
+from ocr2cli.eval.score import Scored, score_raw, score_result
+from ocr2cli.pages import PageImage, PageResult
+
+REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
+
+# (case, page) -> logits of the first new token, by our model
+FirstLogits = Callable[[Case, PageImage], Logits]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """suites: names or folders. ref: one of REFERENCES. images: where pages outside the suites
+    are. only: patterns of case ids; empty for all. cache: folder of reference outputs, None: off.
+    """
+
+    suites: tuple[str, ...] = ("bundled",)
+    ref: str = "recorded"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    raster: RasterConfig = field(default_factory=RasterConfig)
+    images: Path | None = None
+    ref_bin: str = ""
+    only: tuple[str, ...] = ()
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutcome:
+    """A case that ran. reference: scores and text of the reference, recorded scores alone have no
+    text. page: its pixels for the report, None when it could not be rendered."""
+
+    case: Case
+    result: PageResult | None
+    ours: Scored
+    reference: Scored | None = None
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+    page: PageImage | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteOutcome:
+    """A suite: what ran, what did not (case, why), and every verdict."""
+
+    suite: Suite
+    cases: tuple[CaseOutcome, ...]
+    not_run: tuple[Case, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOutcome:
+    """Everything the report needs. seconds: of reading our pages, wall clock."""
+
+    options: EvalOptions
+    model: ModelFacts
+    suites: tuple[SuiteOutcome, ...]
+    seconds: float
+    reference_identity: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cases(self) -> list[CaseOutcome]:
+        return [case for suite in self.suites for case in suite.cases]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [verdict for suite in self.suites for verdict in suite.verdicts]
+
+    @property
+    def failed(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.state is State.FAILED]
+
+    def raise_for_gates(self) -> None:
+        """Raises: GateFailed (exit 7) that names the first failed gate and counts the rest."""
+        if self.failed:
+            first = self.failed[0]
+            more = f", and {len(self.failed) - 1} more" if len(self.failed) > 1 else ""
+            value = "" if first.value is None else f" {first.value:.4f}"
+            raise GateFailed(
+                f"gate failed: {first.where}: {first.metric}{value}, {first.rule}{more}. "
+                "Read the report for the pages and their differences."
+            )
+
+
+def run_eval(
+    options: EvalOptions,
+    recognize: Recognize | None = None,
+    *,
+    reference: Reference | None = None,
+    model: ModelFacts | None = None,
+    first_logits: FirstLogits | None = None,
+) -> EvalOutcome:
+    """Read, score and judge. The last four stand in for the engine of the options in tests.
+
+    Raises: UsageError, InputError (nothing could be run), ModelError, EngineError.
+    """
+    if options.ref not in REFERENCES:
+        raise UsageError(f"--ref {options.ref}: use one of {', '.join(REFERENCES)}.")
+    suites = [_load(name, options) for name in options.suites]
+    model = model or model_facts(options.engine)
+    suites = [_choose(suite, options.only, model) for suite in suites]
+    runnable = [case for suite in suites for case in suite.cases if not case.not_run]
+    if not runnable:
+        raise InputError(f"no case could be run. {_why_nothing(suites)}")
+    if reference is None and options.ref not in ("recorded", "none"):
+        from ocr2cli.eval.choose_reference import make_reference
+
+        reference, first_logits = make_reference(options, model, first_logits)
+    started = time.perf_counter()
+    results = (recognize or batch_recognizer(options.engine, options.raster))(runnable)
+    seconds = time.perf_counter() - started
+    by_case = dict(zip([(c.suite, c.id) for c in runnable], results, strict=False))
+    return EvalOutcome(
+        options=options,
+        model=model,
+        suites=tuple(
+            _judge_suite(suite, by_case, options, reference, first_logits) for suite in suites
+        ),
+        seconds=seconds,
+        reference_identity=tuple(reference.identity.items()) if reference else (),
+    )
+
+
+def _load(name: str, options: EvalOptions) -> Suite:
+    folder = find_suite_folder(name)
+    if (folder / "suite.toml").is_file():
+        return load_suite(folder, images=options.images)
+    if annotations := find_annotations(folder):
+        return load_omnidocbench(folder, annotations)
+    if is_olmocr_bench(folder):
+        return load_olmocr_bench(folder)
+    return load_suite(folder)
+
+
+def _choose(suite: Suite, only: Sequence[str], model: ModelFacts) -> Suite:
+    """The cases asked for, those for another kind of model marked as not run."""
+    cases = [c for c in suite.cases if not only or any(fnmatch(c.id, p) for p in only)]
+    return replace(suite, cases=tuple(_mark(case, model) for case in cases))
+
+
+def _mark(case: Case, model: ModelFacts) -> Case:
+    if case.needs and case.needs != model.kind:
+        return replace(case, not_run=f"needs a {case.needs} checkpoint, this one is {model.kind}")
+    return case
+
+
+def _why_nothing(suites: Sequence[Suite]) -> str:
+    reasons = [case.not_run for suite in suites for case in suite.cases]
+    return f"The first reason: {reasons[0]}." if reasons else "No case has such a name; see --case."
+
+
+def _judge_suite(
+    suite: Suite,
+    results: dict[tuple[str, str], PageResult],
+    options: EvalOptions,
+    reference: Reference | None,
+    first_logits: FirstLogits | None,
+) -> SuiteOutcome:
+    outcomes = []
+    for case in suite.cases:
+        if not case.not_run:
+            result = results.get((case.suite, case.id))
+            outcomes.append(_judge_case(case, result, options, reference, first_logits))
+    scores = [
+        CaseScores(
+            id=o.case.id,
+            ours=o.ours.scores,
+            reference=o.reference.scores if o.reference else None,
+            parity=o.parity.as_metrics() if o.parity else None,
+        )
+        for o in outcomes
+    ]
+    verdicts = judge(gates_of(suite, suites_folder() / "gates.toml"), scores)
+    if suite.facts_gate:
+        verdicts += [verdict for outcome in outcomes for verdict in _fact_verdicts(outcome)]
+    not_run = tuple(case for case in suite.cases if case.not_run)
+    return SuiteOutcome(suite, tuple(outcomes), not_run, tuple(verdicts))
+
+
+def _judge_case(
+    case: Case,
+    result: PageResult | None,
+    options: EvalOptions,
+    reference: Reference | None,
+    first_logits: FirstLogits | None,
+) -> CaseOutcome:
+    try:
+        page: PageImage | None = load_page(case, options.raster)
+    except (PageFault, InputError):
+        page = None  # our own result says why; a reference cannot read it either
+    outcome = CaseOutcome(case, result, score_result(case, result), page=page)
+    if options.ref == "recorded" and case.recorded is not None:
+        return replace(outcome, reference=Scored(case.recorded))
+    if reference is None or page is None:
+        return outcome
+    theirs = read_cached(reference, case, page, options.cache)
+    return replace(
+        outcome,
+        reference=score_raw(case, theirs.text),
+        parity=_parity(case, page, result, theirs, first_logits),
+        notes=theirs.notes,
+    )
+
+
+def _parity(
+    case: Case,
+    page: PageImage,
+    result: PageResult | None,
+    theirs: ReferenceOutput,
+    first_logits: FirstLogits | None,
+) -> Parity | None:
+    if result is None:
+        return Parity(False, 0, (), theirs.token_ids[:8]) if theirs.token_ids else None
+    logits = None
+    if first_logits is not None and theirs.first_logits is not None:
+        logits = first_logits(case, page)
+    return compare(result, theirs, logits)
+
+
+def _fact_verdicts(outcome: CaseOutcome) -> list[Verdict]:
+    return [
+        Verdict(
+            where=outcome.case.id,
+            metric="fact",
+            state=State.PASSED if fact.holds else State.FAILED,
+            rule=fact.why or fact.id,
+            reason="a fact of the page must hold",
+        )
+        for fact in outcome.ours.facts
+    ]
+
+
+def mean_scores(cases: Sequence[CaseOutcome], *, of_reference: bool = False) -> Scores:
+    """Mean of every score over the cases that have it."""
+    means: dict[str, float | None] = {}
+    for metric in METRICS:
+        values = []
+        for outcome in cases:
+            scored = outcome.reference if of_reference else outcome.ours
+            value = scored.scores.get(metric) if scored else None
+            if value is not None:
+                values.append(value)
+        means[metric] = sum(values) / len(values) if values else None
+    return Scores(**means)
