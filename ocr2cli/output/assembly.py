@@ -1,0 +1,182 @@
+"""One complete document on its way to files: its pages read one by one, its files staged.
+
+What a format gets. Knows nothing about any format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ocr2cli.errors import PageFault
+from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
+from ocr2cli.output.names import document_digest, document_stem
+from ocr2cli.output.parts import PartDamaged, read_part
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+
+Render = Callable[[PageJob], PageImage]
+
+# Bump when the same parts give other files: documents of earlier runs are then written anew.
+ASSEMBLY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSettings:
+    """What decides the files' bytes besides the pages. min_confidence: 0-1, for the formats
+    that mark unsure pages."""
+
+    formats: tuple[str, ...]
+    fingerprint: str = ""
+    save_tokens: bool = False
+    min_confidence: float = 0.0
+
+
+@dataclass(slots=True)
+class Expected:
+    """A document of this run. parts: page index -> SHA-256 of its part, as pages get done."""
+
+    job: PageJob
+    parts: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.parts) >= self.job.num_pages
+
+
+class Assembly:
+    """The document's pages in order, and the files a format makes of them.
+
+    links: page index -> figure number -> link target, filled by figures.py.
+    """
+
+    def __init__(
+        self, folder: OutFolder, document: Expected, settings: OutputSettings, render: Render
+    ) -> None:
+        self.id = document.job.key.document
+        self.job = document.job
+        self.settings = settings
+        self.stem = document_stem(self.id)
+        self.links: dict[int, dict[int, str]] = {}
+        self._folder = folder
+        self._parts = dict(sorted(document.parts.items()))
+        self._render = render
+        self._staged: list[Staged] = []
+        self.files: dict[str, Staged] = {}
+
+    @property
+    def name(self) -> str:
+        """The stem's last part: what a link from a file beside it starts with."""
+        return self.stem.rpartition("/")[2]
+
+    @property
+    def num_pages(self) -> int:
+        return len(self._parts)
+
+    @property
+    def is_multi_page(self) -> bool:
+        """True when readers need page numbers: also for page 3 alone of a longer document."""
+        return len(self._parts) > 1 or any(page > 0 for page in self._parts)
+
+    def pages(self) -> Iterator[PageResult]:
+        """The pages in order, each read from its part; only one is held.
+
+        Raises: DocumentFault when a part was damaged since it was written.
+        """
+        for page, sha256 in self._parts.items():
+            try:
+                yield read_part(self._folder, PageKey(self.id, page), sha256)
+            except PartDamaged as fault:
+                raise DocumentFault(f"{fault}. Run the same command again to redo it.") from None
+
+    def image(self, result: PageResult) -> PageImage | None:
+        """The page's pixels, rendered again; None when the input went away or changed."""
+        try:
+            image = self._render(self._page_job(result.key))
+        except (PageFault, OSError):
+            return None
+        height, width = image.rgb.shape[:2]
+        is_same = result.page_size in ((0, 0), (width, height))
+        return image if is_same else None
+
+    def _page_job(self, key: PageKey) -> PageJob:
+        job = self.job
+        return PageJob(key, job.path, job.sha256, job.num_pages, job.dpi)
+
+    @contextlib.contextmanager
+    def new_file(self, ending: str) -> Iterator[StagedWriter]:
+        """A stream into the file `<stem><ending>`, which gets its name when all files are whole."""
+        with self.new_file_at(self.stem + ending) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def new_file_at(self, relative: str) -> Iterator[StagedWriter]:
+        """As `new_file`, for a path below OUT that does not start with the stem."""
+        with self._folder.stage(self._staged) as stream:
+            yield stream
+        self.files[relative] = self._staged[-1]
+
+    def publish(self) -> None:
+        """Writes the record of what the files are to be, then renames all of them into place.
+
+        In this order a kill between two renames is seen by the next run, which writes them anew.
+        """
+        for relative in self.files:
+            if self._folder.is_same_file(relative, self.job.path):
+                raise DocumentFault(
+                    f"{relative} would replace the input itself. Choose another folder with `-o`."
+                )
+        old = self._record()
+        files = {relative: staged.sha256 for relative, staged in sorted(self.files.items())}
+        record = {"document": self.id, "key": self.key, "files": files}
+        self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
+        for relative in files:
+            self._folder.publish(self.files[relative], relative)
+        self._remove_old_figures(old)
+
+    def drop(self) -> None:
+        """Removes whatever was staged and not published."""
+        self._folder.drop(self._staged)
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides the files: equal key, equal files."""
+        settings = self.settings
+        parts = [ASSEMBLY_VERSION, self.id, sorted(settings.formats), settings.fingerprint]
+        parts += [settings.save_tokens, settings.min_confidence, list(self._parts.items())]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def is_up_to_date(self) -> bool:
+        """True when an earlier run wrote exactly these files and they are still there."""
+        record = self._record()
+        return record.key == self.key and all(
+            self._folder.sha256(relative) == sha256 for relative, sha256 in record.files.items()
+        )
+
+    @property
+    def _record_path(self) -> str:
+        return f"{STATE}/documents/{document_digest(self.id)}.json"
+
+    def _record(self) -> _Record:
+        """The last record; an empty one when it is missing or damaged."""
+        try:
+            row = json.loads(self._folder.read(self._record_path) or b"{}")
+            files = {str(name): str(sha256) for name, sha256 in row["files"].items()}
+            return _Record(str(row["key"]), files)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _Record("", {})
+
+    def _remove_old_figures(self, old: _Record) -> None:
+        """Figures that an earlier run cut and this one does not; a file changed since stays."""
+        for relative, sha256 in old.files.items():
+            is_figure = relative.startswith(self.stem + ".images/")
+            if is_figure and relative not in self.files and self._folder.sha256(relative) == sha256:
+                self._folder.remove(relative)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    key: str
+    files: dict[str, str]

@@ -1,0 +1,61 @@
+"""Figures: cuts the boxes labelled `image` out of a page that is rendered again for it.
+
+Rare enough that no image travels through the queues. Knows nothing about markdown.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from ocr2cli.output.assembly import Assembly
+from ocr2cli.output.markdown import FIGURE_PLACE
+from ocr2cli.output.names import url_path
+from ocr2cli.pages import Box, PageResult, Uint8Array
+from ocr2cli.text.grounding import FIGURE_LABEL, box_pixels
+
+
+def cut_figures(assembly: Assembly) -> None:
+    """Stages `<stem>.images/PPPP-K.png` and fills `assembly.links`, for figures the text places.
+
+    A page that cannot be rendered any more leaves its figures out; the text then says so.
+    """
+    for result in assembly.pages():
+        num_places = len(FIGURE_PLACE.findall(result.markdown))
+        boxes = figure_boxes(result)[:num_places]
+        image = assembly.image(result) if boxes else None
+        if image is None:
+            continue
+        for number, box in enumerate(boxes, 1):
+            name = f"{result.key.page + 1:04d}-{number}.png"
+            with assembly.new_file(f".images/{name}") as stream:
+                stream.write(encode(crop(image.rgb, box), "PNG"))
+            target = url_path(f"{assembly.name}.images/{name}")
+            assembly.links.setdefault(result.key.page, {})[number] = target
+
+
+def figure_boxes(result: PageResult) -> list[Box]:
+    """The page's figures in reading order; the k-th of them is `PPPP-k.png`."""
+    return [box for box in result.boxes if box.label == FIGURE_LABEL]
+
+
+def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in pixels, inside the page, at least one pixel each way."""
+    left, top, right, bottom = box_pixels(box.box, width, height)
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return left, top, max(min(right, width), left + 1), max(min(bottom, height), top + 1)
+
+
+def crop(rgb: Uint8Array, box: Box) -> Uint8Array:
+    """The box's pixels. rgb: uint8 [H, W, 3] of the whole page."""
+    left, top, right, bottom = pixel_box(box, rgb.shape[1], rgb.shape[0])
+    return rgb[top:bottom, left:right]
+
+
+def encode(rgb: Uint8Array, kind: str, quality: int = 85) -> bytes:
+    """PNG or JPEG bytes, the same for the same pixels. quality: 0-95, JPEG only."""
+    buffer = io.BytesIO()
+    options = {"quality": quality} if kind == "JPEG" else {}
+    Image.fromarray(rgb, "RGB").save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,281 @@
+"""The output folder: every file is written to a temporary one first and then renamed into place.
+
+Folders are walked by file descriptor and never through a symlink, so nothing can be written
+outside OUT. Knows nothing about pages or formats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from ocr2cli.errors import OutputError
+from ocr2cli.output.names import printable
+
+STATE = ".ocr2"
+_TMP = f"{STATE}/tmp"
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DocumentFault(Exception):
+    """One document's files cannot be put in place; the run goes on. The message is for people."""
+
+
+@dataclass(slots=True)
+class Staged:
+    """A whole file in OUT/.ocr2/tmp, waiting for its name."""
+
+    name: str
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(slots=True)
+class StagedWriter:
+    """The stream a format writes to: counts and digests what goes through."""
+
+    stream: BinaryIO
+    size_bytes: int = 0
+    _sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def write(self, data: bytes) -> None:
+        self.stream.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+
+class OutFolder:
+    """OUT, held open. A symlink given as OUT is followed once, here; none below it is."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = Path(os.path.realpath(out))
+        self._num_staged = 0
+        with self._errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._tmp = self._folder(_TMP, is_made=True)
+            self._sweep()
+        except (DocumentFault, OSError) as error:
+            os.close(self._root)
+            if isinstance(error, OSError):
+                raise output_error(self.path / _TMP, error) from error
+            raise OutputError(
+                f"{error} It must be a real folder inside the output folder."
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._tmp)
+        os.close(self._root)
+
+    def __enter__(self) -> OutFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def stage(self, staged: list[Staged]) -> Iterator[StagedWriter]:
+        """A stream into a new temporary file, appended to `staged` once it is on the disk.
+
+        Raises: OutputError on a full or read-only disk; the temporary file is then gone.
+        """
+        self._num_staged += 1
+        name = f"{os.getpid()}-{self._num_staged}"
+        try:
+            with self._errors(self.path / _TMP / name):
+                descriptor = os.open(name, _NEW_FLAGS, 0o666, dir_fd=self._tmp)
+                with open(descriptor, "wb") as stream:
+                    writer = StagedWriter(stream)
+                    yield writer
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        except BaseException:
+            self._unlink(name, self._tmp)
+            raise
+        staged.append(Staged(name, writer.sha256, writer.size_bytes))
+
+    def publish(self, staged: Staged, relative: str) -> None:
+        """Renames a staged file to `relative`, below OUT; a symlink there is replaced itself.
+
+        Raises: DocumentFault when a folder or file stands in the way; OutputError when the
+        folder cannot be written.
+        """
+        folder, name = _split(relative)
+        with self._errors(self.path / relative):
+            descriptor = self._folder(folder, is_made=True)
+            try:
+                os.rename(staged.name, name, src_dir_fd=self._tmp, dst_dir_fd=descriptor)
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno in _IN_THE_WAY:
+                    raise DocumentFault(
+                        f"{printable(str(self.path / relative))} cannot be replaced: "
+                        f"{os.strerror(error.errno)}. Move it away and run again."
+                    ) from None
+                raise
+            finally:
+                os.close(descriptor)
+
+    def write(self, relative: str, data: bytes) -> str:
+        """Writes a small file in one go; returns its SHA-256. Raises as `stage` and `publish`."""
+        staged: list[Staged] = []
+        with self.stage(staged) as stream:
+            stream.write(data)
+        try:
+            self.publish(staged[0], relative)
+        except BaseException:
+            self.drop(staged)
+            raise
+        return staged[0].sha256
+
+    def drop(self, staged: list[Staged]) -> None:
+        """Removes staged files that will not be published."""
+        for one in staged:
+            self._unlink(one.name, self._tmp)
+
+    def read(self, relative: str) -> bytes | None:
+        """The bytes of a regular file below OUT, or None when there is none (or a symlink)."""
+        with self._opened(relative) as stream:
+            return None if stream is None else stream.read()
+
+    def sha256(self, relative: str) -> str | None:
+        """The hex digest of a regular file below OUT, or None when there is none."""
+        with self._opened(relative) as stream:
+            if stream is None:
+                return None
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+
+    def remove(self, relative: str) -> None:
+        """Removes a file below OUT if it is there, and its folder if that is then empty."""
+        folder, name = _split(relative)
+        with contextlib.suppress(OSError, DocumentFault):
+            descriptor = self._folder(folder, is_made=False)
+            self._unlink(name, descriptor)
+            os.close(descriptor)
+            parent, last = _split(folder)
+            if last:
+                descriptor = self._folder(parent, is_made=False)
+                try:
+                    os.rmdir(last, dir_fd=descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def is_same_file(self, relative: str, other: str) -> bool:
+        """True when `relative` below OUT and the path `other` are one file on the disk."""
+        with contextlib.suppress(OSError):
+            return os.path.samefile(self.path / relative, other)
+        return False
+
+    @contextlib.contextmanager
+    def _opened(self, relative: str) -> Iterator[BinaryIO | None]:
+        folder, name = _split(relative)
+        try:
+            descriptor = self._folder(folder, is_made=False)
+            try:
+                opened = os.open(name, _READ_FLAGS, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, DocumentFault):
+            yield None
+            return
+        with open(opened, "rb") as stream:
+            yield stream if _is_regular(opened) else None
+
+    def _folder(self, relative: str, *, is_made: bool) -> int:
+        """A descriptor of the folder `relative` below OUT, made when missing. The caller closes it.
+
+        Raises: DocumentFault when a part of it is a file or a symlink.
+        """
+        descriptor = os.dup(self._root)
+        for part in relative.split("/") if relative else ():
+            try:
+                below = self._step(part, descriptor, is_made=is_made)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise DocumentFault(
+                        f"{printable(str(self.path / relative))} cannot be used: {printable(part)} "
+                        "is a file or a symlink. Move it away and run again."
+                    ) from None
+                raise
+            finally:
+                os.close(descriptor)
+            descriptor = below
+        return descriptor
+
+    def _step(self, part: str, parent: int, *, is_made: bool) -> int:
+        if is_made:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=parent)
+                os.fsync(parent)
+        return os.open(part, _FOLDER_FLAGS, dir_fd=parent)
+
+    def _sweep(self) -> None:
+        """Whatever lies in OUT/.ocr2/tmp was left by a run that was killed."""
+        for name in os.listdir(self._tmp):
+            self._unlink(name, self._tmp)
+
+    def _unlink(self, name: str, folder: int) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+
+    @contextlib.contextmanager
+    def _errors(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG)
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full. Free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up. Free some space and run the same command again",
+    errno.EFBIG: "the file would pass the size limit (`ulimit -f`). Raise it and run again",
+    errno.EROFS: "the file system is read-only. Choose another folder with `-o`",
+    errno.EACCES: "permission denied. Choose another folder with `-o` or change its owner",
+    errno.EPERM: "permission denied. Choose another folder with `-o` or change its owner",
+    errno.ENOENT: "the folder went away during the run. Run the same command again",
+    errno.ESTALE: "the folder went away during the run. Run the same command again",
+    errno.EEXIST: "it is not a folder. Choose another one with `-o`",
+    errno.ENOTDIR: "it is not a folder. Choose another one with `-o`",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What happened, where, and what to type, for a failed write below OUT."""
+    number = error.errno or 0
+    advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
+    return OutputError(f"cannot write {printable(str(path))}: {advice}; finished pages are kept.")
+
+
+def _split(relative: str) -> tuple[str, str]:
+    folder, _, name = relative.rpartition("/")
+    return folder, name
+
+
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)

@@ -1,0 +1,113 @@
+"""Document -> markdown: page markers, visible notes for failed pages, page text kept in its page.
+
+The text comes from a model that read a stranger's page: it may not load anything, pretend to be
+a page marker, or swallow the pages after it. Knows nothing about how figures are cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ocr2cli.output.assembly import Assembly
+from ocr2cli.output.names import printable
+from ocr2cli.pages import PageResult, Status
+from ocr2cli.text.markup import neutralise
+
+# The place of a figure: `text/grounding.to_markdown` puts each on a line of its own, and no other
+# image survives it. The k-th line is the k-th figure; what it points to is decided here.
+FIGURE_PLACE = re.compile(r"^!\[\]\([^\n]*\)$", re.MULTILINE)
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_OPEN_OR_CLOSE = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)[^<>]*>")
+_VOID_TAGS = frozenset({"br", "hr", "col", "wbr", "area"})
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)$")
+
+_CUT = {
+    Status.LOOP: "<!-- the model repeated itself here: the rest of this page is missing -->",
+    Status.TRUNCATED: "<!-- the token limit was reached here: the rest of this page is missing -->",
+}
+
+
+def write_markdown(assembly: Assembly) -> None:
+    """Stages `<stem>.md`, page by page."""
+    with assembly.new_file(".md") as stream:
+        for index, result in enumerate(assembly.pages()):
+            marker = f"<!-- page: {result.key.page + 1} -->\n" if assembly.is_multi_page else ""
+            body = page_body(result, assembly.links.get(result.key.page, {}))
+            page = "\n".join(part for part in (marker, body) if part)
+            stream.write(("\n" * (index > 0) + page).encode())
+
+
+def page_body(result: PageResult, links: Mapping[int, str]) -> str:
+    """One page without its marker; ends in a newline unless it is empty."""
+    if result.status is Status.FAILED:
+        return failure_note(result)
+    text = "\n\n".join(
+        part for part in (page_text(result.markdown, links), _CUT.get(result.status)) if part
+    )
+    return text and text + "\n"
+
+
+def failure_note(result: PageResult) -> str:
+    """The visible note in the place of a page that failed."""
+    code = result.error.code if result.error else "internal"
+    message = result.error.message if result.error else "no reason was recorded"
+    reason = escape_inline(f"{message} ({code})")
+    return f"> **Page {result.key.page + 1} could not be read:** {reason}\n"
+
+
+def escape_inline(text: str) -> str:
+    """Any text as literal markdown on one line."""
+    return re.sub(r"([\\`*\[\]<>#!|~&$])", r"\\\1", printable(text))
+
+
+def page_text(text: str, links: Mapping[int, str]) -> str:
+    """The page's markdown made safe to stand in a document with others; no newline at its ends.
+
+    links: figure number (from 1) -> link target. A place without one keeps a comment. Control
+    characters become U+FFFD; code fences and tags that the page leaves open are closed.
+    """
+    text = _CONTROL.sub("\ufffd", _LINE_ENDS.sub("\n", text))
+    # NUL stands for a figure while the text is made safe as a whole: none is left in it.
+    pieces = neutralise(FIGURE_PLACE.sub("\0", text)).split("\0")
+    safe = pieces[0] + "".join(
+        figure_link(number, links) + piece for number, piece in enumerate(pieces[1:], 1)
+    )
+    return _close(safe).strip("\n")
+
+
+def figure_link(number: int, links: Mapping[int, str]) -> str:
+    """Never empty: what stands left and right of it must not join to new markup."""
+    return f"![]({links[number]})" if number in links else f"<!-- figure {number} was not cut -->"
+
+
+def _close(text: str) -> str:
+    """Ends an open code fence and open tags, so that the next page is not inside them."""
+    fence = _open_fence(text)
+    if fence:
+        text = text.rstrip("\n") + f"\n{fence}\n"
+    open_tags: list[str] = []
+    for slash, written in _OPEN_OR_CLOSE.findall(text):
+        name = written.lower()
+        if not slash and name not in _VOID_TAGS:
+            open_tags.append(name)
+        elif name in open_tags:
+            while open_tags.pop() != name:
+                pass
+    return text + "".join(f"</{name}>" for name in reversed(open_tags))
+
+
+def _open_fence(text: str) -> str:
+    fence = ""
+    for line in text.split("\n"):
+        found = _FENCE.match(line)
+        if not found:
+            continue
+        mark, rest = found.groups()
+        if not fence:
+            fence = mark
+        elif mark[0] == fence[0] and len(mark) >= len(fence) and not rest.strip():
+            fence = ""
+    return fence

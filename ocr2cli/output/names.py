@@ -1,0 +1,77 @@
+"""Names: from a document's id to a path below OUT, and from any text to something printable.
+
+Knows nothing about folders that exist or about what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from urllib.parse import quote_from_bytes
+
+from ocr2cli.errors import OutputError
+
+# A file name may have 255 bytes almost everywhere; the longest ending we add is `.layout.pdf`.
+MAX_STEM_BYTES = 200
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def document_stem(document: str) -> str:
+    """The document's path below OUT, without ending. `/`-separated, may hold surrogate escapes.
+
+    Each part longer than 200 bytes is cut and given a digest, so that the endings fit.
+
+    Raises: OutputError for an id that would leave OUT or enter OUT/.ocr2.
+    """
+    parts = document.split("/")
+    for part in parts:
+        if part in ("", ".", "..") or "\x00" in part:
+            raise OutputError(
+                f"the document name {printable(document)!r} is not a path below the output folder. "
+                "Rename the input and run again."
+            )
+    if parts[0] == ".ocr2":
+        raise OutputError(
+            f"the document name {printable(document)!r} lies in .ocr2, where the state of the run "
+            "is kept. Rename the input folder and run again."
+        )
+    return "/".join(_shorten(part) for part in parts)
+
+
+def _shorten(part: str) -> str:
+    raw = os.fsencode(part)
+    if len(raw) <= MAX_STEM_BYTES:
+        return part
+    head = raw[: MAX_STEM_BYTES - 17]
+    while head and head[-1] & 0xC0 == 0x80:  # never cut inside a UTF-8 sequence
+        head = head[:-1]
+    if head and head[-1] >= 0xC0:
+        head = head[:-1]
+    return os.fsdecode(head) + "~" + hashlib.sha256(raw).hexdigest()[:16]
+
+
+def document_digest(document: str) -> str:
+    """32 hex digits that name the document's folder in OUT/.ocr2, whatever its name holds."""
+    return hashlib.sha256(os.fsencode(document)).hexdigest()[:32]
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters, bidi overrides and raw bytes as backslash escapes."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    named = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+    return named.get(code) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def url_path(relative: str) -> str:
+    """A relative path as the target of a markdown or HTML link: percent-escaped bytes."""
+    return quote_from_bytes(os.fsencode(relative), safe="/")

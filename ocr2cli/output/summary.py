@@ -1,0 +1,176 @@
+"""The run's summary: counted page by page; an object for machines, a few lines for people.
+
+Knows nothing about how pages were read or written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ocr2cli.errors import ExitCode
+from ocr2cli.output.jsonl import rounded
+from ocr2cli.output.names import printable
+from ocr2cli.pages import PageResult, Status
+
+# A page that failed with one of these never reached the model: the input is at fault.
+INPUT_CODES = frozenset(
+    {"unreadable", "encrypted", "not_a_file", "unsupported", "empty", "too_large", "changed"}
+)
+_MAX_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PageNote:
+    """A page somebody should look at. page: 1-based."""
+
+    document: str
+    page: int
+    status: str
+    code: str = ""
+    message: str = ""
+    confidence: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "document": self.document,
+            "page": self.page,
+            "status": self.status,
+            "code": self.code,
+            "message": self.message,
+            "confidence": self.confidence,
+        }
+
+    def __str__(self) -> str:
+        why = f": {self.message} ({self.code})" if self.code else ""
+        sure = "" if self.confidence is None else f" (confidence {self.confidence:.2f})"
+        return f"{self.document} page {self.page}: {self.status}{why}{sure}"
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the run did. seconds and tokens: this run's pages only; seconds per stage, summed."""
+
+    min_confidence: float = 0.0
+    documents: int = 0
+    documents_written: int = 0
+    documents_unchanged: int = 0
+    documents_incomplete: int = 0
+    document_faults: list[tuple[str, str]] = field(default_factory=list)
+    pages: int = 0
+    pages_resumed: int = 0
+    by_status: Counter[str] = field(default_factory=Counter)
+    visual_tokens: int = 0
+    new_tokens: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    wall_seconds: float = 0.0
+    bad_pages: list[PageNote] = field(default_factory=list)
+    unsure_pages: list[PageNote] = field(default_factory=list)
+    _num_input_failures: int = 0
+
+    def count(self, result: PageResult, *, is_resumed: bool) -> None:
+        """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
+        self.pages += 1
+        self.by_status[result.status.value] += 1
+        if is_resumed:
+            self.pages_resumed += 1
+        else:
+            self.visual_tokens += result.visual_tokens
+            self.new_tokens += result.new_tokens
+            self.seconds.update(dict(result.seconds))
+        self._note(result)
+
+    def _note(self, result: PageResult) -> None:
+        note = PageNote(
+            document=printable(result.key.document),
+            page=result.key.page + 1,
+            status=result.status.value,
+            code=result.error.code if result.error else "",
+            message=printable(result.error.message) if result.error else "",
+            confidence=rounded(result.confidence, 4),
+        )
+        if not result.status.is_good:
+            self.bad_pages.append(note)
+            self._num_input_failures += note.code in INPUT_CODES
+        elif note.confidence is not None and note.confidence < self.min_confidence:
+            self.unsure_pages.append(note)
+
+    @property
+    def pages_per_minute(self) -> float:
+        read = self.pages - self.pages_resumed
+        return 60 * read / self.wall_seconds if self.wall_seconds > 0 else 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, 5, or 3 when not one page of any input could be opened."""
+        if self.pages == self._num_input_failures and not self.document_faults:
+            return ExitCode.INPUT
+        if self.bad_pages or self.document_faults:
+            return ExitCode.PAGES_FAILED
+        return ExitCode.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object; the numbers of `--json` and of OUT/.ocr2/summary.json."""
+        return {
+            "exit_code": int(self.exit_code),
+            "documents": self.documents,
+            "documents_written": self.documents_written,
+            "documents_unchanged": self.documents_unchanged,
+            "documents_incomplete": self.documents_incomplete,
+            "document_errors": [
+                {"document": document, "message": message}
+                for document, message in self.document_faults
+            ],
+            "pages": self.pages,
+            "pages_resumed": self.pages_resumed,
+            "pages_by_status": {status.value: self.by_status[status.value] for status in Status},
+            "visual_tokens": self.visual_tokens,
+            "new_tokens": self.new_tokens,
+            "seconds": {name: round(value, 3) for name, value in sorted(self.seconds.items())},
+            "wall_seconds": round(self.wall_seconds, 3),
+            "pages_per_minute": round(self.pages_per_minute, 2),
+            "failed_pages": [note.to_json() for note in self.bad_pages],
+            "min_confidence": self.min_confidence,
+            "low_confidence_pages": [note.to_json() for note in self.unsure_pages],
+        }
+
+    def to_text(self) -> str:
+        """For people: one line when all is well, then what needs a look, at most ten of a kind."""
+        lines = [self._headline()]
+        lines += _list("failed", [str(note) for note in self.bad_pages])
+        lines += _list(
+            "not written",
+            [f"{document}: {message}" for document, message in self.document_faults],
+        )
+        lines += _list(
+            f"below --min-confidence {self.min_confidence:g}",
+            [str(note) for note in self.unsure_pages],
+        )
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        resumed = f" ({self.pages_resumed} from earlier runs)" if self.pages_resumed else ""
+        parts = [f"{_count(self.pages, 'page')} of {_count(self.documents, 'document')}{resumed}"]
+        parts += [
+            f"{self.by_status[status.value]} {status.value}"
+            for status in Status
+            if status is not Status.OK and self.by_status[status.value]
+        ]
+        if self.documents_incomplete:
+            parts.append(f"{_count(self.documents_incomplete, 'document')} not finished")
+        if self.pages > self.pages_resumed:
+            parts.append(f"{self.wall_seconds:.1f} s, {self.pages_per_minute:.1f} pages/min")
+        return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _list(title: str, items: list[str]) -> list[str]:
+    if not items:
+        return []
+    lines = [f"{title}:", *(f"  {item}" for item in items[:_MAX_LINES])]
+    left = len(items) - _MAX_LINES
+    return lines + ([f"  and {left} more, listed in .ocr2/summary.json"] if left > 0 else [])

@@ -1,0 +1,170 @@
+"""The writer: page parts as pages arrive, documents when all their pages are there.
+
+Runs in the parent and is the only code that writes user files. Knows nothing about the journal,
+which must record a page after `add` returns and before the document is assembled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
+from ocr2cli.output.figures import cut_figures
+from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
+from ocr2cli.output.formats import LINKING_FORMATS, load_formats
+from ocr2cli.output.names import document_stem, printable
+from ocr2cli.output.parts import PartDamaged, read_part, write_part
+from ocr2cli.output.summary import Summary
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+
+SUMMARY_PATH = f"{STATE}/summary.json"
+
+
+class Writer:
+    """OUT of one run. Make it under the output folder's lock: it sweeps OUT/.ocr2/tmp.
+
+    For every page of the run, in any order: `expect(job)`, then either `restore` (an earlier run
+    read it) or `add`. At the end, also of an interrupted run: `close`.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        settings: OutputSettings,
+        *,
+        raster: RasterConfig | None = None,
+        render: Render | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """render: replaces `document.raster.render_page`, in tests.
+
+        Raises: UsageError for an unknown format; OutputError when OUT cannot be written.
+        """
+        self._formats = load_formats(settings.formats)
+        self._settings = settings
+        self._folder = OutFolder(out)
+        self._render = render or _default_render(raster or RasterConfig())
+        self._documents: dict[str, Expected] = {}
+        self._complete: list[Expected] = []
+        self._owners: dict[str, str] = {}
+        self._clock = clock
+        self._start = clock()
+        self.summary = Summary(min_confidence=settings.min_confidence)
+
+    def expect(self, job: PageJob) -> None:
+        """Says which document a page belongs to and how many pages the run reads of it.
+
+        Raises: OutputError for a document name that is not a path below OUT.
+        """
+        if job.key.document in self._documents:
+            return
+        document_stem(job.key.document)
+        self._documents[job.key.document] = Expected(job)
+        self.summary.documents += 1
+
+    def restore(self, key: PageKey, part_sha256: str) -> bool:
+        """Takes over a page of an earlier run; False when its part is damaged: read it again."""
+        try:
+            result = read_part(self._folder, key, part_sha256)
+        except PartDamaged:
+            return False
+        self._done(result, part_sha256, is_resumed=True)
+        return True
+
+    def add(self, result: PageResult) -> str:
+        """Writes the page's part, synced; returns its SHA-256 for the journal.
+
+        Documents completed by earlier calls are assembled first, so the last page's journal line
+        is written before its document's files.
+
+        Raises: OutputError when OUT cannot be written.
+        """
+        self.assemble_complete()
+        sha256 = write_part(self._folder, result)
+        self._done(result, sha256, is_resumed=False)
+        return sha256
+
+    def _done(self, result: PageResult, sha256: str, *, is_resumed: bool) -> None:
+        document = self._documents[result.key.document]
+        if result.key.page in document.parts:
+            raise AssertionError(f"{result.key} arrived twice")
+        document.parts[result.key.page] = sha256
+        self.summary.count(result, is_resumed=is_resumed)
+        if document.is_complete:
+            self._complete.append(document)
+
+    def assemble_complete(self) -> None:
+        """Writes the files of every document whose pages are all there.
+
+        A document whose files cannot be put in place is noted in the summary; the run goes on.
+
+        Raises: OutputError when OUT cannot be written.
+        """
+        while self._complete:
+            document = self._complete.pop()
+            try:
+                self._assemble(document)
+            except DocumentFault as fault:
+                name = printable(document.job.key.document)
+                self.summary.document_faults.append((name, str(fault)))
+            # Kept as a finished document without its pages: ten thousand of them stay small.
+            document.parts = dict.fromkeys(document.parts, "")
+
+    def _assemble(self, document: Expected) -> None:
+        assembly = Assembly(self._folder, document, self._settings, self._render)
+        if assembly.is_up_to_date():
+            self.summary.documents_unchanged += 1
+            return
+        try:
+            if LINKING_FORMATS & set(self._settings.formats):
+                cut_figures(assembly)
+            for write in self._formats:
+                write(assembly)
+            self._claim(assembly)
+            assembly.publish()
+            self.summary.documents_written += 1
+        finally:
+            assembly.drop()
+
+    def _claim(self, assembly: Assembly) -> None:
+        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`."""
+        for relative in assembly.files:
+            owner = self._owners.setdefault(relative, assembly.id)
+            if owner != assembly.id:
+                raise DocumentFault(
+                    f"{printable(relative)} already belongs to {printable(owner)}. "
+                    "Rename one of the inputs or write them to two folders."
+                )
+
+    def close(self) -> Summary:
+        """Assembles what is complete, writes OUT/.ocr2/summary.json and lets go of OUT.
+
+        Raises: OutputError when OUT cannot be written.
+        """
+        try:
+            self.assemble_complete()
+            self.summary.documents_incomplete = sum(
+                not document.is_complete for document in self._documents.values()
+            )
+            self.summary.wall_seconds = self._clock() - self._start
+            text = json.dumps(self.summary.to_json(), indent=2)
+            self._folder.write(SUMMARY_PATH, text.encode() + b"\n")
+        finally:
+            self._folder.close()
+        return self.summary
+
+
+def _default_render(raster: RasterConfig) -> Render:
+    return partial(_render_page, raster)
+
+
+def _render_page(raster: RasterConfig, job: PageJob) -> PageImage:
+    # Here, so that a run without figures never loads PyMuPDF in the parent.
+    from ocr2cli.document.raster import render_page
+
+    return render_page(job, raster)

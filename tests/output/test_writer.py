@@ -1,0 +1,348 @@
+"""Documents: whole or absent, the same bytes in any order, assembled again where they differ."""
+
+from __future__ import annotations
+
+import json
+import random
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_factory import failed, figure_page, gradient, job, page, write, writer
+from PIL import Image
+
+from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
+from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.canonical import canonical_bytes, canonical_tree
+from ocr2cli.output.folder import STATE
+from ocr2cli.output.formats import FORMATS
+from ocr2cli.output.parts import part_path
+from ocr2cli.output.writer import Writer
+from ocr2cli.pages import Box, PageImage, PageJob, PageKey, PageResult, Status
+
+
+def files(out: Path) -> list[str]:
+    return sorted(str(p.relative_to(out)) for p in out.rglob("*")
+                  if p.is_file() and p.relative_to(out).parts[0] != STATE)  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_a_single_page_is_its_text_alone(tmp_path: Path) -> None:
+    write(tmp_path, page("scan", markdown="# Title\n\nbody"))
+    assert (tmp_path / "scan.md").read_text() == "# Title\n\nbody\n"
+    assert files(tmp_path) == ["scan.jsonl", "scan.md"]
+
+
+def test_each_page_of_several_begins_with_its_number(tmp_path: Path) -> None:
+    write(tmp_path, page("d", 1, "two"), page("d", 2, "", status=Status.BLANK), page("d", 0, "one"))
+    expected = "<!-- page: 1 -->\n\none\n\n<!-- page: 2 -->\n\ntwo\n\n<!-- page: 3 -->\n"
+    assert (tmp_path / "d.md").read_text() == expected
+
+
+def test_a_later_page_alone_keeps_its_number(tmp_path: Path) -> None:
+    write(tmp_path, page("d", 6, "seven"))
+    assert (tmp_path / "d.md").read_text() == "<!-- page: 7 -->\n\nseven\n"
+
+
+def test_a_failed_page_leaves_a_note_with_the_reason_in_its_place(tmp_path: Path) -> None:
+    message = "no page came in 600 s <b>\n<!-- page: 9 -->"
+    write(tmp_path, page("d", 0, "one"), failed("d", 1, "timeout", message), page("d", 2, "three"))
+    text = (tmp_path / "d.md").read_text()
+    assert text.count("<!-- page:") == 3 and "page: 9 -->" not in text.replace("\\", "\\ ")
+    note = text.split("<!-- page: 2 -->\n\n")[1].split("\n\n<!-- page: 3")[0]
+    assert note.startswith("> **Page 2 could not be read:** no page came in 600 s")
+    assert "(timeout)" in note and "\n" not in note
+    error = rows(tmp_path / "d.jsonl")[1]["error"]
+    assert error == {"code": "timeout", "message": message.replace("\n", "\\n")}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(Status.LOOP, "repeated"), (Status.TRUNCATED, "token limit")]
+)
+def test_a_page_cut_short_says_so_in_the_markdown(
+    tmp_path: Path, status: Status, words: str
+) -> None:
+    write(tmp_path, page("d", markdown="half a", status=status))
+    text = (tmp_path / "d.md").read_text()
+    assert text.startswith("half a\n\n<!-- ") and words in text
+
+
+def test_the_sidecar_has_the_contracts_fields(tmp_path: Path) -> None:
+    write(tmp_path, page("dir/d", 1, boxes=(Box("text", (1, 2, 3, 4)),), token_ids=(5, 6)))
+    (row,) = rows(tmp_path / "dir/d.jsonl")
+    assert " ".join(row) == (
+        "document page status finish_reason markdown raw boxes grid visual_tokens prompt_tokens "
+        "new_tokens confidence seconds attempts input_sha256 fingerprint warnings error"
+    )
+    assert row["document"] == "dir/d" and row["page"] == 2 and row["status"] == "ok"
+    assert row["boxes"] == [{"label": "text", "box": [1, 2, 3, 4]}]
+    assert row["grid"] == [1, 1] and row["finish_reason"] == "stop" and row["error"] is None
+    assert row["confidence"] == 0.9877 and row["seconds"] == {"decode": 2.5, "raster": 0.25}
+    assert row["fingerprint"] == "f" * 8 and row["input_sha256"] == "ab" * 32
+
+
+def test_token_ids_are_written_when_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, page("d", token_ids=(5, 6)), save_tokens=True)
+    assert rows(tmp_path / "d.jsonl")[0]["token_ids"] == [5, 6]
+
+
+def test_a_row_is_one_line_whatever_a_reader_calls_a_line(tmp_path: Path) -> None:
+    nasty = "a\u2028b\u2029c\x85d\x0be\x0cf\x1b[31mg\ud800h\x00i\u202ej"
+    write(tmp_path, page("d", 0, nasty, warnings=(nasty,)), page("d", 1))
+    data = (tmp_path / "d.jsonl").read_bytes()
+    text = data.decode()  # valid UTF-8
+    assert len(text.splitlines()) == 2 and "\x1b" not in text and "\u202e" not in text
+    assert rows(tmp_path / "d.jsonl")[0]["raw"] == nasty
+
+
+def test_the_sidecars_text_is_the_markdowns(tmp_path: Path) -> None:
+    write(tmp_path, figure_page("d"))
+    (row,) = rows(tmp_path / "d.jsonl")
+    assert f"{row['markdown']}\n" == (tmp_path / "d.md").read_text()
+
+
+def test_figures_are_cut_from_the_page_and_linked(tmp_path: Path) -> None:
+    write(tmp_path, page("a/my scan (1)", 0), figure_page("a/my scan (1)", 2))
+    assert (
+        "\n\n![](my%20scan%20%281%29.images/0003-1.png)\n\n"
+        in (tmp_path / "a/my scan (1).md").read_text()
+    )
+    with Image.open(tmp_path / "a/my scan (1).images/0003-1.png") as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (120, 80, 3)  # 200..600 of 300 px, 100..500 of 200 px, truncated
+    assert pixels[0, 0].tolist() == [20, 60, 2] and pixels[-1, -1].tolist() == [99, 179, 2]
+
+
+def test_figures_are_numbered_by_box_in_reading_order(tmp_path: Path) -> None:
+    boxes = tuple(Box("image", (x, 0, x + 100, 100)) for x in (700, 100, 400))
+    write(tmp_path, page("d", markdown="![](p)\n\n![](q)\n\nand\n\n![](r)", boxes=boxes))
+    lefts = [
+        int(np.asarray(Image.open(tmp_path / f"d.images/0001-{k}.png"))[0, 0, 0]) for k in (1, 2, 3)
+    ]
+    assert lefts == [140, 20, 80]
+    text = (tmp_path / "d.md").read_text()
+    assert text.index("0001-1.png") < text.index("0001-2.png") < text.index("0001-3.png")
+
+
+def test_boxes_that_the_text_does_not_place_are_not_cut(tmp_path: Path) -> None:
+    write(tmp_path, page("d", markdown="found it", boxes=(Box("image", (0, 0, 9, 9)),)))
+    assert files(tmp_path) == ["d.jsonl", "d.md"]
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed"])
+def test_a_figure_whose_page_went_away_is_said_to_be_missing(tmp_path: Path, fault: str) -> None:
+    def render(job: PageJob) -> PageImage:
+        if fault == "gone":
+            raise PageFault("unreadable", "gone")
+        return PageImage(job.key, np.zeros((10, 10, 3), np.uint8), 144.0)
+
+    one = Writer(tmp_path, OutputSettings(("md",)), render=render)
+    one.expect(job("d"))
+    one.add(figure_page("d"))
+    assert one.close().exit_code == ExitCode.OK
+    text = (tmp_path / "d.md").read_text()
+    assert "<!-- figure 1 was not cut -->" in text and "![]" not in text
+    assert files(tmp_path) == ["d.md"]
+
+
+def many_pages() -> list[PageResult]:
+    pages = [page(f"dir/{name}", index) for name in "abc" for index in range(4)]
+    return [*pages, figure_page("dir/d", 0), failed("dir/d", 1), page("e")]
+
+
+def test_any_order_of_arrival_gives_the_same_bytes(tmp_path: Path) -> None:
+    pages = many_pages()
+    write(tmp_path / "0", *pages, formats=tuple(FORMATS))
+    for seed in range(1, 4):
+        random.Random(seed).shuffle(pages)
+        write(tmp_path / str(seed), *pages, formats=tuple(FORMATS))
+    trees = [
+        {p: (tmp_path / str(seed) / p).read_bytes() for p in files(tmp_path / str(seed))}
+        for seed in range(4)
+    ]
+    assert len(trees[0]) > 10 and all(tree == trees[0] for tree in trees)
+
+
+def test_only_seconds_differ_between_two_runs_and_the_canonical_tree_drops_them(
+    tmp_path: Path,
+) -> None:
+    formats = tuple(FORMATS)
+    write(tmp_path / "a", page("d", seconds={"decode": 1.0}), formats=formats)
+    write(tmp_path / "b", page("d", seconds={"decode": 2.0}), formats=formats)
+    assert canonical_tree(tmp_path / "a") == canonical_tree(tmp_path / "b")
+    differing = [
+        name
+        for name in files(tmp_path / "a")
+        if (tmp_path / "a" / name).read_bytes() != (tmp_path / "b" / name).read_bytes()
+    ]
+    assert differing == ["d.json", "d.jsonl"]
+    write(tmp_path / "c", page("d", markdown="other"), formats=formats)
+    tree = canonical_tree(tmp_path / "c")
+    assert all(canonical_tree(tmp_path / "a")[name] != tree[name] for name in ("d.md", "d.jsonl"))
+    assert canonical_bytes("x.md", b'{"seconds": 1}') == b'{"seconds": 1}'
+
+
+def run_again(out: Path, pages: list[PageResult], done: dict[PageKey, str]) -> Writer:
+    """A second run: pages in `done` are restored, the others read again."""
+    one = writer(out)
+    for result in pages:
+        count = sum(p.key.document == result.key.document for p in pages)
+        one.expect(job(result.key.document, result.key.page, count))
+        if not (result.key in done and one.restore(result.key, done[result.key])):
+            one.add(result)
+    one.close()
+    return one
+
+
+def first_run(out: Path, pages: list[PageResult]) -> dict[PageKey, str]:
+    one = writer(out)
+    done = {}
+    for result in pages:
+        count = sum(p.key.document == result.key.document for p in pages)
+        one.expect(job(result.key.document, result.key.page, count))
+        done[result.key] = one.add(result)
+    one.close()
+    return done
+
+
+def test_a_second_run_leaves_whole_documents_alone(tmp_path: Path) -> None:
+    pages = many_pages()
+    done = first_run(tmp_path, pages)
+    before = {p: (tmp_path / p).stat().st_mtime_ns for p in files(tmp_path)}
+    summary = run_again(tmp_path, pages, done).summary
+    assert before == {p: (tmp_path / p).stat().st_mtime_ns for p in files(tmp_path)}
+    assert (summary.documents_unchanged, summary.documents_written) == (5, 0)
+    assert summary.pages_resumed == summary.pages == len(pages)
+    assert summary.by_status["failed"] == 1 and summary.exit_code == ExitCode.PAGES_FAILED
+
+
+@pytest.mark.parametrize("name", ["dir/d.md", "dir/d.jsonl", "dir/d.images/0001-1.png"])
+@pytest.mark.parametrize("damage", ["deleted", "edited", "symlink"])
+def test_a_file_that_differs_is_assembled_again_from_parts(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    pages = many_pages()
+    done = first_run(out, pages)
+    whole = (out / name).read_bytes()
+    outside.write_bytes(b"not ours")
+    (out / name).unlink()
+    if damage == "edited":
+        (out / name).write_bytes(whole + b" ")
+    elif damage == "symlink":
+        (out / name).symlink_to(outside)
+    summary = run_again(out, pages, done).summary
+    assert (out / name).read_bytes() == whole and not (out / name).is_symlink()
+    assert outside.read_bytes() == b"not ours"
+    assert (summary.documents_written, summary.documents_unchanged) == (1, 4)
+
+
+def test_a_damaged_part_is_refused_and_its_page_read_again(tmp_path: Path) -> None:
+    pages = [page("d", 0), page("d", 1)]
+    done = first_run(tmp_path, pages)
+    path = tmp_path / part_path(PageKey("d", 1))
+    path.write_bytes(path.read_bytes()[:-5])
+    summary = run_again(tmp_path, pages, done).summary
+    assert summary.pages_resumed == 1
+    assert summary.documents_unchanged == 1  # the page read again has the same part
+
+
+def test_a_part_lost_before_assembly_is_a_document_error(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d", 0, 2))
+    one.add(page("d", 0))
+    (tmp_path / part_path(PageKey("d", 0))).unlink()
+    one.add(page("d", 1))
+    summary = one.close()
+    assert files(tmp_path) == [] and summary.exit_code == ExitCode.PAGES_FAILED
+    assert "missing" in summary.document_faults[0][1]
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
+def test_a_changed_page_changes_its_document_and_drops_its_old_figures(tmp_path: Path) -> None:
+    first_run(tmp_path, [figure_page("d", 0), page("d", 1)])
+    assert "d.images/0001-1.png" in files(tmp_path)
+    first_run(tmp_path, [page("d", 0, "new"), page("d", 1)])
+    assert files(tmp_path) == ["d.jsonl", "d.md"] and not (tmp_path / "d.images").exists()
+    assert "new" in (tmp_path / "d.md").read_text()
+
+
+def test_an_interrupted_run_writes_no_half_document(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d", 0, 2))
+    one.add(page("d", 0))
+    summary = one.close()
+    assert files(tmp_path) == [] and summary.documents_incomplete == 1
+    assert (tmp_path / part_path(PageKey("d", 0))).exists()
+
+
+def test_the_last_pages_part_is_there_before_its_document(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d"))
+    one.add(page("d"))
+    assert files(tmp_path) == []  # the journal's line comes first
+    one.assemble_complete()
+    assert files(tmp_path) == ["d.jsonl", "d.md"]
+    one.close()
+
+
+def test_a_page_never_arrives_twice(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d", 0, 2))
+    one.add(page("d", 0))
+    with pytest.raises(AssertionError, match="twice"):
+        one.add(page("d", 0))
+    one.close()
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    write(tmp_path, page("d"))
+    (tmp_path / STATE / "tmp" / "77-1").write_bytes(b"half")
+    write(tmp_path, page("d"))
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
+def test_an_unknown_format_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'docx'.*md, jsonl"):
+        Writer(tmp_path, OutputSettings(("md", "docx")))
+    with pytest.raises(UsageError):
+        Writer(tmp_path, OutputSettings(()))
+
+
+def test_a_long_document_is_not_held_in_memory(tmp_path: Path) -> None:
+    big = "word " * 40_000  # 200 kB a page
+    one = writer(tmp_path)
+    tracemalloc.start()
+    for index in range(60):
+        one.expect(job("d", index, 60))
+        one.add(page("d", index, big))
+    one.close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "d.md").stat().st_size > 60 * 200_000
+    assert peak < 8_000_000
+
+
+def test_summary_json_is_always_written(tmp_path: Path) -> None:
+    write(tmp_path, page("d", 0), failed("d", 1, "timeout", "slow"))
+    row = json.loads((tmp_path / STATE / "summary.json").read_text())
+    assert row["exit_code"] == 5 and row["pages"] == 2 and row["documents"] == 1
+    assert row["pages_by_status"] == {
+        "ok": 1, "recovered": 0, "blank": 0, "loop": 0, "truncated": 0, "failed": 1,
+    }  # fmt: skip
+    (bad,) = row["failed_pages"]
+    assert (bad["document"], bad["page"]) == ("d", 2)
+    assert (bad["code"], bad["message"]) == ("timeout", "slow")
+
+
+def test_output_errors_say_what_where_and_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot write .*file: .*`-o`"):
+        writer(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"cannot write .*file/below: .*`-o`"):
+        writer(tmp_path / "file" / "below")
+    assert gradient(job("d")).rgb.shape == (300, 200, 3)
