@@ -9,6 +9,7 @@ Source: model-spec 2.2 to 2.4 (v2) and 13.3 (v1); deepseek-ai's `dynamic_preproc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
@@ -142,12 +143,16 @@ def place_in_global_view(
 
 
 def make_views(
-    page: PageImage, cfg: TileConfig, *, draft_text: str = "", has_digest: bool = True
+    page: PageImage,
+    cfg: TileConfig,
+    *,
+    draft_text: str = "",
+    seconds: Mapping[str, float] | None = None,
 ) -> Views:
     """All views of one page, as bytes; normalisation is the encoder's.
 
     page.rgb: uint8 [H, W, 3]. Result: global_view uint8 [3, G, G], tiles uint8 [N, 3, T, T] in
-    row-major order, both C-contiguous. has_digest: also hash the page's pixels.
+    row-major order, both C-contiguous. seconds: of the earlier stages; "tile" is added.
 
     Source: `image.resize` (stretched, BICUBIC) for the tiles, `ImageOps.pad` for the global view.
     """
@@ -159,7 +164,7 @@ def make_views(
     image = Image.fromarray(page.rgb)
     tiles = _cut_tiles(image, grid, cfg.tile_size)
     global_view = _make_global_view(image, cfg)
-    digest = pixels_sha256(page.rgb) if has_digest else ""
+    digest = pixels_sha256(page.rgb)
     return Views(
         key=page.key,
         global_view=global_view,
@@ -169,7 +174,7 @@ def make_views(
         pixels_sha256=digest,
         draft_text=draft_text,
         warnings=page.warnings,
-        seconds={"tile": perf_counter() - start},
+        seconds={**(seconds or {}), "tile": perf_counter() - start},
     )
 
 
