@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ocr2cli"
 FLOOR = {
     "cli": 8,
     "serve": 7, "eval": 7,
-    "batch": 6,
+    "batch": 6, "forecast": 6, "api": 6,
     "runners": 5, "engines": 4, "output": 4,
     "generate": 3, "weights": 3,
     "model": 2, "document": 2, "text": 2, "pipeline": 2,

@@ -1,0 +1,60 @@
+"""The Python API: read documents from a program; `ocr2cli/__init__.py` re-exports it.
+
+Knows nothing about the command line. Importing it loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.errors import UsageError
+from ocr2cli.output.markdown import document_markdown
+from ocr2cli.pages import Document, PageResult
+
+
+def read(path: str | Path, **settings: Any) -> Document:
+    """Read one document; its pages in order, a page that failed included with its error.
+
+    settings: fields of EngineConfig, RasterConfig, DecodeConfig or RunConfig by name, e.g.
+    model="nano", prompt="ocr", dpi=200, max_new_tokens=500, pages="1-3", runner="local".
+    Raises: UsageError for an unknown setting, ModelError, EngineError.
+    """
+    pages = tuple(read_pages([path], **settings))
+    return Document(id=pages[0].key.document if pages else "", path=str(path), pages=pages)
+
+
+def read_documents(paths: Iterable[str | Path], **settings: Any) -> Iterator[Document]:
+    """Read many documents, yielding each when its last page is done; settings as in `read`."""
+    listed = [str(path) for path in paths]
+    for key, pages in groupby(read_pages(listed, **settings), key=lambda page: page.key.document):
+        yield Document(id=key, path=key, pages=tuple(pages))
+
+
+def read_pages(paths: Iterable[str | Path], **settings: Any) -> Iterator[PageResult]:
+    """Read documents page by page, in input and page order; settings as in `read`."""
+    from ocr2cli.batch import iter_pages
+
+    return iter_pages(make_config(tuple(map(str, paths)), **settings))
+
+
+def to_markdown(document: Document) -> str:
+    """The document as one markdown text, as `ocr2 run` writes it, without figures."""
+    return document_markdown(document)
+
+
+def make_config(inputs: tuple[str, ...], **settings: Any) -> RunConfig:
+    """Flat settings to a RunConfig. Raises: UsageError naming an unknown setting."""
+    parts: dict[str, Any] = {}
+    cfg = RunConfig(inputs=inputs, runner="inline")
+    for name, kind in (("raster", RasterConfig), ("decode", DecodeConfig), ("engine", EngineConfig)):
+        known = {key: settings.pop(key) for key in list(settings) if key in kind.__dataclass_fields__}
+        parts[name] = replace(getattr(cfg, name), **known)
+    unknown = set(settings) - set(RunConfig.__dataclass_fields__)
+    if unknown:
+        raise UsageError(f"read() has no setting {min(unknown)!r}; see help(ocr2cli.read)")
+    return replace(cfg, **parts, **settings)

@@ -1,0 +1,136 @@
+"""`ocr2 info`: versions, devices, the model and its memory; the grid and tokens of a page size."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from importlib import metadata
+from typing import Any
+
+import click
+
+from ocr2cli import __version__
+from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.run import engine_config, engine_options
+from ocr2cli.config import RunConfig, TileConfig
+from ocr2cli.errors import ExitCode, UsageError
+
+_PACKAGES = ("torch", "pymupdf", "pillow", "tokenizers", "safetensors", "numpy", "transformers")
+
+
+@click.command(short_help="Show model, device, memory plan; the grid of a page.")
+@option("--size", default="", show_default="none", envvar=None,
+        help="A page's size in pixels, WIDTHxHEIGHT: show its grid and tokens.")
+@option("--check", is_flag=True, show_default=False, envvar=None,
+        help="Read one golden page stage by stage and name the first stage that differs.")
+@option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
+@engine_options
+@common
+def info(size: str, check: bool, as_json: bool, **flags: Any) -> int:
+    """Show what this install is made of, where it runs and what it needs."""
+    set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
+    cfg = RunConfig(engine=engine_config(flags))
+    if check:
+        from ocr2cli.eval.doctor import check_install
+
+        report = check_install(cfg.engine)
+        click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
+        return report.exit_code
+    facts = page_facts(size, cfg) if size else install_facts(cfg)
+    click.echo(json.dumps(facts) if as_json else _as_text(facts))
+    return ExitCode.OK
+
+
+def page_facts(size: str, cfg: RunConfig) -> dict[str, Any]:
+    """Grid, views and tokens of one page size, with the model's own numbers."""
+    from ocr2cli.document.tiles import v1_tile_config, view_layout
+
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size.strip().lower())
+    if not found or "0" in found.groups():
+        raise UsageError(f"--size {size}: write WIDTHxHEIGHT in pixels, e.g. --size 1224x1584")
+    model = _model_facts(cfg)
+    is_v1 = model.pop("is_v1")
+    tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
+    layout = view_layout(int(found[1]), int(found[2]), tiles, is_v1=is_v1)
+    return {
+        "size": [int(found[1]), int(found[2])],
+        "grid": list(layout.grid),
+        "num_tiles": layout.num_tiles,
+        "visual_tokens": layout.visual_tokens,
+        "global_view": {
+            "size": list(layout.global_size),
+            "offset": list(layout.global_offset),
+        },
+        **model,
+    }
+
+
+def install_facts(cfg: RunConfig) -> dict[str, Any]:
+    """Versions, devices, model, and how many workers with how much memory a run would use."""
+    from ocr2cli.engines.choose import num_workers
+    from ocr2cli.engines.host import host_memory_available, num_cores
+
+    rasterizers, encoders, decoders = num_workers(cfg)
+    model = _model_facts(cfg)
+    model.pop("is_v1")
+    return {
+        "ocr2": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": _devices(),
+        "cores": num_cores(),
+        "memory_available": host_memory_available(),
+        **model,
+        "workers": {"raster": rasterizers, "encode": encoders, "decode": decoders},
+    }
+
+
+def _model_facts(cfg: RunConfig) -> dict[str, Any]:
+    from ocr2cli.weights.checkpoint import open_checkpoint
+    from ocr2cli.weights.hub import resolve_model
+    from ocr2cli.weights.names import count_parameters
+
+    files = resolve_model(cfg.engine.model, cfg.engine.mmproj)
+    checkpoint = open_checkpoint(files)
+    try:
+        config, num_bytes = checkpoint.config, checkpoint.num_bytes()
+    finally:
+        checkpoint.close()
+    return {
+        "model": cfg.engine.model,
+        "path": str(files.path),
+        "parameters": count_parameters(config),
+        "bytes": num_bytes,
+        "kv_bytes_per_token": config.kv_bytes_per_token,
+        "context": config.decoder.max_positions,
+        "is_v1": config.is_v1,
+    }
+
+
+def _devices() -> list[str]:
+    import torch
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(f"cuda:{i} ({name})" for i, name in enumerate(cuda)), *mps]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _as_text(facts: dict[str, Any]) -> str:
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {_value(value)}" for name, value in facts.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    if isinstance(value, list):
+        return " x ".join(map(str, value)) if value and isinstance(value[0], int) else ", ".join(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
