@@ -63,7 +63,7 @@ class TextSource:
         return False
 
     def _nearest(self, ends: Sequence[int], *, only_near: bool) -> int | None:
-        ahead = [end for end in ends if end >= self._place]
+        ahead = [end for end in ends if end > self._place]
         if ahead and (not only_near or ahead[0] - self._place <= NEAR):
             return ahead[0]
         return ends[-1] if ends and not only_near else None

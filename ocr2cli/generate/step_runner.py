@@ -151,8 +151,9 @@ def choose(logits_NV: Tensor, penalties: dict[int, dict[int, float]]) -> list[Ch
     logits: float32 [N, V], left as they were. penalties: row -> token -> amount to subtract.
     """
     lse_N = logits_NV.logsumexp(-1)  # not finite exactly when the row is unusable
-    if penalties:
-        ids_N, is_overridden_N = _choose_penalised(logits_NV, penalties)
+    triples = [(row, token, cost) for row, of in penalties.items() for token, cost in of.items()]
+    if triples:
+        ids_N, is_overridden_N = _choose_penalised(logits_NV, triples)
     else:
         # argmax gives the first of equal maxima, on every device.
         ids_N = logits_NV.argmax(-1)
@@ -167,10 +168,10 @@ def choose(logits_NV: Tensor, penalties: dict[int, dict[int, float]]) -> list[Ch
 
 
 def _choose_penalised(
-    logits_NV: Tensor, penalties: dict[int, dict[int, float]]
+    logits_NV: Tensor, triples: Sequence[tuple[int, int, float]]
 ) -> tuple[Tensor, Tensor]:
-    """Ids, and 1 where a banned token stood before the chosen one."""
-    triples = [(row, token, cost) for row, of in penalties.items() for token, cost in of.items()]
+    """triples: (row, token, cost), no pair twice. Returns ids, and 1 where a banned token stood
+    before the chosen one."""
     device = logits_NV.device
     rows = torch.tensor([row for row, _, _ in triples], device=device)
     tokens = torch.tensor([token for _, token, _ in triples], device=device)

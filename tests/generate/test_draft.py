@@ -1,0 +1,133 @@
+"""Guesses: where they come from, how far they are trusted. Right or wrong never matters here."""
+
+from __future__ import annotations
+
+import pytest
+
+from ocr2cli.generate.draft import Drafter, Guess, Lane, RepeatSource, Source, TextSource
+
+TEXT = list(range(100, 200))
+
+
+def after(source: Source, token_ids: list[int], count: int = 4) -> list[int]:
+    for token in token_ids:
+        source.push(token)
+    return source.guess(count)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "guess"),
+    [
+        ("nothing is written yet", [], [100, 101, 102, 103]),
+        ("the text is followed", [100, 101], [102, 103, 104, 105]),
+        ("markup comes first", [1, 2], []),
+        ("one equal token is chance", [1, 2, 100], []),
+        ("two find the place", [1, 2, 100, 101], [102, 103, 104, 105]),
+        ("markup in the middle", [100, 101, 7, 8, 102, 103], [104, 105, 106, 107]),
+        ("a skipped stretch", [100, 101, 120, 121], [122, 123, 124, 125]),
+        ("two tokens far ahead are not believed", [100, 101, 160, 161], []),
+        ("four tokens far ahead are", [100, 101, 160, 161, 162, 163], [164, 165, 166, 167]),
+        ("four tokens behind too", [*range(100, 150), 110, 111, 112, 113], [114, 115, 116, 117]),
+        ("the end of the text", list(range(100, 198)), [198, 199]),
+        ("past the end", list(range(100, 200)), []),
+    ],
+)
+def test_a_text_is_guessed_from_where_writing_stands(
+    name: str, written: list[int], guess: list[int]
+) -> None:
+    assert after(TextSource(TEXT), written) == guess, name
+
+
+def test_of_equal_places_the_next_ahead_is_taken() -> None:
+    text = [1, 2, 3, 50, 51, 4, 5, 6, 50, 51, 7, 8, 9, 50, 51, 10]
+    assert after(TextSource(text), [1, 2, 3, 50, 51, 99, 5, 6]) == [50, 51, 7, 8]
+    assert after(TextSource(text), [1, 2, 3, 50, 51, 99, 50, 51]) == [7, 8, 9, 50]
+
+
+def test_an_empty_text_guesses_nothing() -> None:
+    assert after(TextSource([]), [1, 2, 3]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "guess"),
+    [
+        ("nothing is written yet", [], []),
+        ("nothing recurs", [1, 2, 3, 4], []),
+        ("one token is not enough", [1, 2, 1], []),
+        ("two tokens recur", [1, 2, 3, 4, 5, 1, 2], [3, 4, 5, 1]),
+        ("the longer match wins", [9, 8, 1, 2, 3, 1, 2, 4, 9, 8, 1, 2], [3, 1, 2, 4]),
+        ("else the newest", [1, 2, 3, 1, 2, 4, 1, 2], [4, 1, 2, 4]),
+        ("a run goes on past the end", [5, 6, 5, 6, 5], [6, 5, 6, 5]),
+        ("a run of one", [5, 5, 5], [5, 5, 5, 5]),
+    ],
+)
+def test_the_past_is_guessed_to_recur(name: str, written: list[int], guess: list[int]) -> None:
+    assert after(RepeatSource(), written) == guess, name
+
+
+class Endless:
+    """Always has a guess."""
+
+    def push(self, token: int) -> None:
+        pass
+
+    def guess(self, count: int) -> list[int]:
+        return [0] * count
+
+
+def test_guesses_grow_while_they_are_right_up_to_the_limit() -> None:
+    lane = Lane(Endless(), 16)
+    sizes = []
+    for _ in range(4):
+        guess = lane.guess(100)
+        sizes.append(len(guess))
+        lane.report(len(guess), len(guess))
+    assert sizes == [4, 8, 16, 16]
+
+
+def test_guesses_shrink_to_what_was_right() -> None:
+    lane = Lane(Endless(), 16)
+    lane.report(4, 4)
+    lane.report(8, 2)
+    assert len(lane.guess(100)) == 3
+
+
+def test_a_source_that_fails_rests_longer_each_time_and_recovers() -> None:
+    lane = Lane(Endless(), 8)
+    rests = []
+    for _ in range(7):
+        lane.report(len(lane.guess(8)), 0)
+        rest = 0
+        while not lane.guess(8):
+            lane.push(1)
+            rest += 1
+        rests.append(rest)
+    assert rests == [1, 3, 7, 15, 31, 31, 31]
+    lane.report(2, 1)
+    assert lane.guess(8)
+
+
+def test_no_more_is_guessed_than_there_is_room_for() -> None:
+    drafter = Drafter("ngram", None, 8)
+    for _ in range(9):
+        drafter.push(5)
+    assert [len(drafter.guess(limit).token_ids) for limit in (-1, 0, 1, 3)] == [0, 0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("mode", "guess"),
+    [("off", []), ("text-layer", [7, 8]), ("ngram", [5, 5, 5, 5]), ("auto", [7, 8])],
+)
+def test_the_mode_picks_the_sources_and_the_text_comes_first(mode: str, guess: list[int]) -> None:
+    drafter = Drafter(mode, [5, 5, 5, 7, 8], 8)
+    for _ in range(3):
+        drafter.push(5)
+    assert drafter.guess(8).token_ids == guess
+
+
+def test_without_a_text_auto_guesses_from_the_past() -> None:
+    drafter = Drafter("auto", None, 8)
+    for _ in range(3):
+        drafter.push(5)
+    assert drafter.guess(8).token_ids == [5, 5, 5, 5]
+    assert Drafter("text-layer", None, 8).guess(8) == Guess([])
