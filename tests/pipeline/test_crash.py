@@ -1,0 +1,393 @@
+"""Worker processes that die, hang, swell or never start; parents that are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toys import Recipe, ReportingWorker, jobs, line, stage
+
+from ocr2cli.errors import EngineError, ModelError
+from ocr2cli.pages import PageJob, PageResult, Status
+from ocr2cli.pipeline import local
+from ocr2cli.pipeline.channel import Kind
+from ocr2cli.pipeline.ledger import Ticket
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.process import WorkerProcess
+from ocr2cli.pipeline.stage import Stage
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+
+
+def by_page(results: Iterator[PageResult]) -> dict[int, PageResult]:
+    listed = list(results)
+    found = {result.key.page: result for result in listed}
+    assert len(found) == len(listed), "a page came out twice"
+    return found
+
+
+def failed_pages(results: dict[int, PageResult]) -> list[int]:
+    return sorted(page for page, result in results.items() if result.status is Status.FAILED)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                if int(words[1]) == pid and words[0] != "Z":
+                    found.append(int(entry))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: list[int], limit_s: float) -> list[int]:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and any(is_running(pid) for pid in pids):
+        time.sleep(0.02)
+    return [pid for pid in pids if is_running(pid)]
+
+
+@pytest.mark.parametrize("workers", [(1, 1, 1), (3, 1, 2), (1, 3, 1)])
+def test_results_do_not_depend_on_the_number_of_workers(workers: tuple[int, int, int]) -> None:
+    recipes = (Recipe("a", load_bytes=999), Recipe("b", load_bytes=99), Recipe("c", is_last=True))
+    stages = [stage(r, num_workers=n) for r, n in zip(recipes, workers, strict=True)]
+    one = by_page(local.run(line(*recipes), jobs(12)))
+    many = by_page(local.run(stages, jobs(12)))
+    assert many == one
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "words"),
+    [
+        ("kill", "killed by SIGKILL"),
+        ("exit", "exited with status 3"),
+        ("segfault", "killed by SIGSEGV"),
+    ],
+)
+def test_a_deadly_page_fails_by_name_and_takes_no_other_with_it(misdeed: str, words: str) -> None:
+    stages = line(Recipe("a"), Recipe("b", misdeeds=((2, misdeed),)), Recipe("c", is_last=True))
+    status = RunStatus()
+    results = by_page(local.run(stages, jobs(6), options=RunnerOptions(status=status)))
+    assert sorted(results) == list(range(6)) and failed_pages(results) == [2]
+    error = results[2].error
+    assert error and error.code == "worker_died" and words in error.message
+    assert "b worker" in error.message
+    assert status.stages()[1].num_restarts == 2
+
+
+def test_pages_still_in_the_inbox_of_a_dead_worker_are_not_blamed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    bad = Recipe("a", misdeeds=((0, "kill"),), is_last=True, log=str(log))
+    options = RunnerOptions(retries=0)
+    results = by_page(local.run([stage(bad, credit=6)], jobs(6), options=options))
+    assert failed_pages(results) == [0]
+
+
+def test_a_hanging_page_is_killed_in_time_and_the_next_page_runs() -> None:
+    stages = [stage(Recipe("a", misdeeds=((1, "hang"),), is_last=True), timeout_s=0.4)]
+    started = time.monotonic()
+    results = by_page(local.run(stages, jobs(4)))
+    assert time.monotonic() - started < 4
+    assert failed_pages(results) == [1]
+    error = results[1].error
+    assert error and error.code == "timeout" and "a worker was silent for 0.4 s" in error.message
+
+
+def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
+    stages = [stage(Recipe("a", misdeeds=((0, "hang"),), is_last=True), timeout_s=0.8)]
+    status = RunStatus()
+    seen = []
+
+    def watch() -> None:
+        while not seen or not results:
+            seen.extend(each for each in status.stages() if each.silence_s > 0.3)
+            time.sleep(0.05)
+
+    results: list[PageResult] = []
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    options = RunnerOptions(status=status, retries=0, heartbeat_s=0.1)
+    results.extend(local.run(stages, jobs(1), options=options))
+    watcher.join()
+    assert seen[0].name == "a" and seen[0].oldest == "doc page 1"
+    assert seen[0].heartbeat_age_s < 0.3, "a sleeping worker still gives signs of life"
+
+
+def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
+    """While the parent is busy writing, workers block on full pipes and cannot be heard."""
+    recipes = (Recipe("a", load_bytes=3 << 20), Recipe("b", is_last=True))
+    stages = [stage(recipe, credit=4, timeout_s=0.3) for recipe in recipes]
+    num_done = 0
+    for result in local.run(stages, jobs(8), options=RunnerOptions(retries=0)):
+        assert result.status is Status.OK, result.error
+        num_done += 1
+        if num_done in (1, 4):
+            time.sleep(0.7)
+    assert num_done == 8
+
+
+def test_memory_over_the_limit_is_a_page_error_and_the_batch_goes_on() -> None:
+    stages = [
+        stage(Recipe("a", misdeeds=((1, "allocate"),), is_last=True), memory_limit_bytes=1 << 30)
+    ]
+    results = by_page(local.run(stages, jobs(4)))
+    assert failed_pages(results) == [1]
+    error = results[1].error
+    assert error and error.code == "out_of_memory" and "a worker" in error.message
+
+
+def test_a_worker_is_replaced_after_its_quota(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    stages = [stage(Recipe("a", is_last=True, log=str(log)), recycle_after=3)]
+    status = RunStatus()
+    results = by_page(local.run(stages, jobs(10), options=RunnerOptions(status=status)))
+    assert len(results) == 10 and not failed_pages(results)
+    per_process = Counter(words.split()[2] for words in log.read_text().splitlines())
+    assert sorted(per_process.values()) == [1, 3, 3, 3]
+    assert status.stages()[0].num_restarts == 3
+
+
+@pytest.mark.parametrize("misdeed", ["kill", "exit"])
+def test_a_worker_that_dies_while_loading_is_not_tried_again(misdeed: str) -> None:
+    stages = line(Recipe("a"), Recipe("b", load_misdeed=misdeed, is_last=True))
+    with pytest.raises(EngineError, match=r"b worker .* while loading"):
+        list(local.run(stages, jobs(3)))
+
+
+def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:
+    """The weights were replaced during the run, say: what was finished is kept."""
+    bad = Recipe("a", load_misdeed="flag", log=str(tmp_path / "flag"), is_last=True)
+    got = []
+    with pytest.raises(ModelError, match="cut short"):  # noqa: PT012
+        for result in local.run([stage(bad, recycle_after=2)], jobs(5)):
+            got.append(result.key.page)
+    assert got == [0, 1]
+
+
+def test_a_stage_whose_every_worker_dies_ends_the_run() -> None:
+    bad = Recipe("a", misdeeds=tuple((page, "exit") for page in range(50)), is_last=True)
+    got = []
+    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):  # noqa: PT012
+        for result in local.run([stage(bad)], jobs(50), options=RunnerOptions(hopeless_after=4)):
+            got.append(result)
+    assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
+
+
+def test_workers_have_settled_as_promised() -> None:
+    reporting = Stage("report", ReportingWorker, num_workers=2, num_threads=3)
+    for result in local.run([reporting], jobs(4)):
+        facts = dict(result.extra)
+        assert facts.pop("fds") <= 7
+        assert facts == {
+            "omp": "3",
+            "stdin": "/dev/null",
+            "stdout": "/dev/null",
+            "sigint": True,
+            "sigterm": True,
+            "group": True,
+            "torch": False,
+        }
+
+
+def test_killing_workers_at_random_changes_no_result() -> None:
+    """A short soak: ten kills at random moments, of whichever worker is alive."""
+    recipes = (
+        Recipe("a", load_bytes=200_000, sleep_s=0.004),
+        Recipe("b", load_bytes=20_000, batch=3, sleep_s=0.004),
+        Recipe("c", is_last=True, sleep_s=0.004),
+    )
+    stages = [stage(recipe, num_workers=2, credit=3) for recipe in recipes]
+    expected = by_page(local.run(line(*recipes), jobs(60)))
+    dice = random.Random(7)
+    num_kills, next_kill = 0, time.monotonic() + 0.3
+    results = {}
+    # Each kill may hit the same page again: many retries, so that none fails.
+    for result in local.run(stages, jobs(60), options=RunnerOptions(retries=50)):
+        results[result.key.page] = result
+        if num_kills < 10 and time.monotonic() > next_kill and len(results) < 55:
+            victims = children_of(os.getpid())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(dice.choice(victims), signal.SIGKILL)
+            num_kills += 1
+            next_kill = time.monotonic() + dice.uniform(0, 0.05)
+    assert num_kills == 10
+    assert results == expected
+
+
+def test_memory_and_descriptors_stay_flat_over_two_thousand_pages() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    recipes = (Recipe("a", load_bytes=50_000), Recipe("b", is_last=True))
+    num_done, early, late = 0, (0, 0), (0, 0)
+    for _ in local.run(line(*recipes, credit=4), jobs(2000)):
+        num_done += 1
+        if num_done == 100:
+            early = (resident_bytes(), len(os.listdir("/proc/self/fd")))
+        if num_done == 1900:
+            late = (resident_bytes(), len(os.listdir("/proc/self/fd")))
+    assert num_done == 2000
+    assert late[0] - early[0] < 10_000_000 and late[1] == early[1]
+
+
+def test_items_in_flight_stay_within_the_credits(tmp_path: Path) -> None:
+    """The last stage is slow, the first is fast: the first must wait, not pile up."""
+    log = tmp_path / "log"
+    recipes = (Recipe("a", log=str(log)), Recipe("b", is_last=True, sleep_s=0.01))
+    num_done, worst = 0, 0
+    for _ in local.run([stage(r, credit=3) for r in recipes], jobs(60)):
+        num_done += 1
+        num_started = len(log.read_text().splitlines())
+        worst = max(worst, num_started - num_done)
+    assert num_done == 60
+    assert 3 <= worst <= 6
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{repo!r}, {here!r}]
+from pathlib import Path
+import toys
+from ocr2cli.pipeline import local
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.stop import stop_on_signals
+
+# No main guard on purpose: a worker must not run its caller's script again.
+print("start", flush=True)
+status = RunStatus()
+with stop_on_signals() as stop:
+    options = RunnerOptions(stop=stop, status=status, drain_s={drain_s})
+    stages = [toys.stage(toys.Recipe("a", sleep_s={sleep_s}), credit=2),
+              toys.stage(toys.Recipe("b", is_last=True), credit=2, num_workers=2)]
+    for result in local.run(stages, toys.jobs(100000), options=options):
+        print(result.key.page, flush=True)
+print("interrupted", status.is_interrupted, flush=True)
+sys.exit(stop.exit_code)
+"""
+
+
+def start_script(sleep_s: float, drain_s: float = 5.0) -> subprocess.Popen[str]:
+    text = SCRIPT.format(repo=str(REPO), here=str(HERE), sleep_s=sleep_s, drain_s=drain_s)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout and process.stdout.readline() == "start\n"
+    assert process.stdout.readline() == "0\n"
+    return process
+
+
+def test_killing_the_parent_leaves_no_orphans() -> None:
+    process = start_script(0.01)
+    workers = children_of(process.pid)
+    assert len(workers) == 3
+    process.kill()
+    process.communicate()
+    assert wait_until_gone(workers, 5.0) == []
+
+
+def test_the_end_of_the_pipe_is_enough_to_end_a_worker() -> None:
+    """PR_SET_PDEATHSIG is Linux's own; here the parent lives on and only hangs up."""
+    worker = WorkerProcess(stage(Recipe("a", misdeeds=((0, "hang"),))), 0, 0, 1.0)
+    worker.flush()
+    (job,) = jobs(1)
+    worker.send(Ticket(1, job))
+    worker.flush()
+    deadline = time.monotonic() + 10
+    while not any(frame.kind is Kind.TAKEN for frame in worker.read()[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(worker.down_fd)
+    gone = wait_until_gone([worker.pid], 5.0) == []
+    worker.kill()
+    assert gone
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_drains(signum: signal.Signals, code: int) -> None:
+    process = start_script(0.05)
+    workers = children_of(process.pid)
+    started = time.monotonic()
+    os.killpg(process.pid, signum)
+    for worker in workers:
+        os.kill(worker, signum)
+    out, err = process.communicate(timeout=10)
+    assert time.monotonic() - started < 4
+    assert process.returncode == code, err
+    lines = out.split()
+    assert lines[-2:] == ["interrupted", "True"] and len(lines) > 2, "pages under way were lost"
+    assert err == "" and wait_until_gone(workers, 1.0) == []
+
+
+def test_a_second_signal_stops_a_slow_drain() -> None:
+    process = start_script(0.6, drain_s=60)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143 and time.monotonic() - started < 2
+
+
+def test_a_plain_keyboard_interrupt_kills_the_workers() -> None:
+    seen: list[int] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        for _ in local.run(line(Recipe("a", is_last=True)), jobs(50)):
+            seen = children_of(os.getpid())
+            raise KeyboardInterrupt
+    assert seen and wait_until_gone(seen, 1.0) == []
+
+
+def test_a_run_may_be_made_from_a_thread() -> None:
+    results: list[PageResult] = []
+    thread = threading.Thread(target=lambda: results.extend(local.run(line(), jobs(5))))
+    thread.start()
+    thread.join()
+    assert len(results) == 5
+
+
+def test_jobs_are_kept_by_the_parent_so_that_a_retry_starts_afresh(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    recipes = (
+        Recipe("a", log=str(log)),
+        Recipe("b", misdeeds=((1, "kill"),), first_try_only=True, is_last=True, log=str(log)),
+    )
+    results = by_page(local.run(line(*recipes), jobs(3)))
+    assert not failed_pages(results)
+    takes = Counter(tuple(words.split()[1::2]) for words in log.read_text().splitlines())
+    assert takes[("a", "1")] == 2 and takes[("b", "1")] == 2
+
+
+def test_the_source_is_not_read_ahead_of_a_broken_load() -> None:
+    pulled = []
+
+    def source() -> Iterator[PageJob]:
+        for job in jobs(1000):
+            pulled.append(job)
+            yield job
+
+    with pytest.raises(ModelError):
+        list(local.run([stage(Recipe("a", load_misdeed="model", is_last=True))], source()))
+    assert len(pulled) <= 2
