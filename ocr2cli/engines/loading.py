@@ -52,10 +52,6 @@ def place(files: ModelFiles, engine: EngineConfig) -> tuple[torch.device, torch.
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
     """tokenizer.json beside the weights, or the vocabulary inside the GGUF file."""
-    from ocr2cli.text.tokenizer import Tokenizer
+    from ocr2cli.weights.checkpoint import read_tokenizer
 
-    if files.is_gguf:
-        from ocr2cli.weights.read_gguf import tokenizer_json
-
-        return Tokenizer.from_json(tokenizer_json(files.path), where=str(files.path))
-    return Tokenizer.from_file(files.path / "tokenizer.json")
+    return read_tokenizer(files)

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from ocr2cli.errors import ModelError
 from ocr2cli.model.config import ModelConfig
+from ocr2cli.text.tokenizer import Tokenizer
+from ocr2cli.weights.gguf_config import gguf_config, gguf_tokenizer_json
 from ocr2cli.weights.hub import ModelFiles, resolve_model
 from ocr2cli.weights.names import Naming, Param, Piece, detect_naming, model_params, why_ignored
 from ocr2cli.weights.read_config import read_config
+from ocr2cli.weights.read_gguf import read_header
 from ocr2cli.weights.read_safetensors import read_table, shard_paths
 from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 
@@ -35,7 +38,6 @@ class Checkpoint:
     def open_files(self) -> list[WeightFile]:
         return list({id(file): file for file, _ in self.table.values()}.values())
 
-    @property
     def num_bytes(self) -> int:
         """Bytes of all tensors on disk."""
         return sum(stored.num_bytes for _, stored in self.table.values())
@@ -130,4 +132,37 @@ def _merge(paths: Iterable[Path]) -> dict[str, tuple[WeightFile, StoredTensor]]:
 
 
 def _open_gguf(files: ModelFiles) -> Checkpoint:
-    raise ModelError(f"{files.path}: GGUF files cannot be read yet.")
+    assert files.mmproj is not None
+    text, vision = WeightFile(files.path), WeightFile(files.mmproj)
+    text_header, vision_header = read_header(text), read_header(vision)
+    config = gguf_config(text_header, vision_header, (str(files.path), str(files.mmproj)))
+    table = {name: (text, stored) for name, stored in text_header.table.items()}
+    for name, stored in vision_header.table.items():
+        if name in table:
+            raise ModelError(f"{name[:100]} stands in both {files.path} and {files.mmproj}.")
+        table[name] = (vision, stored)
+    return Checkpoint(files, config, Naming.GGUF, table)
+
+
+def read_tokenizer(model: ModelFiles) -> Tokenizer:
+    """The model's tokenizer: its tokenizer.json, or the GGUF file's vocabulary.
+
+    Raises: ModelError.
+    """
+    if not model.is_gguf:
+        return Tokenizer.from_file(model.path / "tokenizer.json")
+    return Tokenizer.from_json(read_tokenizer_json(model), where=str(model.path))
+
+
+def read_tokenizer_json(model: ModelFiles) -> str:
+    """The text of tokenizer.json, made from the vocabulary for a GGUF file. Raises: ModelError."""
+    if model.is_gguf:
+        with WeightFile(model.path) as file:
+            return gguf_tokenizer_json(read_header(file), str(model.path))
+    path = model.path / "tokenizer.json"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"cannot read the tokenizer {path}: {error}. Put the checkpoint's tokenizer.json there."
+        ) from error

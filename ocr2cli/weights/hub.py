@@ -66,6 +66,19 @@ def resolve_model(name: str, mmproj: str = "") -> ModelFiles:
     return ModelFiles(name, cached_folder(repo, revision) or pull_model(name))
 
 
+def known_models() -> list[dict[str, str]]:
+    """What `ocr2 models list` shows: name, about, path ("" when not on this machine)."""
+    try:
+        nano = str(bundled_folder("nano"))
+    except ModelError:
+        nano = ""
+    rows = [{"name": "nano", "about": "bundled; small, for tests and demonstrations", "path": nano}]
+    for name, repo in HUB_NAMES.items():
+        folder = cached_folder(repo)
+        rows.append({"name": name, "about": f"{repo} on the hub", "path": str(folder or "")})
+    return rows
+
+
 def bundled_folder(name: str) -> Path:
     """The folder of a bundled model: inside the installed package, or in the checkout.
 

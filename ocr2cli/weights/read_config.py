@@ -23,6 +23,7 @@ MAX_CONFIG_BYTES = 1_000_000
 # Far above any model of this family; a lying config must not make us build a billion layers.
 MAX_COUNT = 4096
 MAX_SIZE = 10_000_000
+MAX_EXPERTS = 65_536
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -60,7 +61,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
     top = Section(data, where)
     is_native = data.get("model_type") == "deepseek_ocr2"
     config = _native(top) if is_native else _original(top)
-    _check(config, where)
+    check_config(config, where)
     return config
 
 
@@ -193,6 +194,7 @@ def _original_encoder(section: Section) -> QueryEncoderConfig:
         num_layers=section.count("layers", default.num_layers),
         num_heads=section.count("heads", default.num_heads),
         num_kv_heads=section.count("kv_heads", default.num_kv_heads),
+        norm_eps=section.number("norm_eps", default.norm_eps),
         rope_theta=section.number("rope_theta", default.rope_theta),
     )
 
@@ -333,7 +335,7 @@ def _two(section: Section, key: str, default: tuple[int, int]) -> tuple[int, int
     return values[0], values[1]
 
 
-def _check(config: ModelConfig, where: str) -> None:
+def check_config(config: ModelConfig, where: str) -> None:
     """Sizes that must fit one another; the message names both."""
     sam, decoder, encoder = config.sam, config.decoder, config.query_encoder
     rules = [
@@ -345,6 +347,7 @@ def _check(config: ModelConfig, where: str) -> None:
         (sam.image_size % sam.patch_size == 0, "SAM's image size is not a multiple of its patch"),
         (all(block < sam.num_layers for block in sam.global_blocks),
          "a global attention block beyond SAM's last"),
+        (decoder.num_layers * decoder.num_experts <= MAX_EXPERTS, "too many experts in all"),
         (config.image_token_id < decoder.vocab_size, "image_token_id is outside the vocabulary"),
     ]
     if encoder is not None:

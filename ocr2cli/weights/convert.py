@@ -1,0 +1,330 @@
+"""One checkpoint form to another, tensor by tensor: original, transformers' names, a GGUF pair.
+
+Each of our parameters is read once, cut into the pieces the other form wants, and written into
+its place, so the memory needed is that of the largest parameter, not of the model.
+Knows which dtype each tensor gets; knows nothing about containers' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ocr2cli.errors import ModelError, UsageError
+from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig
+from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint, read_tokenizer_json
+from ocr2cli.weights.hub import ModelFiles, resolve_model
+from ocr2cli.weights.load import read_param
+from ocr2cli.weights.names import Naming, Param, Piece, model_params
+from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
+from ocr2cli.weights.read_gguf import Value
+from ocr2cli.weights.tensors import TORCH_DTYPES
+from ocr2cli.weights.write_config import (
+    native_config,
+    original_config,
+    text_metadata,
+    vision_metadata,
+    vocabulary_metadata,
+)
+from ocr2cli.weights.write_file import Entry, WeightWriter, gguf_writer, safetensors_writer
+
+QUANTS = {"bf16": "BF16", "f16": "F16", "f32": "F32", "q8_0": "Q8_0"}
+# Small files that go along; never code, never templates.
+COMPANIONS = (
+    "tokenizer_config.json", "special_tokens_map.json", "processor_config.json",
+    "preprocessor_config.json", "generation_config.json",
+)
+CHUNK_ITEMS = 8 << 20
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class ErrorRow:
+    """Rounding of the tensors of one kind. max_abs: largest difference. The rest: sums."""
+
+    kind: str
+    dtype: str
+    num_tensors: int = 0
+    numel: int = 0
+    max_abs: float = 0.0
+    squared_error: float = 0.0
+    squared_value: float = 0.0
+
+    @property
+    def relative_rms(self) -> float:
+        """Root of squared error over squared value; 0 when nothing changed."""
+        if not self.squared_error:
+            return 0.0
+        return math.sqrt(self.squared_error / max(self.squared_value, 1e-300))
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What was written. rows: one for each kind of tensor and dtype."""
+
+    paths: tuple[Path, ...]
+    num_bytes: int
+    rows: tuple[ErrorRow, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """True when every value stands in the new files as it stood in the old."""
+        return all(not row.squared_error and not row.max_abs for row in self.rows)
+
+    def to_text(self, *, with_errors: bool = True) -> str:
+        """A few lines for people, the error table under them."""
+        lines = [f"wrote {path}" for path in self.paths]
+        exact = "every value unchanged" if self.is_exact else "values rounded"
+        lines.append(f"{self.num_bytes:,} bytes, {exact}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        if with_errors:
+            lines += ["", f"{'tensors':<24} {'as':<5} {'count':>6} {'max abs error':>14} "
+                      f"{'relative rms':>13}"]
+            lines += [
+                f"{row.kind:<24} {row.dtype:<5} {row.num_tensors:>6} {row.max_abs:>14.3e} "
+                f"{row.relative_rms:>13.3e}"
+                for row in self.rows
+            ]
+        return "\n".join(lines)
+
+
+def convert(
+    src: ModelFiles | Path | str,
+    dst: Path,
+    *,
+    quant: str = "bf16",
+    naming: str = "original",
+    mmproj: str = "",
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write the model `src` as `dst`: a .gguf (with mmproj-NAME beside it), else a folder.
+
+    quant: bf16, f16, f32, or q8_0 (GGUF only). naming: of a folder's tensors, original or
+    transformers. progress: called with (bytes done, bytes in all).
+    Raises: UsageError, ModelError, OutputError. Nothing half-written stays behind.
+    """
+    is_gguf = dst.suffix == ".gguf"
+    if quant not in QUANTS:
+        raise UsageError(f"--quant {quant} is not known. Use one of {', '.join(QUANTS)}.")
+    if quant == "q8_0" and not is_gguf:
+        raise UsageError("q8_0 is a GGUF format. Give a DST that ends in .gguf.")
+    files = src if isinstance(src, ModelFiles) else resolve_model(str(src), mmproj)
+    checkpoint = open_checkpoint(files)
+    try:
+        _refuse_overwrite(checkpoint, dst)
+        if is_gguf:
+            return _Conversion(checkpoint, QUANTS[quant], Naming.GGUF, progress).to_gguf(dst, quant)
+        return _Conversion(checkpoint, QUANTS[quant], Naming(naming), progress).to_folder(dst)
+    finally:
+        checkpoint.close()
+
+
+@dataclass(slots=True)
+class _Conversion:
+    checkpoint: Checkpoint
+    dtype: str
+    naming: Naming
+    progress: Progress | None
+    rows: dict[tuple[str, str], ErrorRow] = field(default_factory=dict)
+    num_done: int = 0
+    num_total: int = 0
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.checkpoint.config
+
+    @property
+    def params(self) -> list[Param]:
+        """Unused tensors go along when the source has them."""
+        return [
+            param for param in model_params(self.config)
+            if param.is_used or self.checkpoint.pieces(param)[0].name in self.checkpoint.table
+        ]
+
+    def to_folder(self, dst: Path) -> ConvertReport:
+        config = self._config_json()
+        tokenizer, warnings = self._tokenizer()
+        dst.mkdir(parents=True, exist_ok=True)
+        path = dst / "model.safetensors"
+        entries = [self._entry(param, piece) for param, piece in self._pieces(self.params)]
+        writer = safetensors_writer(path, entries)
+        self._write([(writer, self.params)])
+        (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="ascii")
+        if tokenizer:
+            (dst / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+        source = self.checkpoint.files
+        for name in COMPANIONS:
+            if not source.is_gguf and (source.path / name).is_file():
+                shutil.copyfile(source.path / name, dst / name)
+        return self._report((path,), warnings)
+
+    def to_gguf(self, dst: Path, quant: str) -> ConvertReport:
+        tokenizer, warnings = self._tokenizer()
+        name = self.checkpoint.files.path.stem
+        text = text_metadata(self.config, name, quant)
+        if tokenizer:
+            where = str(self.checkpoint.files.path)
+            text |= vocabulary_metadata(tokenizer, self.config, where)
+        mmproj = dst.with_name(f"mmproj-{dst.name}")
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        halves = [
+            self._gguf_half(mmproj, "vision", vision_metadata(self.config, name, quant)),
+            self._gguf_half(dst, "decoder", text),
+        ]
+        self._write(halves)
+        return self._report((dst, mmproj), warnings + _llama_cpp_limits(self.config))
+
+    def _gguf_half(
+        self, path: Path, part: str, metadata: Mapping[str, Value]
+    ) -> tuple[WeightWriter, list[Param]]:
+        params = [param for param in self.params if param.part == part]
+        entries = [self._entry(param, piece) for param, piece in self._pieces(params)]
+        return gguf_writer(path, metadata, entries), params
+
+    def _pieces(self, params: Iterable[Param]) -> Iterator[tuple[Param, Piece]]:
+        for param in params:
+            for piece in param.pieces(self.naming):
+                yield param, piece
+
+    def _entry(self, param: Param, piece: Piece) -> Entry:
+        dtype = self.dtype
+        if self.naming is Naming.GGUF:
+            if param.is_f32_in_gguf:
+                dtype = "F32"
+            elif dtype in BLOCKS and piece.shape[-1] % BLOCKS[dtype][1]:
+                dtype = "F16"  # as llama.cpp does with rows that are not whole blocks
+        return Entry(piece.name, piece.shape, dtype)
+
+    def _write(self, halves: list[tuple[WeightWriter, list[Param]]]) -> None:
+        """Both halves get their names together, or neither does."""
+        self.num_total = sum(
+            self._entry(param, piece).num_bytes
+            for _, params in halves for param, piece in self._pieces(params)
+        )
+        with ExitStack() as stack:
+            for writer, params in halves:
+                stack.enter_context(writer)
+                for param in params:
+                    self._write_param(writer, param)
+            self.checkpoint.check_unchanged()
+
+    def _write_param(self, writer: WeightWriter, param: Param) -> None:
+        source = read_param(self.checkpoint, param, dtype=self._source_dtype(param))
+        for piece in param.pieces(self.naming):
+            entry = self._entry(param, piece)
+            row = self._row(param, entry.dtype)
+            row.num_tensors += 1
+            box = source[piece.index] if piece.index else source
+            offset = writer.begins[piece.name]
+            for values in torch.split(box.reshape(-1), CHUNK_ITEMS):
+                data = _encode(values, entry.dtype, row)
+                writer.write_at(offset, data)
+                offset += len(data)
+                self.num_done += len(data)
+                if self.progress is not None:
+                    self.progress(self.num_done, self.num_total)
+
+    def _source_dtype(self, param: Param) -> torch.dtype:
+        """The dtype all pieces share, so that nothing is rounded on the way in."""
+        stored = {
+            self.checkpoint.table[piece.name][1].dtype for piece in self.checkpoint.pieces(param)
+        }
+        if len(stored) == 1:
+            return TORCH_DTYPES.get(stored.pop(), torch.float32)
+        return torch.float32
+
+    def _row(self, param: Param, dtype: str) -> ErrorRow:
+        kind = _kind(param)
+        return self.rows.setdefault((kind, dtype), ErrorRow(kind, dtype))
+
+    def _config_json(self) -> dict[str, object]:
+        make = native_config if self.naming is Naming.TRANSFORMERS else original_config
+        return make(self.config)
+
+    def _tokenizer(self) -> tuple[str, tuple[str, ...]]:
+        """The tokenizer's JSON, or "" with a warning: weights alone can still be converted."""
+        source = self.checkpoint.files
+        if not source.is_gguf and not (source.path / "tokenizer.json").is_file():
+            return "", (f"{source.path} has no tokenizer.json; the result has none either",)
+        return read_tokenizer_json(source), ()
+
+    def _report(self, paths: tuple[Path, ...], warnings: tuple[str, ...]) -> ConvertReport:
+        rows = tuple(self.rows.values())
+        return ConvertReport(paths, sum(p.stat().st_size for p in paths), rows, warnings)
+
+
+def _encode(values: torch.Tensor, dtype: str, row: ErrorRow) -> memoryview:
+    """One-dimensional values as bytes of `dtype`; the rounding is added to `row`."""
+    row.numel += values.numel()
+    target = TORCH_DTYPES.get(dtype)
+    if target is not None:
+        out = values.to(target)
+        if _is_lossless(values.dtype, target):
+            return _view(out)
+        back, data = out.float(), _view(out)
+    else:
+        blocks = quantise_q8_0(values.float().numpy())
+        data = blocks.data.cast("B")
+        back = torch.from_numpy(dequantise(dtype, data))
+    difference = (back - values.float()).abs_()
+    row.max_abs = max(row.max_abs, float(difference.max()))
+    row.squared_error += float(difference.square_().sum(dtype=torch.float64))
+    row.squared_value += float(values.float().square().sum(dtype=torch.float64))
+    return data
+
+
+def _is_lossless(source: torch.dtype, target: torch.dtype) -> bool:
+    return source == target or target == torch.float32
+
+
+def _view(tensor: torch.Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data
+
+
+def _kind(param: Param) -> str:
+    """The row of the error table a parameter counts in."""
+    name = param.name
+    if "experts_" in name:
+        return "decoder experts"
+    if name in ("decoder.embed.weight", "decoder.lm_head.weight"):
+        return "decoder vocabulary"
+    if param.part == "decoder":
+        return "decoder attention" if ".attn." in name else "decoder other"
+    section = name.split(".")[1]
+    return f"vision {section}" if section in ("sam", "query_encoder", "clip") else "vision other"
+
+
+def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:
+    """What llama.cpp has compiled in and this model has otherwise."""
+    found = []
+    encoder = config.query_encoder
+    if encoder is not None and encoder.rope_theta != QueryEncoderConfig().rope_theta:
+        found.append(f"llama.cpp will use a query encoder theta of 1e6, not {encoder.rope_theta:g}")
+    if config.decoder.rope_theta != DecoderConfig().rope_theta:
+        found.append(
+            f"llama.cpp refuses a decoder rope theta of {config.decoder.rope_theta:g}; it wants 1e4"
+        )
+    return tuple(found)
+
+
+def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
+    """A source must not be written over while it is read."""
+    targets = {dst.with_name(f"mmproj-{dst.name}"), dst, dst / "model.safetensors"}
+    sources = {file.path.resolve() for file in checkpoint.open_files}
+    if sources & {target.resolve() for target in targets}:
+        raise UsageError(f"{dst} is the source itself. Choose another DST.")
+    if dst.suffix == ".gguf" and dst.is_dir():
+        raise UsageError(f"{dst} is a folder. Choose another DST.")
+    if dst.suffix != ".gguf" and dst.exists() and not dst.is_dir():
+        raise UsageError(f"{dst} is a file. Choose a folder, or a name that ends in .gguf.")
+    if dst.is_dir() and any(dst.glob("*.safetensors")) and not (dst / "model.safetensors").exists():
+        raise ModelError(f"{dst} holds another model's shards. Choose an empty folder.")
