@@ -44,17 +44,15 @@ def fsync_dir(folder: Path) -> None:
 
 
 def sweep_temps(folder: Path) -> int:
-    """Delete what a killed `atomic_write` left below `folder`; returns how many files.
+    """Delete what a killed `atomic_write` left in `folder` itself; returns how many files.
 
-    Only under the output folder's lock: a temporary of a live writer looks the same. Links are
-    not followed.
+    Only under the output folder's lock: a temporary of a live writer looks the same.
     """
     num_swept = 0
-    for root, _, names in os.walk(os.fsencode(folder), followlinks=False):
-        for name in filter(_TEMP_NAME.match, names):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(root, name))
-                num_swept += 1
+    for name in filter(_TEMP_NAME.match, os.listdir(os.fsencode(folder))):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(os.fsencode(folder), name))
+            num_swept += 1
     return num_swept
 
 

@@ -177,7 +177,7 @@ def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:
     """The weights were replaced during the run, say: what was finished is kept."""
     bad = Recipe("a", load_misdeed="flag", log=str(tmp_path / "flag"), is_last=True)
     got = []
-    with pytest.raises(ModelError, match="cut short"):  # noqa: PT012
+    with pytest.raises(ModelError, match="cut short"):
         for result in local.run([stage(bad, recycle_after=2)], jobs(5)):
             got.append(result.key.page)
     assert got == [0, 1]
@@ -186,7 +186,7 @@ def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:
 def test_a_stage_whose_every_worker_dies_ends_the_run() -> None:
     bad = Recipe("a", misdeeds=tuple((page, "exit") for page in range(50)), is_last=True)
     got = []
-    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):  # noqa: PT012
+    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):
         for result in local.run([stage(bad)], jobs(50), options=RunnerOptions(hopeless_after=4)):
             got.append(result)
     assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
@@ -353,7 +353,7 @@ def test_a_second_signal_stops_a_slow_drain() -> None:
 
 def test_a_plain_keyboard_interrupt_kills_the_workers() -> None:
     seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt):
         for _ in local.run(line(Recipe("a", is_last=True)), jobs(50)):
             seen = children_of(os.getpid())
             raise KeyboardInterrupt
