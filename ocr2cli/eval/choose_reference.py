@@ -36,8 +36,8 @@ def make_reference(
         return reference, None
     if files.is_gguf:
         raise UsageError(
-            "--ref hf reads a folder of safetensors. Make one with `ocr2 convert MODEL.gguf FOLDER`, "
-            "or use --ref llama.cpp."
+            "--ref hf reads a folder of safetensors. Make one with "
+            "`ocr2 convert MODEL.gguf FOLDER`, or use --ref llama.cpp."
         )
     from ocr2cli.eval.references.hf import hf_reference
     from ocr2cli.weights.read_config import read_config

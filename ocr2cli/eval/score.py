@@ -38,7 +38,7 @@ def score_raw(case: Case, raw: str) -> Scored:
     """Scores of a reference's raw text, post-processed as ours is."""
     from ocr2cli.text.grounding import parse, to_markdown
 
-    return score_markdown(case, to_markdown(parse(raw)))
+    return score_markdown(case, to_markdown(parse(raw).blocks, lambda _number: ""))
 
 
 def score_markdown(case: Case, markdown: str) -> Scored:

@@ -25,7 +25,7 @@ from ocr2cli.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
-    from ocr2cli.generate.generator import Finished
+    from ocr2cli.generate.track import Finished
     from ocr2cli.model.model import OcrModel
 
 _SLOTS = 8
@@ -54,7 +54,8 @@ class ModelStages:
             tiles_NQD = whole_1QD.new_empty((0, *whole_1QD.shape[1:]))
             if views.num_tiles:
                 tiles_NQD = vision.encode_views(torch.from_numpy(views.tiles))
-            return vision.assemble(tiles_NQD, whole_1QD[0], views.grid)
+            visual_SD: torch.Tensor = vision.assemble(tiles_NQD, whole_1QD[0], views.grid)
+        return visual_SD
 
     def prompt(self, case_prompt: str, prompt_own: str, num_visual: int) -> list[int]:
         """Ids of the whole prompt; the page's places hold the image id."""
@@ -104,9 +105,7 @@ class ModelStages:
         done: dict[int, Finished] = {}
         with torch.inference_mode():
             for number, (ids, x_TD) in enumerate(prompts):
-                room = context - len(ids)
-                limit = min(decode.max_new_tokens or room, room)
-                generator.add(number, x_TD, ids, max_new_tokens=limit)
+                generator.add(number, x_TD, ids)
             while generator.has_work:
                 for finished in generator.step():
                     assert isinstance(finished.key, int)

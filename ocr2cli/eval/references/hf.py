@@ -173,7 +173,7 @@ class _Reader:
     def _our_views(self, page: PageImage) -> dict[str, Any]:
         import torch
 
-        views = make_views(page, TileConfig(), has_digest=False)
+        views = make_views(page, TileConfig())
         inputs = {
             "pixel_values": self._normalise(torch.from_numpy(views.global_view)[None]),
             "num_local_patches": [views.num_tiles],

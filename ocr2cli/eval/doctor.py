@@ -1,0 +1,273 @@
+"""One golden page through every stage, each compared with what was recorded for these weights.
+
+The first stage that differs is named, with what that usually means: everything after it differs
+too and says nothing. Knows nothing about truth; a reading can be equal and wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig
+from ocr2cli.document.tiles import pixels_sha256
+from ocr2cli.errors import GateFailed, InputError, OutputError, UsageError
+from ocr2cli.eval.cases import Case, suites_folder
+from ocr2cli.eval.pixels import load_page
+from ocr2cli.eval.provenance import ModelFacts
+from ocr2cli.eval.stages import ModelStages
+from ocr2cli.pages import Views
+
+NUM_TOKENS = 64
+
+MEANS = {
+    "raster": "another version of PyMuPDF draws this PDF differently. Compare the versions below; "
+    "small changes of pixels are harmless, but results are not comparable byte by byte.",
+    "views": "the same pixels were cut or resized differently: another version of Pillow, or a "
+    "change of the tile rule.",
+    "encoder": "the vision encoder computes something else: damaged or wrong weights, another "
+    "dtype, or a faulty kernel of this device. Try --device cpu --dtype f32.",
+    "tokens": "the decoder chose other tokens: a near tie when only late tokens differ, a faulty "
+    "kernel or a changed n-gram rule when early ones do. Try --device cpu --dtype f32.",
+}
+
+# Norms are compared with this relative tolerance: float32 differs in the sixth digit between
+# devices, the two-byte types in the third.
+NORM_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 5e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the golden page gave. tokens: the first new token ids. text: the same, readable."""
+
+    raster: str
+    views: str
+    grid: tuple[int, int]
+    encoder: float
+    tokens: tuple[int, ...]
+    text: str
+    dtype: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageCheck:
+    """state: "same", "different", "not recorded" or "not compared" (an earlier one differs)."""
+
+    stage: str
+    state: str
+    measured: str
+    recorded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The checks in stage order, and the versions that changed since the recording."""
+
+    model: ModelFacts
+    checks: tuple[StageCheck, ...]
+    changed_versions: tuple[str, ...] = ()
+
+    @property
+    def first_different(self) -> StageCheck | None:
+        return next((check for check in self.checks if check.state == "different"), None)
+
+    def lines(self) -> list[str]:
+        """The diagnosis for a terminal."""
+        lines = [f"model {self.model.name}, weights {self.model.digest[:12]}"]
+        lines[0] += f", {self.model.device} {self.model.dtype}"
+        for check in self.checks:
+            lines.append(f"{check.stage:<8} {check.state:<13} {check.measured}")
+            if check.state == "different":
+                lines.append(f"{'':<8} {'recorded':<13} {check.recorded}")
+        wrong = self.first_different
+        if wrong is not None:
+            lines.append(f"first difference: {wrong.stage}: {MEANS[wrong.stage]}")
+            lines += [f"changed since the recording: {line}" for line in self.changed_versions]
+        elif any(check.state == "not recorded" for check in self.checks):
+            lines.append("nothing is recorded for these weights: run with --record to record them")
+        else:
+            lines.append("every stage gives what was recorded")
+        return lines
+
+    def raise_if_different(self) -> None:
+        """Raises: GateFailed (exit 7) that names the first stage that differs."""
+        wrong = self.first_different
+        if wrong is not None:
+            raise GateFailed(f"doctor: the stage {wrong.stage} differs. {MEANS[wrong.stage]}")
+
+
+def golden_page() -> Case:
+    """The page every stage is tried on."""
+    path = suites_folder() / "doctor" / "golden.pdf"
+    if not path.is_file():
+        raise InputError(f"{path} is missing. Reinstall ocr2cli.")
+    return Case(id="golden", suite="doctor", path=path, prompt="ocr")
+
+
+def goldens_file() -> Path:
+    """Where the recorded values that come with the tool are."""
+    return suites_folder() / "doctor" / "goldens.json"
+
+
+def measure(stages: ModelStages, model: ModelFacts) -> Measured:
+    """Run the golden page through the stages."""
+    case = golden_page()
+    page = load_page(case, RasterConfig())
+    views = stages.views(page)
+    visual = stages.visual_tokens(views)
+    ids = stages.prompt(case.prompt, case.prompt_text, len(visual))
+    decode = DecodeConfig(max_new_tokens=NUM_TOKENS)
+    (finished,) = stages.generate([(ids, stages.embeddings(ids, visual))], decode)
+    tokens = tuple(finished.token_ids)
+    return Measured(
+        raster=pixels_sha256(page.rgb),
+        views=views_digest(views),
+        grid=views.grid,
+        encoder=float(visual.float().norm()),
+        tokens=tokens,
+        text=stages.tokenizer.decode(tokens),
+        dtype=model.dtype,
+        versions=dict(model.versions),
+    )
+
+
+def views_digest(views: Views) -> str:
+    """Digest of every view's bytes and of the grid."""
+    digest = hashlib.sha256(repr(views.grid).encode())
+    digest.update(views.global_view.tobytes())
+    digest.update(views.tiles.tobytes())
+    return digest.hexdigest()
+
+
+def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> Diagnosis:
+    """Compare with the recorded values (the whole file's content)."""
+    own = recorded.get("models", {}).get(f"{model.digest}:{now.dtype}")
+    page = recorded.get("page")
+    found: list[tuple[str, str, str, bool | None]] = [
+        _compare("raster", now.raster, page),
+        _compare("views", now.views, page),
+        _compare_norm(now, own),
+        _compare_tokens(now.tokens, own),
+    ]
+    checks: list[StageCheck] = []
+    for stage, measured, before, is_same in found:
+        if any(check.state == "different" for check in checks):
+            state = "not compared"
+        elif is_same is None:
+            state = "not recorded"
+        else:
+            state = "same" if is_same else "different"
+        checks.append(StageCheck(stage, state, measured, before))
+    versions_then = (own or page or {}).get("versions", {})
+    return Diagnosis(model, tuple(checks), tuple(_changes(versions_then, now.versions)))
+
+
+def record(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded values with these added or replaced."""
+    models = dict(recorded.get("models", {}))
+    row = asdict(now)
+    models[f"{model.digest}:{now.dtype}"] = {
+        "name": model.name,
+        "device": model.device,
+        **{key: row[key] for key in ("encoder", "tokens", "text", "versions")},
+    }
+    page = {key: row[key] for key in ("raster", "views", "grid", "versions")}
+    return {"page": page, "models": models}
+
+
+def read_goldens(path: Path) -> dict[str, Any]:
+    """The recorded values; empty when there are none yet. Raises: UsageError for a bad file."""
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: not readable recorded values ({error}). Delete it, record anew."
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: not recorded values. Delete it and record anew.")
+    return values
+
+
+def write_goldens(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises: OutputError."""
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}). Give --goldens FILE."
+        ) from error
+
+
+def run_doctor(
+    engine: EngineConfig, *, goldens: Path | None = None, is_recording: bool = False
+) -> Diagnosis:
+    """Measure, then compare or record. Raises: ModelError, EngineError, UsageError."""
+    from ocr2cli.eval.provenance import model_facts
+    from ocr2cli.eval.stages import load_stages
+
+    if engine.engine != "native":
+        raise UsageError("doctor looks inside the model; it needs --engine native.")
+    path = goldens or goldens_file()
+    recorded = read_goldens(path)
+    model = model_facts(engine)
+    now = measure(load_stages(engine), model)
+    if is_recording:
+        recorded = record(model, now, recorded)
+        write_goldens(path, recorded)
+        recorded = read_goldens(path)
+    return diagnose(model, now, recorded)
+
+
+def _compare(
+    stage: str, now: str, page: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    before = str(page[stage]) if page else ""
+    return stage, now, before, now == before if page else None
+
+
+def _compare_norm(
+    now: Measured, own: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    measured = f"norm {now.encoder:.6g}"
+    if own is None:
+        return "encoder", measured, "", None
+    before = float(own["encoder"])
+    is_same = abs(now.encoder - before) <= NORM_TOLERANCE.get(now.dtype, 1e-3) * abs(before)
+    return "encoder", measured, f"norm {before:.6g}", is_same
+
+
+def _compare_tokens(
+    now: Sequence[int], own: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    if own is None:
+        return "tokens", f"{len(now)} tokens", "", None
+    before = [int(token) for token in own["tokens"]]
+    if list(now) == before:
+        return "tokens", f"{len(now)} tokens", f"{len(before)} tokens", True
+    at = next((i for i, (a, b) in enumerate(zip(now, before, strict=False)) if a != b), None)
+    at = min(len(now), len(before)) if at is None else at
+    here, there = list(now[at : at + 6]), before[at : at + 6]
+    return "tokens", f"{at} equal, then {here}", f"{at} equal, then {there}", False
+
+
+def _changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} {then[name]} -> {now.get(name, 'not installed')}"
+        for name in sorted(then)
+        if then[name] != now.get(name, "not installed")
+    ]
