@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from ocr2cli.generate.step_runner import Cache, Choice, Decoder, StepRunner, cho
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.pages import PageError
+
+__all__ = ["Finished", "Generator", "Statistics", "Tuning"]
 
 DRAFT_MODES = ("off", "text-layer", "ngram", "auto")
 MakeCache = Callable[[int, int], Cache]
@@ -103,8 +105,7 @@ class Generator:
         self._tuning = tuning = tuning or Tuning()
         self._decoder = decoder
         self._config = config
-        ngram = NgramRule.of(config, exempt_ids)
-        self._policy = Policy(config, ngram, eos_id, tuning.max_guess, tuning.loops)
+        self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
         self._num_slots, self._kv_tokens = num_slots, kv_tokens
         self._context = min(decoder.config.max_positions, kv_tokens)
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
@@ -152,20 +153,26 @@ class Generator:
         prompt_embeddings_TD: Tensor,
         prompt_ids: Sequence[int],
         draft: Sequence[int] | None = None,
+        *,
+        max_new_tokens: int = 0,
+        config: DecodeConfig | None = None,
     ) -> None:
         """Queue a sequence.
 
         prompt_embeddings: [T, D], visual tokens in place. prompt_ids: [T], for the rule over the
         prompt. draft: token ids likely to be written, in order (a text layer), or None.
+        max_new_tokens: a limit for this one, 0 for the config's. config: rules for this one,
+        None for the generator's; whether drafts are tried stays the generator's to say.
 
         Raises: PageFault too_large when the prompt fills the model's context; EngineError when
         it is kv_tokens that is too small.
         """
         num_prompt = int(prompt_embeddings_TD.shape[0])
         room = self._room_after(num_prompt)
-        max_new = min(self._config.max_new_tokens or room, room)
+        config = replace(config or self._config, draft=self._config.draft)
+        max_new = min(max_new_tokens or room, config.max_new_tokens or room, room)
         running = Running(key, self._num_added, num_prompt, max_new)
-        track = Track(running, self._policy, prompt_embeddings_TD, prompt_ids, draft)
+        track = Track(running, self._policy(config), prompt_embeddings_TD, prompt_ids, draft)
         self._num_added += 1
         self._tracks[running.arrival] = track
         self._scheduler.add(running)
@@ -281,6 +288,10 @@ class Generator:
         self._start_over(self._scheduler.shrink())
         if self._cache.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _policy(self, config: DecodeConfig) -> Policy:
+        ngram = NgramRule.of(config, self._exempt_ids)
+        return Policy(config, ngram, self._eos_id, self._tuning.max_guess, self._tuning.loops)
 
     def _room_after(self, num_prompt: int) -> int:
         room = self._context - num_prompt

@@ -6,8 +6,9 @@ Knows nothing about batches, slots or the decoder.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -30,14 +31,15 @@ NAN_LOGITS = PageError(
 class Finished:
     """The end of one sequence.
 
-    token_ids: new tokens, without the end token. logprobs: natural log of the model's
-    probability of each, before bans and penalties; the end token's last when it came.
+    key: as given to `add`. token_ids: new tokens, without the end token.
+    logprobs: natural log of the model's probability of each, before bans and penalties; the end
+    token's last when it came.
     finish_reason: None exactly when error is set. error: code nan_logits.
     seconds: wait (add to first prefill), prefill (its own), decode (the rest, wall clock).
     num_drafted, num_accepted: guesses tried and right.
     """
 
-    key: Hashable
+    key: Any
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason | None
@@ -50,7 +52,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How every sequence of a generator is written."""
+    """How a sequence is written."""
 
     config: DecodeConfig
     ngram: NgramRule | None

@@ -116,7 +116,7 @@ tunings = st.builds(
 
 
 @given(toys, configs, tunings, st.integers(1, 5), st.integers(30, 200), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_every_way_of_running_writes_what_the_definition_writes(
     toy: ToyDecoder,
     config: DecodeConfig,
@@ -252,6 +252,19 @@ def test_nan_logits_fail_one_sequence_and_the_others_go_on() -> None:
         else:
             assert list(own.token_ids) == token_ids and own.error is None
     assert {own.error is None for own in finished} == {True, False}
+
+
+def test_one_sequence_may_have_rules_and_a_limit_of_its_own() -> None:
+    toy = ToyDecoder(order=1, eos_bias=-9, vocab_size=12)
+    default, own = DecodeConfig(max_new_tokens=60), DecodeConfig(no_repeat_ngram=2)
+    box = generator(toy, default)
+    for key, rules, limit in [(0, None, 0), (1, own, 50), (2, None, 9)]:
+        box.add(key, toy.embed(torch.tensor([4])), [4], max_new_tokens=limit, config=rules)
+    done = drain(box)
+    strict = DecodeConfig(no_repeat_ngram=2, max_new_tokens=50)
+    loose = expected(toy, [[4]], default)[0]
+    assert ends([done[0], done[1]]) == [loose, expected(toy, [[4]], strict)[0]]
+    assert ends([done[2]]) == [(loose[0][:9], "length")]
 
 
 # ---- memory

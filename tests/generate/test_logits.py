@@ -81,9 +81,7 @@ def official_bans(history: Sequence[int], rule: NgramRule) -> set[int]:
 
 @given(few_tokens, rules)
 @settings(max_examples=300)
-def test_definition_index_and_device_rule_ban_the_same(
-    history: list[int], rule: NgramRule
-) -> None:
+def test_definition_index_and_device_rule_ban_the_same(history: list[int], rule: NgramRule) -> None:
     banned = official_bans(history, rule)
     assert banned_tokens(history, rule) == banned
     assert NgramIndex(rule, history).banned() == banned

@@ -39,7 +39,7 @@ def table(rows: int, columns: int) -> list[int]:
     [
         ("prose", prose(6000)),
         ("a line of dots", [*prose(500), *[7] * 130]),
-        ("a contents page", sum(([*prose(6, i), *[7] * 40, 200 + i] for i in range(40)), [])),
+        ("a contents page", [t for i in range(40) for t in (*prose(6, i), *[7] * 40, 200 + i)]),
         ("the widest empty row", [TR, *[TD, END_TD] * 60]),
         ("an empty form of 30 rows and 10 columns", table(30, 10)),
         ("an empty form of 40 rows and 12 columns", table(40, 12)),
@@ -47,7 +47,7 @@ def table(rows: int, columns: int) -> list[int]:
         ("8 equal coupons", repeated(150, 1200)),
         ("4 equal tickets of half a page", [*repeated(500, 2000)]),
         ("a table of zeros with row numbers",
-         sum(([TR, TD, 500 + i, END_TD, TD, 48, END_TD, END_TR] for i in range(300)), [])),
+         [t for i in range(300) for t in (TR, TD, 500 + i, END_TD, TD, 48, END_TD, END_TR)]),
         ("ruled lines", ([7] * 7 + [NEWLINE]) * 40),
     ],
 )  # fmt: skip
@@ -104,9 +104,7 @@ def period_by_definition(token_ids: list[int]) -> int:
 
 
 @given(st.lists(st.integers(0, 2), max_size=8), st.integers(1, 7), st.integers(0, 30))
-def test_the_period_is_the_one_of_the_definition(
-    start: list[int], period: int, count: int
-) -> None:
+def test_the_period_is_the_one_of_the_definition(start: list[int], period: int, count: int) -> None:
     token_ids = start + [i % period % 3 for i in range(count)]
     assert tail_period(token_ids, SMALL) == period_by_definition(token_ids)
 

@@ -88,7 +88,7 @@ ROWS = [Row(0, [2, 3, 4], [{}, {}, {}]), Row(2, [9], [{}])]
 
 def test_rows_get_a_choice_for_each_token_they_fed() -> None:
     toy = ToyDecoder()
-    step, cache = runner(toy)
+    step, _ = runner(toy)
     first, second = step.run(ROWS)
     expected = [toy.logits(h) for h in ([5, 2], [5, 2, 3], [5, 2, 3, 4])]
     assert [c.token for c in first] == [lowest_argmax(logits) for logits in expected]

@@ -157,7 +157,9 @@ def lowest_argmax(logits: Tensor) -> int:
 
 def is_loop(new: list[int], overrides: list[int], limits: LoopLimits) -> bool:
     recent = overrides[-limits.max_overrides :]
-    if overrides and overrides[-1] == len(new) and len(recent) == limits.max_overrides:
-        if len(new) - recent[0] < limits.override_span:
-            return True
-    return len(new) % limits.check_every == 0 and tail_period(new, limits) > 0
+    is_forced = (
+        len(recent) == limits.max_overrides
+        and recent[-1] == len(new)
+        and len(new) - recent[0] < limits.override_span
+    )
+    return is_forced or (len(new) % limits.check_every == 0 and tail_period(new, limits) > 0)

@@ -1,0 +1,151 @@
+"""The batching loop over the real decoder at toy size, random weights, float32.
+
+The definition feeds every history whole and without a cache; slots, batches, chunks and drafts
+must give the same ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from toy_decoder import plain_greedy
+
+from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.loops import LoopLimits
+from ocr2cli.model.config import DecoderConfig
+from ocr2cli.model.decoder import Decoder
+
+EOS, EXEMPT = 1, (2, 3)
+CONFIG = DecoderConfig(
+    vocab_size=61, hidden_size=32, num_layers=2, num_heads=2, num_dense_layers=1,
+    dense_intermediate=48, num_experts=4, experts_per_token=2, num_shared_experts=1,
+    expert_intermediate=16, max_positions=72,
+)  # fmt: skip
+LOOPS = LoopLimits(
+    short_period=3, short_total=18, long_total=30, min_periods=3, max_period=12,
+    max_overrides=6, override_span=30, check_every=5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    torch.manual_seed(5)
+    model = Decoder(CONFIG).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    return model
+
+
+def prompts(count: int) -> list[list[int]]:
+    source = torch.Generator().manual_seed(count)
+    return [
+        torch.randint(4, 61, (1 + 7 * i % 30,), generator=source).tolist() for i in range(count)
+    ]
+
+
+def wanted(decoder: Decoder, inputs: list[list[int]], config: DecodeConfig) -> list[Any]:
+    @torch.inference_mode()
+    def next_logits(history: list[int]) -> Tensor:
+        return decoder(decoder.embed(torch.tensor(history))[None])[0, -1]
+
+    return [
+        plain_greedy(
+            next_logits, prompt, config, eos_id=EOS, exempt_ids=EXEMPT, limits=LOOPS,
+            max_new=min(config.max_new_tokens, CONFIG.max_positions - len(prompt)),
+        )
+        for prompt in inputs
+    ]  # fmt: skip
+
+
+CONFIGS = [
+    DecodeConfig(max_new_tokens=32),
+    DecodeConfig(max_new_tokens=60, detect_loops=False),
+    DecodeConfig(max_new_tokens=32, no_repeat_ngram=3, ngram_window=12),
+    DecodeConfig(max_new_tokens=32, no_repeat_ngram=2, ngram_window=0, ngram_over_prompt=True),
+    DecodeConfig(max_new_tokens=32, no_repeat_ngram=0, dry=DryConfig()),
+]
+_known: dict[int, list[Any]] = {}
+
+
+def known_ends(decoder: Decoder, which: int) -> list[Any]:
+    """Feeding every history whole is slow: once a config."""
+    if which not in _known:
+        _known[which] = wanted(decoder, prompts(4), CONFIGS[which])
+    return _known[which]
+
+
+@given(
+    st.sampled_from(range(len(CONFIGS))),
+    st.sampled_from(["off", "ngram", "text-layer", "auto"]),
+    st.builds(
+        Tuning,
+        expected_new=st.sampled_from([5, 50]),
+        prefill_tokens=st.sampled_from([16, 200]),
+        prefill_chunk=st.sampled_from([0, 8]),
+        max_guess=st.integers(1, 7),
+        draft_batch_limit=st.integers(1, 6),
+        batch_buckets=st.sampled_from([(), (2, 4, 8)]),
+        length_buckets=st.sampled_from([(), (1, 8)]),
+        loops=st.just(LOOPS),
+    ),
+    st.integers(1, 6),
+    st.sampled_from([90, 1000]),
+    st.permutations(range(4)),
+    st.integers(0, 5),
+)
+@settings(max_examples=8, deadline=None)
+def test_the_ids_are_those_of_the_definition_however_it_runs(
+    decoder: Decoder,
+    which: int,
+    draft: str,
+    tuning: Tuning,
+    num_slots: int,
+    kv_tokens: int,
+    order: list[int],
+    steps_between: int,
+) -> None:
+    inputs = prompts(4)
+    known = known_ends(decoder, which)
+    config = replace(CONFIGS[which], draft=draft)
+    box = Generator(
+        decoder, config, eos_id=EOS, exempt_ids=EXEMPT, num_slots=num_slots,
+        kv_tokens=kv_tokens, tuning=tuning,
+    )  # fmt: skip
+    done = {}
+    for key in order:
+        right = known[key][0]
+        text = [7 if i % 9 == 8 else token for i, token in enumerate(right)]
+        box.add(key, decoder.embed(torch.tensor(inputs[key])), inputs[key], text)
+        for _ in range(steps_between):
+            done |= {f.key: f for f in box.step()}
+    while box.has_work:
+        done |= {f.key: f for f in box.step()}
+    got = [(list(done[key].token_ids), str(done[key].finish_reason)) for key in range(4)]
+    assert got == known
+
+
+def test_the_texts_under_test_are_worth_testing(decoder: Decoder) -> None:
+    """Different, long enough, and ended in more than one way."""
+    ends = [end for which in range(len(CONFIGS)) for end in known_ends(decoder, which)]
+    assert len({tuple(ids) for ids, _ in ends}) > 10
+    assert sorted(len(ids) for ids, _ in ends)[len(ends) // 2] > 20
+    assert len({reason for _, reason in ends}) > 1
+
+
+def test_right_drafts_are_accepted_by_the_real_decoder(decoder: Decoder) -> None:
+    config = DecodeConfig(max_new_tokens=40, draft="text-layer")
+    prompt = prompts(3)[2]
+    ((ids, _),) = wanted(decoder, [prompt], config)
+    box = Generator(decoder, config, eos_id=EOS, num_slots=1, kv_tokens=72, exempt_ids=EXEMPT)
+    box.add("page", decoder.embed(torch.tensor(prompt)), prompt, ids)
+    while box.has_work:
+        box.step()
+    assert box.statistics.acceptance == 1.0 and box.statistics.decode_steps < len(ids) / 3
