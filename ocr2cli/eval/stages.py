@@ -68,7 +68,7 @@ class ModelStages:
 
         ids_T = torch.tensor(ids, device=visual_SD.device)
         with torch.inference_mode():
-            x_TD = self.model.decoder.embed(ids_T)
+            x_TD: torch.Tensor = self.model.decoder.embed(ids_T)
             x_TD[ids_T == self.config.image_token_id] = visual_SD.to(x_TD.dtype)
         return x_TD
 

@@ -1,0 +1,165 @@
+"""Suites on disk: what loads, and the one line each mistake gets."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from eval_toys import SEED_FILES
+
+from ocr2cli.config import DryConfig
+from ocr2cli.errors import InputError, UsageError
+from ocr2cli.eval.cases import find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.facts import CellIs
+
+MakeSuite = Callable[..., Path]
+
+
+def test_the_bundled_suite_has_a_page_and_a_truth_for_every_case() -> None:
+    suite = load_suite(find_suite_folder("bundled"))
+    assert len(suite.cases) >= 12
+    for case in suite.cases:
+        assert case.path.is_file() and case.truth.strip() and not case.not_run
+    assert sum(case.path.stat().st_size for case in suite.cases) < 3_000_000
+    assert any("<table>" in case.truth_markdown for case in suite.cases)
+
+
+def test_the_seed_suite_holds_llama_cpps_five_cases_with_their_numbers() -> None:
+    suite = load_suite(find_suite_folder("seed"))
+    numbers = {
+        case.id: (case.recorded.cer, case.recorded.chrf, case.tolerance.cer_tol,
+                  case.tolerance.chrf_tol, case.decode.max_new_tokens)
+        for case in suite.cases
+        if case.recorded and case.tolerance
+    }  # fmt: skip
+    assert numbers == {
+        "v1-single-view": (0.3140, 67.57, 0.04, 5.0, 512),
+        "v2-single-view": (0.7761, 28.70, 0.12, 8.0, 2048),
+        "v1-multi-tile": (0.0, 100.0, 0.03, 3.0, 512),
+        "v2-multi-tile": (0.0236, 97.05, 0.03, 3.0, 2048),
+        "unlimited-single-view": (0.1869, 75.23, 0.06, 6.0, 4096),
+    }
+    dry = {case.id: case.decode.dry for case in suite.cases}
+    assert dry["v2-single-view"] == DryConfig(0.8, 1.75, 2, 64)
+    assert dry["v1-single-view"] is None
+    assert all(case.decode.no_repeat_ngram == 0 for case in suite.cases)
+
+
+def test_seed_pages_that_are_not_there_are_reported_with_what_to_do(tmp_path: Path) -> None:
+    for images, part in ((None, "--images DIR"), (tmp_path, "is not below")):
+        suite = load_suite(find_suite_folder("seed"), images=images)
+        for case in suite.cases:
+            assert case.not_run.startswith("image missing: test-1") and part in case.not_run
+
+
+def test_a_seed_page_with_another_digest_is_not_taken(tmp_path: Path) -> None:
+    for name in SEED_FILES:
+        (tmp_path / name).write_bytes(b"something else")
+    suite = load_suite(find_suite_folder("seed"), images=tmp_path)
+    assert all("another sha256" in case.not_run for case in suite.cases)
+
+
+def test_seed_pages_are_found_below_the_folder_by_name_and_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real pages may not be here, so the suite is read with the digests of stand-ins."""
+    text = (suites_folder() / "seed" / "suite.toml").read_text(encoding="utf-8")
+    deep = tmp_path / "images" / "deep"
+    deep.mkdir(parents=True)
+    for name, digest in SEED_FILES.items():
+        (deep / name).write_bytes(name.encode())
+        text = text.replace(digest, hashlib.sha256(name.encode()).hexdigest())
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    (folder / "suite.toml").write_text(text, encoding="utf-8")
+    suite = load_suite(folder, images=tmp_path / "images")
+    assert [case.not_run for case in suite.cases] == [""] * 5
+    assert suite.cases[0].truth == "test-1-ground-truth.txt"
+
+
+def test_the_digests_are_those_of_the_real_pages(shared_reference: Path | None) -> None:
+    folder = shared_reference / "eval-llama-cpp" if shared_reference else None
+    if folder is None or not folder.is_dir():
+        folder = None
+    suite = load_suite(find_suite_folder("seed"), images=folder)
+    expected = "" if folder else "image missing"
+    assert all(case.not_run.startswith(expected) for case in suite.cases)
+    assert bool(suite.cases[0].truth) is (folder is not None)
+
+
+def test_a_plain_folder_is_a_suite_when_every_page_has_its_truth(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "a.txt", "b.md", "notes.csv"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    suite = load_suite(tmp_path)
+    assert [(c.id, c.prompt) for c in suite.cases] == [("a", "ocr"), ("b", "markdown")]
+    (tmp_path / "c.pdf").write_text("%PDF", encoding="utf-8")
+    with pytest.raises(InputError, match=r"c\.pdf: no truth\. Put c\.txt or c\.md beside it"):
+        load_suite(tmp_path)
+
+
+def test_an_empty_folder_is_no_suite(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no suite.toml and no page image"):
+        load_suite(tmp_path)
+
+
+def test_facts_are_read_with_their_fields(make_suite: MakeSuite) -> None:
+    extra = '[[case.fact]]\nkind = "cell"\ncell = "Mon"\nright = "31"'
+    (case,) = load_suite(make_suite(case_extra=extra)).cases
+    assert case.facts[0].fact == CellIs("Mon", right="31")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('thruth = "x"', r"unknown key 'thruth'\. Did you mean 'truth'\?"),
+        ("page_number = 0", "pages count from 1"),
+        ("page_number = true", "'page_number' must be a whole number"),
+        ('needs = "v3"', r"no kind of model\. Did you mean 'v[12]'"),
+        ("decode = { max_tokens = 3 }", r"Did you mean 'max_new_tokens'\?"),
+        ("decode = { dry = { basis = 2 } }", r"Did you mean 'base'\?"),
+        ('recorded = { cerr = 0.1, by = "me" }', r"Did you mean 'cer'\?"),
+        ("recorded = { cer = 0.1 }", "'by' is missing"),
+        ("tolerance = { cer_tol = 0.1, chrf_tol = 1 }", "'reason' is missing"),
+        ('tolerance = { cer_tol = 0.1, chrf_tol = 1, reason = " " }', "'reason' is empty"),
+        ('[[case.fact]]\nkind = "presence"\ntext = "x"', r"Did you mean 'present'\?"),
+        ('[[case.fact]]\nkind = "present"\ntxt = "x"', r"Did you mean 'text'\?"),
+        ('[[case.fact]]\nkind = "present"', "missing 1 required positional argument: 'text'"),
+        ('[[case.fact]]\nkind = "present"\ntext = "x"\nmax_edits = 2', "needs a 'reason'"),
+        ("sha256 = \"00\"", "is not the page the truth was written for"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line_that_names_the_case(
+    make_suite: MakeSuite, extra: str, message: str
+) -> None:
+    with pytest.raises((UsageError, InputError), match=message) as caught:
+        load_suite(make_suite(case_extra=extra))
+    assert "'one'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_and_broken_toml_are_one_line(make_suite: MakeSuite) -> None:
+    folder = make_suite()
+    (folder / "one.txt").unlink()
+    with pytest.raises(InputError, match=r"truth .*one\.txt is missing\. Write it"):
+        load_suite(folder)
+    (folder / "one.png").unlink()
+    with pytest.raises(InputError, match=r"the page .*one\.png is missing"):
+        load_suite(folder)
+    (folder / "suite.toml").write_text("name = ", encoding="utf-8")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_suite(folder)
+
+
+def test_two_cases_with_one_id_are_refused(make_suite: MakeSuite) -> None:
+    folder = make_suite()
+    text = (folder / "suite.toml").read_text(encoding="utf-8")
+    (folder / "suite.toml").write_text(text + text.partition("\n")[2], encoding="utf-8")
+    with pytest.raises(UsageError, match="two cases have the id 'one'"):
+        load_suite(folder)
+
+
+def test_an_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=re.escape("Did you mean 'bundled'?")):
+        find_suite_folder("bundle")

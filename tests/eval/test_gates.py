@@ -1,0 +1,128 @@
+"""Limits: what they read, when they fail, and when they say they could not be checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ocr2cli.errors import UsageError
+from ocr2cli.eval.cases import Suite, Tolerance, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.gates import CaseScores, Gate, State, gates_of, judge, load_gates
+from ocr2cli.eval.metrics import Scores
+
+REASON = "because"
+
+
+def states(gate: Gate, *cases: CaseScores) -> list[State]:
+    return [verdict.state for verdict in judge([gate], cases)]
+
+
+def case(name: str = "a", reference: Scores | None = None, **scores: float) -> CaseScores:
+    return CaseScores(name, Scores(**scores), reference)
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit", "value", "state"),
+    [
+        ("at_most", 0.05, 0.05, State.PASSED),
+        ("at_most", 0.05, 0.0501, State.FAILED),
+        ("at_least", 0.9, 0.9, State.PASSED),
+        ("at_least", 0.9, 0.89, State.FAILED),
+        ("at_most_reference_plus", 0.02, 0.12, State.PASSED),
+        ("at_most_reference_plus", 0.02, 0.121, State.FAILED),
+        ("at_least_reference_minus", 0.02, 0.08, State.PASSED),
+        ("at_least_reference_minus", 0.02, 0.079, State.FAILED),
+    ],
+)
+def test_a_limit_holds_up_to_itself(bound: str, limit: float, value: float, state: State) -> None:
+    gate = Gate("cer", bound, limit, REASON)
+    assert states(gate, case(cer=value, reference=Scores(cer=0.10))) == [state]
+
+
+def test_without_a_reference_a_relative_gate_is_unchecked_and_not_passed() -> None:
+    gate = Gate("cer", "at_most_reference_plus", 1.0, REASON)
+    assert states(gate, case(cer=0.0)) == [State.UNCHECKED]
+    assert states(gate, case(cer=0.0, reference=Scores(chrf=1.0))) == [State.UNCHECKED]
+
+
+def test_a_score_that_does_not_apply_is_unchecked() -> None:
+    assert states(Gate("teds", "at_least", 0.9, REASON), case(cer=0.0)) == [State.UNCHECKED]
+
+
+def test_a_gate_is_for_the_cases_its_patterns_name() -> None:
+    gate = Gate("cer", "at_most", 0.0, REASON, cases=("v2-*",))
+    verdicts = judge([gate], [case("v1-a", cer=1.0), case("v2-b", cer=1.0)])
+    assert [verdict.where for verdict in verdicts] == ["v2-b"]
+
+
+def test_an_overall_gate_takes_the_mean_of_pages_both_have_read() -> None:
+    gate = Gate("cer", "at_most_reference_plus", 0.05, REASON, is_overall=True)
+    read = case("a", cer=0.10, reference=Scores(cer=0.06))
+    unread = case("b", cer=0.9)
+    (verdict,) = judge([gate], [read, unread])
+    assert (verdict.state, verdict.value) == (State.PASSED, 0.10)
+    (verdict,) = judge([gate], [read, case("b", cer=0.9, reference=Scores(cer=0.5))])
+    assert verdict.state is State.FAILED and verdict.limit == pytest.approx(0.33)
+
+
+def test_parity_gates_judge_tokens_and_say_when_there_are_none() -> None:
+    share = Gate("exact_share", "at_least", 0.8, REASON, is_overall=True)
+    logits = Gate("logit_difference", "at_most", 0.02, REASON)
+    good = CaseScores("a", Scores(), parity={"exact_share": 1.0, "logit_difference": 0.001})
+    bad = CaseScores("b", Scores(), parity={"exact_share": 0.0, "logit_difference": 0.5})
+    assert states(share, good, bad) == [State.FAILED]
+    assert states(share, good) == [State.PASSED]
+    assert states(share, case()) == [State.UNCHECKED]
+    assert states(logits, good, bad, case("c")) == [State.PASSED, State.FAILED, State.UNCHECKED]
+
+
+def test_the_first_difference_does_not_apply_to_equal_pages() -> None:
+    gate = Gate("first_difference", "at_least", 20, REASON)
+    exact = CaseScores("a", Scores(), parity={"exact_share": 1.0})
+    early = CaseScores("b", Scores(), parity={"exact_share": 0.0, "first_difference": 3.0})
+    assert states(gate, exact, early) == [State.UNCHECKED, State.FAILED]
+
+
+def test_a_tolerance_gates_aligned_and_whole_page_scores_of_its_own_case() -> None:
+    suite = load_suite(find_suite_folder("seed"))
+    gates = gates_of(suite, suites_folder() / "gates.toml")
+    mine = [(g.metric, g.bound, g.limit) for g in gates if g.cases == ("v2-multi-tile",)]
+    assert ("cer", "at_most_reference_plus", 0.03) in mine
+    assert ("whole_cer", "at_most_reference_plus", 0.03) in mine
+    assert ("chrf", "at_least_reference_minus", 3.0) in mine
+    assert ("whole_chrf", "at_least_reference_minus", 3.0) in mine
+
+
+def test_the_overall_tolerance_gates_the_means(tmp_path: Path) -> None:
+    suite = Suite("toy", tmp_path, (), overall=Tolerance(0.01, 1.0, REASON))
+    gates = gates_of(suite, tmp_path / "none.toml")
+    assert len(gates) == 4 and all(gate.is_overall for gate in gates)
+
+
+@pytest.mark.parametrize("file", sorted(suites_folder().rglob("gates.toml")), ids=str)
+def test_every_limit_that_comes_with_the_tool_has_a_reason(file: Path) -> None:
+    gates = load_gates(file)
+    assert gates and all(len(gate.reason) > 20 for gate in gates)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('metric = "cer"\nat_most = 0.1', "'reason' is missing"),
+        ('metric = "cer"\nat_most = 0.1\nreason = "  "', "'reason' is empty"),
+        ('metric = "cerr"\nat_most = 0.1\nreason = "x"', r"Did you mean 'cer'\?"),
+        ('metric = "cer"\natmost = 0.1\nreason = "x"', r"Did you mean 'at_most'\?"),
+        ('metric = "cer"\nreason = "x"', "exactly one of"),
+        ('metric = "cer"\nat_most = 1\nat_least = 0\nreason = "x"', "exactly one of"),
+        ('metric = "cer"\nat_most = "1"\nreason = "x"', "must be a number"),
+    ],
+)
+def test_a_gate_with_a_mistake_is_refused_in_one_line(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    file = tmp_path / "gates.toml"
+    file.write_text(f"[[gate]]\n{row}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=message) as caught:
+        load_gates(file)
+    assert "gate 1" in str(caught.value) and "\n" not in str(caught.value)

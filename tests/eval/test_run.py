@@ -1,0 +1,249 @@
+"""A whole evaluation with toy readers: what fails, what passes, what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eval_toys import TRUTH, failed_result, page_result, reads, reads_truth
+
+from ocr2cli.errors import ExitCode, GateFailed, InputError, UsageError
+from ocr2cli.eval.cases import Case
+from ocr2cli.eval.gates import State
+from ocr2cli.eval.provenance import ModelFacts
+from ocr2cli.eval.reference import Reference, ReferenceOutput
+from ocr2cli.eval.report import json_report, text_report
+from ocr2cli.eval.run import EvalOptions, EvalOutcome, run_eval
+from ocr2cli.pages import FinishReason, PageImage, PageResult, Status
+
+MakeSuite = Callable[..., Path]
+
+STRICT = """
+[[gate]]
+metric = "cer"
+at_most = 0.1
+reason = "a toy limit for the aligned score"
+[[gate]]
+metric = "whole_cer"
+at_most = 0.1
+reason = "a toy limit for the whole page"
+"""
+
+
+def failed_metrics(outcome: EvalOutcome) -> set[str]:
+    return {verdict.metric for verdict in outcome.failed}
+
+
+def test_a_right_page_passes_and_exits_zero(make_suite: MakeSuite, v2_model: ModelFacts) -> None:
+    options = EvalOptions(suites=(str(make_suite(gates=STRICT)),))
+    outcome = run_eval(options, reads_truth(), model=v2_model)
+    outcome.raise_for_gates()
+    assert {verdict.state for verdict in outcome.verdicts} == {State.PASSED}
+
+
+def test_a_loop_after_a_perfect_page_fails_a_gate(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(make_suite(gates=STRICT)),))
+    outcome = run_eval(options, reads(TRUTH + " The rest." * 300), model=v2_model)
+    assert outcome.cases[0].ours.scores.cer == 0.0
+    assert failed_metrics(outcome) == {"whole_cer"}
+    with pytest.raises(GateFailed) as caught:
+        outcome.raise_for_gates()
+    assert caught.value.exit_code is ExitCode.GATE_FAILED
+
+
+def test_a_failed_page_and_a_missing_page_count_as_wrong(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(make_suite(("one", "two", "three"), gates=STRICT)),))
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        return [page_result(cases[0], TRUTH), failed_result(cases[1])]  # the third is lost
+
+    outcome = run_eval(options, reader, model=v2_model)
+    assert [case.ours.scores.whole_cer for case in outcome.cases] == [0.0, 1.0, 1.0]
+    assert {v.where for v in outcome.failed} == {"two", "three"}
+    assert "missing" in text_report(outcome)
+
+
+def test_text_of_a_failed_page_is_not_scored(make_suite: MakeSuite, v2_model: ModelFacts) -> None:
+    options = EvalOptions(suites=(str(make_suite()),))
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        return [replace(failed_result(case), markdown=TRUTH) for case in cases]
+
+    assert run_eval(options, reader, model=v2_model).cases[0].ours.scores.cer == 1.0
+
+
+def test_a_page_the_decoder_did_not_end_is_not_stopped(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    gates = '[[gate]]\nmetric = "stopped"\nat_least = 1\nreason = "a page must end by itself"'
+    options = EvalOptions(suites=(str(make_suite(gates=gates)),))
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        ended = {"status": Status.LOOP, "finish_reason": FinishReason.LOOP}
+        return [page_result(case, TRUTH, **ended) for case in cases]
+
+    assert failed_metrics(run_eval(options, reader, model=v2_model)) == {"stopped"}
+
+
+def test_a_fact_that_does_not_hold_fails_whatever_the_scores(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    fact = '[[case.fact]]\nkind = "order"\nbefore = "herring"\nafter = "Monday"'
+    options = EvalOptions(suites=(str(make_suite(gates=STRICT, case_extra=fact)),))
+    outcome = run_eval(options, reads_truth(), model=v2_model)
+    assert failed_metrics(outcome) == {"fact"}
+    assert "does not come before" in text_report(outcome)
+
+
+def test_the_seed_suite_says_truthfully_that_nothing_could_run(v2_model: ModelFacts) -> None:
+    with pytest.raises(InputError, match=r"no case could be run\. .*test-1\.jpeg.*--images DIR"):
+        run_eval(EvalOptions(suites=("seed",)), reads("x"), model=v2_model)
+
+
+def seed_like(make_suite: MakeSuite) -> Path:
+    return make_suite(
+        gates="gate = []",
+        case_extra='needs = "v2"\nrecorded = { cer = 0.0236, chrf = 97.05, by = "a test" }\n'
+        'tolerance = { cer_tol = 0.03, chrf_tol = 3.0, reason = "a toy tolerance" }',
+    )
+
+
+def test_recorded_scores_judge_the_aligned_text(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(seed_like(make_suite)),), ref="recorded")
+    good = run_eval(options, reads_truth(), model=v2_model)
+    assert {v.metric for v in good.verdicts if v.state is State.PASSED} == {"cer", "chrf"}
+    bad = run_eval(options, reads(TRUTH.replace("e", "o")), model=v2_model)
+    assert failed_metrics(bad) == {"cer", "chrf"}
+
+
+def test_ref_none_leaves_relative_gates_unchecked_and_says_so(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(seed_like(make_suite)),), ref="none")
+    outcome = run_eval(options, reads("rubbish"), model=v2_model)
+    outcome.raise_for_gates()
+    assert {verdict.state for verdict in outcome.verdicts} == {State.UNCHECKED}
+    assert "no gate was checked: these scores prove nothing" in text_report(outcome)
+
+
+def test_a_case_for_another_model_is_not_run_and_not_passed(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    folder = make_suite(("old", "new"))
+    text = (folder / "suite.toml").read_text(encoding="utf-8")
+    text = text.replace('id = "old"', 'id = "old"\nneeds = "v1"')
+    (folder / "suite.toml").write_text(text, encoding="utf-8")
+    outcome = run_eval(EvalOptions(suites=(str(folder),)), reads_truth(), model=v2_model)
+    assert [case.case.id for case in outcome.cases] == ["new"]
+    report = text_report(outcome)
+    assert "1 run, 1 not run" in report
+    assert "not run: old: needs a v1 checkpoint, this one is v2" in report
+    assert json_report(outcome)["suites"][0]["not_run"][0]["id"] == "old"
+
+
+def reference_of(text: str, logits: np.ndarray | None = None) -> Reference:
+    def read(case: Case, page: PageImage) -> ReferenceOutput:
+        return ReferenceOutput(text, tuple(text.encode()), logits)
+
+    return Reference("hf", {"weights": "toy"}, read)
+
+
+PARITY = """
+[[gate]]
+metric = "exact_share"
+at_least = 1.0
+is_overall = true
+reason = "toy tokens must be equal"
+[[gate]]
+metric = "logit_difference"
+at_most = 0.02
+reason = "toy logits must be near"
+"""
+
+
+def test_lucky_scores_do_not_pass_the_parity_gates(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    """Ours equals the truth, the reference does not: better, and still not the same model."""
+    options = EvalOptions(suites=(str(make_suite(gates=PARITY)),), ref="hf")
+    reference = reference_of(TRUTH.replace("Monday", "Sunday"))
+    outcome = run_eval(options, reads_truth(), reference=reference, model=v2_model)
+    assert failed_metrics(outcome) == {"exact_share"}
+    parity = outcome.cases[0].parity
+    assert parity is not None and parity.first_difference == TRUTH.index("Monday")
+
+
+def test_equal_tokens_with_other_logits_fail_the_logit_gate(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(make_suite(gates=PARITY)),), ref="hf")
+    reference = reference_of(TRUTH, np.array([1.0, 4.0], np.float32))
+    near = run_eval(
+        options, reads_truth(), reference=reference, model=v2_model,
+        first_logits=lambda case, page: np.array([1.0, 4.01], np.float32),
+    )  # fmt: skip
+    assert not near.failed
+    far = run_eval(
+        options, reads_truth(), reference=reference, model=v2_model,
+        first_logits=lambda case, page: np.array([1.0, 4.1], np.float32),
+    )  # fmt: skip
+    assert failed_metrics(far) == {"logit_difference"}
+
+
+def test_a_reference_is_asked_once_for_a_page_and_then_cached(
+    make_suite: MakeSuite, v2_model: ModelFacts, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def read(case: Case, page: PageImage) -> ReferenceOutput:
+        asked.append(case.id)
+        return ReferenceOutput(TRUTH, (1, 2), np.array([1.5], np.float32), ("a note",))
+
+    options = EvalOptions(
+        suites=(str(make_suite()),), ref="hf", cache=tmp_path / "cache"
+    )
+    for _ in range(2):
+        reference = Reference("hf", {"weights": "a"}, read)
+        outcome = run_eval(options, reads_truth(), reference=reference, model=v2_model)
+        assert outcome.cases[0].notes == ("a note",)
+        assert outcome.cases[0].reference is not None
+    assert asked == ["one"]
+    other = Reference("hf", {"weights": "b"}, read)
+    run_eval(options, reads_truth(), reference=other, model=v2_model)
+    assert asked == ["one", "one"]
+
+
+def test_cases_are_chosen_by_pattern_and_an_unknown_name_is_said(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    folder = str(make_suite(("page-a", "page-b", "letter")))
+    options = EvalOptions(suites=(folder,), only=("page-*",))
+    outcome = run_eval(options, reads_truth(), model=v2_model)
+    assert [case.case.id for case in outcome.cases] == ["page-a", "page-b"]
+    with pytest.raises(InputError, match="No case has such a name"):
+        run_eval(EvalOptions(suites=(folder,), only=("nothing",)), reads_truth(), model=v2_model)
+
+
+def test_an_unreadable_page_is_a_wrong_page_with_its_reason(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    folder = make_suite()
+    (folder / "one.png").write_bytes(b"this is no image")
+    options = EvalOptions(suites=(str(folder),))
+    outcome = run_eval(options, lambda cases: [failed_result(c) for c in cases], model=v2_model)
+    assert outcome.cases[0].page is None
+    assert outcome.cases[0].ours.scores.cer == 1.0
+
+
+def test_an_unknown_reference_is_a_usage_error(v2_model: ModelFacts) -> None:
+    with pytest.raises(UsageError, match="use one of hf, hf-processor, llama.cpp"):
+        run_eval(EvalOptions(ref="hff"), reads("x"), model=v2_model)
