@@ -17,6 +17,10 @@ FORMATS = {
     "md": "ocr2cli.output.markdown:write_markdown",
     "jsonl": "ocr2cli.output.jsonl:write_jsonl",
     "json": "ocr2cli.output.json_document:write_json",
+    "html": "ocr2cli.output.html:write_html",
+    "pdf": "ocr2cli.output.searchable_pdf:write_searchable_pdf",
+    "layout": "ocr2cli.output.layout:write_layout",
+    "mmd": "ocr2cli.output.mmd:write_mmd",
 }
 
 # These link to `<stem>.images/`; the others carry their pictures themselves.

@@ -7,11 +7,11 @@ a page marker, or swallow the pages after it. Knows nothing about how figures ar
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.names import printable
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.pages import Document, PageResult, Status
 from ocr2cli.text.markup import neutralise
 
 # The place of a figure: `text/grounding.to_markdown` puts each on a line of its own, and no other
@@ -33,11 +33,25 @@ _CUT = {
 def write_markdown(assembly: Assembly) -> None:
     """Stages `<stem>.md`, page by page."""
     with assembly.new_file(".md") as stream:
-        for index, result in enumerate(assembly.pages()):
-            marker = f"<!-- page: {result.key.page + 1} -->\n" if assembly.is_multi_page else ""
-            body = page_body(result, assembly.links.get(result.key.page, {}))
-            page = "\n".join(part for part in (marker, body) if part)
-            stream.write(("\n" * (index > 0) + page).encode())
+        for text in _pages(assembly.pages(), assembly.links, has_markers=assembly.is_multi_page):
+            stream.write(text.encode())
+
+
+def document_markdown(document: Document) -> str:
+    """The document's `.md` as one string; figures leave a comment, for no file holds them."""
+    pages = document.pages
+    has_markers = len(pages) > 1 or any(page.key.page > 0 for page in pages)
+    return "".join(_pages(iter(pages), {}, has_markers=has_markers))
+
+
+def _pages(
+    pages: Iterator[PageResult], links: Mapping[int, Mapping[int, str]], *, has_markers: bool
+) -> Iterator[str]:
+    for index, result in enumerate(pages):
+        marker = f"<!-- page: {result.key.page + 1} -->\n" if has_markers else ""
+        body = page_body(result, links.get(result.key.page, {}))
+        page = "\n".join(part for part in (marker, body) if part)
+        yield ("\n" if index else "") + page
 
 
 def page_body(result: PageResult, links: Mapping[int, str]) -> str:

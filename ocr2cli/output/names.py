@@ -23,9 +23,10 @@ _UNPRINTABLE = re.compile(
 def document_stem(document: str) -> str:
     """The document's path below OUT, without ending. `/`-separated, may hold surrogate escapes.
 
-    Each part longer than 200 bytes is cut and given a digest, so that the endings fit.
+    Each part longer than 200 bytes is cut and given a digest, so that the endings fit. An input
+    folder `.ocr2` becomes `.ocr2~`: the other one holds the state of the run.
 
-    Raises: OutputError for an id that would leave OUT or enter OUT/.ocr2.
+    Raises: OutputError for an id that would leave OUT.
     """
     parts = document.split("/")
     for part in parts:
@@ -35,10 +36,7 @@ def document_stem(document: str) -> str:
                 "Rename the input and run again."
             )
     if parts[0] == ".ocr2":
-        raise OutputError(
-            f"the document name {printable(document)!r} lies in .ocr2, where the state of the run "
-            "is kept. Rename the input folder and run again."
-        )
+        parts[0] = ".ocr2~"
     return "/".join(_shorten(part) for part in parts)
 
 

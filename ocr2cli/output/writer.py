@@ -76,6 +76,13 @@ class Writer:
         self._done(result, part_sha256, is_resumed=True)
         return True
 
+    def read_earlier(self, key: PageKey, part_sha256: str) -> PageResult | None:
+        """The result of an earlier run without taking it over; None when its part is damaged."""
+        try:
+            return read_part(self._folder, key, part_sha256)
+        except PartDamaged:
+            return None
+
     def add(self, result: PageResult) -> str:
         """Writes the page's part, synced; returns its SHA-256 for the journal.
 

@@ -42,7 +42,7 @@ def tree(folder: Path) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "document",
-    ["../x", "a/../../x", "/etc/x", "", ".", "a//b", "a/.", "a\x00b", ".ocr2/parts/x", ".ocr2"],
+    ["../x", "a/../../x", "/etc/x", "", ".", "a//b", "a/.", "a\x00b"],
 )
 def test_a_name_that_is_no_path_below_out_is_refused(tmp_path: Path, document: str) -> None:
     one = writer(tmp_path / "out")
@@ -66,6 +66,7 @@ def test_a_name_that_is_no_path_below_out_is_refused(tmp_path: Path, document: s
         "...",
         "\u6f22\u5b57/\u0440\u0443\u0441",
         "a.md/b",
+        ".ocr2~/parts/x",
         "~root",
         "$(touch x)",
     ],
@@ -401,3 +402,10 @@ def test_results_in_error_tell_their_reason_whatever_it_holds(tmp_path: Path) ->
     lines = (tmp_path / "d.md").read_text().splitlines()
     assert sum(line.startswith("> **Page ") for line in lines) == len(HOSTILE)
     assert sum(line.startswith("<!-- page: ") for line in lines) == len(HOSTILE)
+
+
+def test_an_input_folder_called_like_the_state_folder_stays_out_of_it(tmp_path: Path) -> None:
+    write(tmp_path, page(".ocr2/summary"), page(".ocr2"))
+    assert tree(tmp_path) == [
+        b".ocr2~.jsonl", b".ocr2~.md", b".ocr2~/summary.jsonl", b".ocr2~/summary.md",
+    ]  # fmt: skip

@@ -1,0 +1,120 @@
+"""Markdown -> HTML, as far as the model writes it: headings, lists, tables, formulas, code.
+
+Everything is escaped first; only tags of an allow-list come back, with no attributes but spans.
+Knows nothing about pages or images.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+
+from ocr2cli.output.markdown import page_text
+from ocr2cli.text.markup import safe_html
+
+_HEADING = re.compile(r" {0,3}(#{1,6})\s+(.*?)\s*#*$")
+_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+\S")
+_FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
+_ROW = re.compile(r"\s*\|.*\|\s*$")
+_RULE_ROW = re.compile(r"\s*\|\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|\s*$")
+_BULLET = re.compile(r"\s*[-*+]\s+")
+_BOLD = re.compile(r"\*\*(?=\S)(.{1,500}?)(?<=\S)\*\*")
+_ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]{1,500}?)(?<=\S)\*(?![\w*])")
+_FORMULA = re.compile(r"(\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\))", re.DOTALL)
+
+
+def text_html(markdown: str) -> str:
+    """HTML of a block's text."""
+    return "\n".join(_elements(page_text(markdown, {}).split("\n")))
+
+
+def _elements(lines: list[str]) -> Iterator[str]:
+    """Runs of lines of one kind, each as one element."""
+    position = 0
+    while position < len(lines):
+        end = position + 1
+        kind = _kind(lines[position])
+        while end < len(lines) and _goes_on(kind, lines, position, end):
+            end += 1
+        run = lines[position:end]
+        if any(line.strip() for line in run):
+            yield _MAKERS[kind](run)
+        position = end
+
+
+def _kind(line: str) -> str:
+    if _FENCE.match(line):
+        return "code"
+    if "<table" in line.lower():
+        return "table"
+    if not line.strip():
+        return "blank"
+    for kind, pattern in (("heading", _HEADING), ("rows", _ROW), ("list", _ITEM)):
+        if pattern.match(line):
+            return kind
+    return "paragraph"
+
+
+def _goes_on(kind: str, lines: list[str], start: int, end: int) -> bool:
+    """Whether line `end` belongs to the run that began at `start`."""
+    if kind == "code":
+        return end == start + 1 or not _FENCE.match(lines[end - 1])
+    if kind == "table":
+        text = "\n".join(lines[start:end]).lower()
+        return text.count("<table") > text.count("</table")
+    return kind in ("paragraph", "list", "rows") and _kind(lines[end]) == kind
+
+
+def _heading(lines: list[str]) -> str:
+    marks, text = _HEADING.findall(lines[0])[0]
+    level = min(len(marks) + 2, 6)  # h1 and h2 are the document and the page
+    return f"<h{level}>{_inline(text)}</h{level}>"
+
+
+def _code(lines: list[str]) -> str:
+    body = lines[1:-1] if len(lines) > 1 and _FENCE.match(lines[-1]) else lines[1:]
+    return f"<pre>{html.escape(chr(10).join(body), quote=False)}</pre>"
+
+
+def _list(lines: list[str]) -> str:
+    items = "".join(f"<li>{_inline(_BULLET.sub('', line.strip()))}</li>" for line in lines)
+    return f"<ul>{items}</ul>"
+
+
+def _rows(lines: list[str]) -> str:
+    rows = []
+    for line in lines:
+        if not _RULE_ROW.match(line):
+            cells = line.strip().strip("|").split("|")
+            rows.append("".join(f"<td>{_inline(cell.strip())}</td>" for cell in cells))
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _paragraph(lines: list[str]) -> str:
+    return f"<p>{_inline(chr(10).join(lines))}</p>"
+
+
+def _inline(text: str) -> str:
+    """Escaped text with emphasis; formulas as they are written, in a typewriter face."""
+    pieces = _FORMULA.split(text)
+    return "".join(
+        f"<code>{html.escape(piece, quote=False)}</code>" if index % 2 else _emphasis(piece)
+        for index, piece in enumerate(pieces)
+    )
+
+
+def _emphasis(text: str) -> str:
+    # What was made safe for markdown is text again here: a reference must not be escaped twice.
+    text = safe_html(text.replace("&lt;", "<").replace("&#33;", "!"))
+    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", text))
+
+
+_MAKERS: dict[str, Callable[[list[str]], str]] = {
+    "heading": _heading,
+    "code": _code,
+    "list": _list,
+    "rows": _rows,
+    "table": lambda lines: _inline("\n".join(lines)),
+    "paragraph": _paragraph,
+}

@@ -1,0 +1,34 @@
+"""Markdown -> the words a reader sees, line by line.
+
+Knows nothing about where the words stand on the page.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+_CELL_END = re.compile(r"</t[dh]>\s*", re.IGNORECASE)
+_ROW_END = re.compile(r"</tr>|</p>|</li>|</table>|<br\s*/?>|</caption>", re.IGNORECASE)
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
+_IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)")
+_LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)")
+_LINE_START = re.compile(r"^\s{0,3}(?:#{1,6}\s+|>\s?|[-*+]\s+(?=\S))", re.MULTILINE)
+_RULE = re.compile(
+    r"^\s*(?:[-*_]\s*){3,}$|^\s*\|?\s*:?-{2,}[-:|\s]*$|^\s*(?:```|~~~).*$", re.MULTILINE
+)
+_EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
+_ESCAPE = re.compile(r"\\([\\`*_{}\[\]<>#+\-.!|~&$])")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def plain_lines(markdown: str) -> list[str]:
+    """The lines without markup; empty ones are left out. Formulas stay as they are written."""
+    text = _CONTROL.sub("", markdown)
+    text = _IMAGE.sub("", _LINK.sub(r"\1", text))
+    text = _ROW_END.sub("\n", _CELL_END.sub(" ", text))
+    text = _RULE.sub("", _LINE_START.sub("", _TAG.sub("", text)))
+    text = _EMPHASIS.sub(r"\2", text)
+    text = html.unescape(_ESCAPE.sub(r"\1", text))
+    lines = (" ".join(line.replace("|", " ").split()) for line in text.split("\n"))
+    return [line for line in lines if line]
