@@ -154,6 +154,14 @@ def read_tokenizer(model: ModelFiles) -> Tokenizer:
     return Tokenizer.from_json(read_tokenizer_json(model), where=str(model.path))
 
 
+def has_tokenizer(model: ModelFiles) -> bool:
+    """False for weights that came without a vocabulary: they can be converted, not run."""
+    if not model.is_gguf:
+        return (model.path / "tokenizer.json").is_file()
+    with WeightFile(model.path) as file:
+        return "tokenizer.ggml.tokens" in read_header(file).metadata
+
+
 def read_tokenizer_json(model: ModelFiles) -> str:
     """The text of tokenizer.json, made from the vocabulary for a GGUF file. Raises: ModelError."""
     if model.is_gguf:

@@ -19,7 +19,12 @@ import torch
 
 from ocr2cli.errors import ModelError, UsageError
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig
-from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint, read_tokenizer_json
+from ocr2cli.weights.checkpoint import (
+    Checkpoint,
+    has_tokenizer,
+    open_checkpoint,
+    read_tokenizer_json,
+)
 from ocr2cli.weights.hub import ModelFiles, resolve_model
 from ocr2cli.weights.load import read_param
 from ocr2cli.weights.names import Naming, Param, Piece, model_params
@@ -253,8 +258,8 @@ class _Conversion:
     def _tokenizer(self) -> tuple[str, tuple[str, ...]]:
         """The tokenizer's JSON, or "" with a warning: weights alone can still be converted."""
         source = self.checkpoint.files
-        if not source.is_gguf and not (source.path / "tokenizer.json").is_file():
-            return "", (f"{source.path} has no tokenizer.json; the result has none either",)
+        if not has_tokenizer(source):
+            return "", (f"{source.path} has no vocabulary, so the result has none either",)
         return read_tokenizer_json(source), ()
 
     def _report(self, paths: tuple[Path, ...], warnings: tuple[str, ...]) -> ConvertReport:

@@ -25,6 +25,8 @@ ARCHITECTURE = "deepseek2-ocr"
 PROJECTOR_V2, PROJECTOR_V1 = "deepseekocr2", "deepseekocr"
 # llama.cpp compiles the query encoder's theta in; a file of ours that needs another says so here.
 THETA_KEY = "clip.vision.rope.freq_base"
+# Written where the id is not the published model's; else it is that of the token of this name.
+IMAGE_KEY = "ocr2.image_token_id"
 IMAGE_TOKEN = "<image>"
 
 
@@ -43,8 +45,6 @@ def gguf_config(text: GgufHeader, vision: GgufHeader, where: tuple[str, str]) ->
     sizes = _Shapes(vision.table, where[1])
     keys = Section(vision.metadata, where[1])
     is_v2 = vision.metadata["clip.projector_type"] == PROJECTOR_V2
-    tokens = text.metadata.get("tokenizer.ggml.tokens")
-    has_image = isinstance(tokens, list) and IMAGE_TOKEN in tokens
     ids = Section(text.metadata, where[0])
     config = ModelConfig(
         sam=_sam(keys, sizes),
@@ -53,8 +53,7 @@ def gguf_config(text: GgufHeader, vision: GgufHeader, where: tuple[str, str]) ->
         decoder=_decoder(text, where[0]),
         bos_token_id=ids.token_id("tokenizer.ggml.bos_token_id", 0),
         eos_token_id=ids.token_id("tokenizer.ggml.eos_token_id", 1),
-        image_token_id=list(tokens).index(IMAGE_TOKEN)  # type: ignore[arg-type]
-        if has_image else ModelConfig().image_token_id,
+        image_token_id=ids.token_id(IMAGE_KEY, _image_token(text)),
     )
     check_config(config, " and ".join(where))
     return config
@@ -189,6 +188,15 @@ def _decoder(text: GgufHeader, where: str) -> DecoderConfig:
         rope_theta=keys.number(f"{p}rope.freq_base", default.rope_theta),
         max_positions=keys.whole(f"{p}context_length", default.max_positions),
     )
+
+
+def _image_token(text: GgufHeader) -> int:
+    tokens = text.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        for number, token in enumerate(tokens):
+            if token == IMAGE_TOKEN:
+                return number
+    return ModelConfig().image_token_id
 
 
 def _short(value: float) -> float:

@@ -21,6 +21,7 @@ from ocr2cli.model.config import (
 )
 from ocr2cli.weights.gguf_config import (
     ARCHITECTURE,
+    IMAGE_KEY,
     PROJECTOR_V1,
     PROJECTOR_V2,
     THETA_KEY,
@@ -152,7 +153,8 @@ def native_config(config: ModelConfig) -> Json:
 def text_metadata(config: ModelConfig, name: str, quant: str) -> dict[str, Value]:
     """Keys of the text file, without the vocabulary."""
     decoder, p = config.decoder, f"{ARCHITECTURE}."
-    return {
+    usual_id = ModelConfig().image_token_id
+    return _added({IMAGE_KEY: (config.image_token_id, usual_id)}) | {
         "general.architecture": ARCHITECTURE,
         "general.type": "model",
         "general.name": name,
