@@ -80,13 +80,12 @@ class Journal:
                                path, found.num_damaged)  # fmt: skip
             os.ftruncate(fd, found.num_whole_bytes)
             sweep_temps(path.parent)
-            if found.wants_compaction:
-                atomic_write(path, b"".join(map(_to_line, found.rows.values())))
-                os.close(fd)
-                fd = open_state_file(out, _NAME)
         except OSError as error:
             os.close(fd)
             raise _cannot_write(path, error) from error
+        if found.wants_compaction and _compact(path, found.rows):
+            os.close(fd)
+            fd = open_state_file(out, _NAME)
         return cls(fd, found.rows, fingerprint, path)
 
     def __len__(self) -> int:
@@ -183,6 +182,16 @@ def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
             return
         yield line
+
+
+def _compact(path: Path, rows: dict[PageKey, Row]) -> bool:
+    """Rewrite the file with the live rows only; a full disk can do without."""
+    try:
+        atomic_write(path, b"".join(map(_to_line, rows.values())))
+    except OSError as error:
+        logger.warning("%s was not compacted: %s", path, error.strerror)
+        return False
+    return True
 
 
 def _fold(rows: dict[PageKey, Row], row: Row) -> None:
