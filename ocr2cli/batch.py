@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine
 from ocr2cli.output.assembly import OutputSettings
-from ocr2cli.output.metrics import write_metrics
+from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.summary import Summary
 from ocr2cli.output.writer import Writer
@@ -86,15 +87,28 @@ def run_batch(
                 for result in _results(batch, plan, options):
                     if progress is not None:
                         progress.page(result)
-                    if cfg.metrics_file:
-                        write_metrics(Path(cfg.metrics_file), writer.summary, status.stages())
+                    _write_metrics(cfg, writer.summary, status)
                     if cfg.fail_fast and not result.status.is_good:
                         break
             finally:
                 summary = writer.close()
-                if cfg.metrics_file:
-                    write_metrics(Path(cfg.metrics_file), summary, status.stages())
+                _write_metrics(cfg, summary, status, is_finished=True)
     return summary
+
+
+def _write_metrics(
+    cfg: RunConfig, summary: Summary, status: RunStatus, *, is_finished: bool = False
+) -> None:
+    if not cfg.metrics_file:
+        return
+    stages = status.stages()
+    gauges = PipelineGauges(
+        queue_depths={stage.name: stage.num_waiting + stage.num_held for stage in stages},
+        restarts={stage.name: stage.num_restarts for stage in stages},
+        time=time.time(),
+        is_finished=is_finished,
+    )
+    write_metrics(Path(cfg.metrics_file), summary, gauges)
 
 
 def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
@@ -126,9 +140,8 @@ def _to_do(batch: Batch) -> Iterator[PageJob]:
         if entry is not None and batch.writer.restore(job.key, entry.part_sha256):
             batch.writer.assemble_complete()
             continue
-        earlier = batch.journal.earlier(job.key) if cfg.resume else None
-        known = earlier.pixels_sha256 if earlier is not None else ""
-        job = replace(job, known_pixels=known)
+        if cfg.resume and (earlier := _earlier(batch, job.key)) is not None:
+            job = replace(job, known_pixels=earlier.pixels_sha256)
         batch.jobs_under_way[job.key] = job
         yield job
 
@@ -137,9 +150,14 @@ def _with_earlier(batch: Batch, job: PageJob, result: PageResult) -> PageResult:
     """The earlier run's result when the file changed but this page's pixels did not."""
     if not result.extra.get("same_pixels"):
         return result
-    entry = batch.journal.earlier(job.key)
-    assert entry is not None
-    return batch.writer.read_earlier(job.key, entry.part_sha256)
+    earlier = _earlier(batch, job.key)
+    assert earlier is not None, "the part was there when the page was handed out"
+    return earlier
+
+
+def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
+    row = batch.journal.earlier(key)
+    return batch.writer.read_earlier(key, row.part_sha256) if row is not None else None
 
 
 def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +149,12 @@ def execute(
 
     stages: a stage list instead of the configured engine's (the fault tests pass stubs).
     """
-    from ocr2cli.batch import StopRequest, run_batch
+    from ocr2cli.batch import run_batch
     from ocr2cli.cli.progress import make_progress
+    from ocr2cli.pipeline.stop import stop_on_signals
 
-    stop = StopRequest()
-    with _signals(stop), make_progress(quiet=quiet, bar=is_terminal() and not log_json) as progress:
+    has_bar = is_terminal() and not log_json
+    with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
         summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
     if as_json:
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
@@ -271,16 +269,3 @@ def _forecast(cfg: RunConfig, *, price_per_hour: float, as_json: bool) -> int:
     plan = forecast(cfg, price_per_hour=price_per_hour)
     click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
     return plan.exit_code
-
-
-@contextmanager
-def _signals(stop: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a drain, a second one for an end now."""
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda received, _frame: stop.request(received))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -146,13 +146,15 @@ def make_views(
     page: PageImage,
     cfg: TileConfig,
     *,
+    digest: str = "",
     draft_text: str = "",
     seconds: Mapping[str, float] | None = None,
 ) -> Views:
     """All views of one page, as bytes; normalisation is the encoder's.
 
     page.rgb: uint8 [H, W, 3]. Result: global_view uint8 [3, G, G], tiles uint8 [N, 3, T, T] in
-    row-major order, both C-contiguous. seconds: of the earlier stages; "tile" is added.
+    row-major order, both C-contiguous. digest: of the pixels, where it is known already.
+    seconds: of the earlier stages; "tile" is added.
 
     Source: `image.resize` (stretched, BICUBIC) for the tiles, `ImageOps.pad` for the global view.
     """
@@ -164,7 +166,7 @@ def make_views(
     image = Image.fromarray(page.rgb)
     tiles = _cut_tiles(image, grid, cfg.tile_size)
     global_view = _make_global_view(image, cfg)
-    digest = pixels_sha256(page.rgb)
+    digest = digest or pixels_sha256(page.rgb)
     return Views(
         key=page.key,
         global_view=global_view,

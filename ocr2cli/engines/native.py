@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import RasterWorker
-from ocr2cli.engines.recovery import STEPS, decode_config_for
+from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
+from ocr2cli.errors import PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
@@ -211,25 +212,24 @@ class DecodeWorker:
         ids = prompt_ids(
             self.tokenizer, self.spec.prompt, tokens.shape[0], self.config.image_token_id
         )
-        room = self.config.decoder.max_positions - len(ids)
-        limit = min(self.spec.decode.max_new_tokens or room, room)
-        if limit < 1:
-            message = f"the prompt of {len(ids)} tokens fills the model's context"
-            emit(failed(page.visual.key, "too_large", message, _facts(page)))
-            return
         ids_T = torch.tensor(ids, device=self.device)
         x_TD = self.decoder.embed(ids_T)
         x_TD[ids_T == self.config.image_token_id] = tokens.to(x_TD.device, x_TD.dtype)
         page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
-        self.pages[page.visual.key] = page
+        try:
+            self._add(page, x_TD, ids, step)
+        except PageFault as fault:
+            emit(failed(page.visual.key, fault.code, fault.message, _facts(page)))
+
+    def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int], step: Step) -> None:
         self.generator.add(
             page.visual.key,
             x_TD,
             ids,
-            max_new_tokens=limit,
             draft=self._draft(page.visual),
             config=decode_config_for(step, self.spec.decode),
         )
+        self.pages[page.visual.key] = page
 
     def _finish(self, finished: Finished, emit: Emit) -> None:
         page = self.pages.pop(finished.key)  # type: ignore[arg-type]

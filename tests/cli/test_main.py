@@ -1,0 +1,112 @@
+"""The border: commands listed without loading them, errors as one line with their exit code."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ocr2cli.cli.main import COMMANDS, main
+from ocr2cli.errors import ExitCode
+
+
+def run_main(*argv: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_listed_line_is_the_commands_own(name: str) -> None:
+    module, attribute, line = COMMANDS[name]
+    assert getattr(importlib.import_module(module), attribute).short_help == line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_an_environment_variable_or_says_why_not(name: str) -> None:
+    module, attribute, _ = COMMANDS[name]
+    for parameter in getattr(importlib.import_module(module), attribute).params:
+        if parameter.param_type_name == "option" and parameter.envvar:
+            assert str(parameter.envvar).startswith("OCR2_")
+
+
+def test_an_unknown_option_ends_in_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("run", "a.pdf", "-o", "out", "--no-such-flag") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "--no-such-flag" in error and len(error.splitlines()) == 1
+
+
+def test_a_missing_output_folder_ends_in_usage() -> None:
+    assert run_main("run", "a.pdf") == ExitCode.USAGE
+
+
+def test_an_unknown_format_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("run", "a.pdf", "-o", "out", "--format", "docx") == ExitCode.USAGE
+    assert "html" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", ["0", "3-1", "x", "1-2-3", ","])
+def test_a_bad_page_range_ends_in_usage(spec: str, tmp_path) -> None:
+    assert run_main("run", "a.pdf", "-o", str(tmp_path / "o"), "--pages", spec) == ExitCode.USAGE
+
+
+def test_an_unknown_model_ends_in_model_error(tmp_path, capsys) -> None:
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--model", "no-such-model")
+    assert run_main(*argv) == ExitCode.MODEL
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+
+    def keep(cfg, **_):
+        seen.append(cfg.raster.dpi)
+        return 0
+
+    monkeypatch.setattr(run_module, "execute", keep)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text("dpi = 100\n")
+    run_main("run", "a.pdf", "-o", "out")
+    monkeypatch.setenv("OCR2_DPI", "150")
+    run_main("run", "a.pdf", "-o", "out")
+    run_main("run", "a.pdf", "-o", "out", "--dpi", "200")
+    assert seen == [100, 150, 200]
+
+
+def test_a_misspelt_key_in_the_file_names_the_nearest(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text("max-new-token = 5\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    assert "max-new-tokens" in capsys.readouterr().err
+
+
+def test_a_key_of_another_command_is_no_error(tmp_path, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text("[run]\ndpi = 90\n[bench]\npages = 2\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.OK
+
+
+def test_a_closed_stdout_is_a_quiet_end() -> None:
+    command = f"{sys.executable} -m ocr2cli --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.startswith("Usage")
+
+
+def test_help_starts_fast() -> None:
+    """Lenient here, since machines are shared; the figure of 0.3 s is measured by hand."""
+    best = min(_seconds_of_help() for _ in range(3))
+    assert best < 1.5
+
+
+def _seconds_of_help() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ocr2cli", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - started
