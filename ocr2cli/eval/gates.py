@@ -200,6 +200,16 @@ def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
     )
 
 
+def group_failed(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """Failed verdicts, those of one limit together, in order of appearance."""
+    groups: dict[tuple[str, str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.state is State.FAILED:
+            key = (verdict.metric, verdict.rule, verdict.reason)
+            groups.setdefault(key, []).append(verdict)
+    return list(groups.values())
+
+
 def mean(values: Sequence[float]) -> float | None:
     """Arithmetic mean, None of nothing."""
     return sum(values) / len(values) if values else None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _ROW, _LEFT, _RIGHT = 860, 26, 210, 70
+_WIDTH, _ROW, _LEFT, _RIGHT = 660, 24, 180, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,10 @@ def _bar(bar: Bar, y: int, scale: float, top: float) -> list[str]:
             f'<rect class="{kind}" x="{_LEFT}" y="{y + 2}" width="{width:.1f}" height="14" rx="2">'
             f"<title>{escape(hint)}</title></rect>"
         )
+        # beyond the reference's tick too, or the tick crosses the number out
+        right = max(width, min(bar.reference or 0.0, top) * scale) + 7
         parts.append(
-            f'<text class="value" x="{_LEFT + width + 6:.1f}" y="{y + 13}">{bar.ours:.3f}</text>'
+            f'<text class="value" x="{_LEFT + right:.1f}" y="{y + 13}">{bar.ours:.3f}</text>'
         )
     if bar.reference is not None:
         x = _LEFT + min(bar.reference, top) * scale

@@ -15,7 +15,7 @@ from typing import Any
 
 from ocr2cli.errors import InputError, OutputError
 from ocr2cli.eval.cases import file_sha256
-from ocr2cli.eval.gates import State
+from ocr2cli.eval.gates import State, group_failed
 from ocr2cli.eval.metrics import METRICS, Scores, bootstrap_interval, chrf_signature
 from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
@@ -163,10 +163,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _verdict_lines(outcome: EvalOutcome) -> list[str]:
     lines = []
-    for verdict in outcome.failed:
-        value = "" if verdict.value is None else f" {verdict.value:.4f}"
-        lines.append(f"FAILED {verdict.where}: {verdict.metric}{value}, {verdict.rule}")
-        lines.append(f"       why this limit: {verdict.reason}")
+    for group in group_failed(outcome.verdicts):
+        where = ", ".join(v.where if v.value is None else f"{v.where} {v.value:.4f}" for v in group)
+        lines.append(f"FAILED {group[0].metric} {group[0].rule}: {where}")
+        lines.append(f"       why this limit: {group[0].reason}")
     counts = {state: sum(v.state is state for v in outcome.verdicts) for state in State}
     not_run = sum(len(suite.not_run) for suite in outcome.suites)
     lines.append(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ocr2cli.eval.diff import diff_html
-from ocr2cli.eval.gates import State, Verdict
+from ocr2cli.eval.gates import State, Verdict, group_failed
 from ocr2cli.eval.metrics import Scores, chrf_signature, fold
 from ocr2cli.eval.plot import Bar, bar_chart
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
@@ -73,25 +73,26 @@ def _summary(outcome: EvalOutcome) -> str:
 
 
 def _gates(outcome: EvalOutcome) -> str:
-    rows = [
-        f'<tr class="failed"><td>{escape(v.where)}</td><td>{escape(v.metric)}</td>'
-        f'<td class="number">{_number(v.value, 4)}</td><td>{escape(v.rule)}</td>'
-        f"<td>{escape(v.reason)}</td></tr>"
-        for v in outcome.failed
-    ]
+    rows = []
+    for group in group_failed(outcome.verdicts):
+        where = ", ".join(f"{v.where} {_number(v.value, 4)}".strip() for v in group)
+        rows.append(_gate_row(group[0], State.FAILED.value, where))
     overall = [v for v in outcome.verdicts if v.where == "overall" and v.state is not State.FAILED]
-    rows += [
-        f'<tr><td>{escape(v.where)}</td><td>{escape(v.metric)}</td><td class="number">'
-        f"{_number(v.value, 4)}</td><td>{escape(v.rule)} ({v.state.value}"
-        f"{escape(': ' + v.note if v.note else '')})</td><td>{escape(v.reason)}</td></tr>"
-        for v in overall
-    ]
+    for verdict in overall:
+        state = ": ".join(filter(None, (verdict.state.value, verdict.note)))
+        where = f"{verdict.where} {_number(verdict.value, 4)}".strip()
+        rows.append(_gate_row(verdict, state, where))
     if not rows:
         return ""
-    return (
-        "<section><h2>Gates</h2><table><tr><th>where</th><th>what</th><th>value</th><th>limit</th>"
-        f"<th>why this limit</th></tr>{''.join(rows)}</table></section>"
-    )
+    head = "".join(f"<th>{word}</th>" for word in ("what", "limit", "verdict", "where", "why"))
+    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<section class="gates"><h2>Gates</h2>{table}</section>'
+
+
+def _gate_row(verdict: Verdict, state: str, where: str) -> str:
+    kind = ' class="failed"' if verdict.state is State.FAILED else ""
+    cells = (verdict.metric, verdict.rule, state, where, verdict.reason)
+    return f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _suite(suite: SuiteOutcome, failed: set[str]) -> str:
@@ -105,7 +106,10 @@ def _suite(suite: SuiteOutcome, failed: set[str]) -> str:
         why = f"not run: {skipped.id}: {skipped.not_run}"
         parts.append(f'<p class="skipped">{escape(why)}</p>')
     parts += [f'<p class="skipped">{escape(note)}</p>' for note in suite.suite.notes]
-    parts.append("<h3>Pages, worst first</h3>")
+    parts.append(
+        '<h3>Pages, worst first</h3><p class="legend">In the comparisons <del>red</del> is '
+        "missing from ours and <ins>green</ins> stands in ours alone.</p>"
+    )
     verdicts = [verdict for verdict in suite.verdicts if verdict.state is State.FAILED]
     for number, case in enumerate(worst_first):
         mine = [v for v in verdicts if v.where == case.case.id]
@@ -186,23 +190,24 @@ def _page(case: CaseOutcome, suite: str, failed: Sequence[Verdict], *, has_image
         f'<article id="{_anchor(suite, case)}"><h4>{escape(case.case.id)} '
         f"<small>{escape(case.case.path.name)}, page {case.case.page + 1}</small></h4><p>{line}</p>"
     ]
-    parts += [f'<p class="failed">{escape(v.metric)}: {escape(v.rule)}</p>' for v in failed]
+    for verdict in failed:
+        said = f"{verdict.metric} {_number(verdict.value, 4)}".strip() + f": {verdict.rule}"
+        limit = "" if verdict.limit is None else f" (here {verdict.limit:.4f})"
+        parts.append(f'<p class="failed">{escape(said + limit)}</p>')
     if case.result and case.result.error:
         parts.append(f'<p class="failed">not read: {escape(case.result.error.message)}</p>')
     parts += [f"<p>{escape(note)}</p>" for note in (*case.notes, *_parity_notes(case))]
     columns = [_image(case)] if has_image and case.page is not None else []
     if case.case.has_truth:
-        columns += [
-            _column("Truth", escape(ours.truth)),
-            _column("Ours", escape(ours.output)),
-            _column("Truth to ours", diff_html(fold(ours.truth), fold(ours.output))),
-        ]
-    else:
-        columns.append(_column("Ours", escape(ours.output)))
-    if case.reference and case.reference.output:
-        theirs = case.reference.output
+        columns.append(_column("Truth", escape(ours.truth)))
+    columns.append(_column("Ours", escape(ours.output)))
+    theirs = case.reference.output if case.reference else ""
+    if theirs:
         columns.append(_column("Reference", escape(theirs)))
-        columns.append(_column("Reference to ours", diff_html(fold(theirs), fold(ours.output))))
+    if case.case.has_truth:
+        columns.append(_diff("Truth to ours", ours.truth, ours.output))
+    if theirs:
+        columns.append(_diff("Reference to ours", theirs, ours.output))
     columns += [_facts(case)] if ours.facts else []
     return "".join([*parts, f'<div class="columns">{"".join(columns)}</div></article>'])
 
@@ -238,6 +243,10 @@ def _facts(case: CaseOutcome) -> str:
 def _column(heading: str, html: str) -> str:
     body = html if html.strip() else '<span class="empty">nothing</span>'
     return f'<div class="column"><h5>{heading}</h5><div class="text">{body}</div></div>'
+
+
+def _diff(heading: str, before: str, after: str) -> str:
+    return _column(heading, diff_html(fold(before), fold(after)))
 
 
 def _image(case: CaseOutcome) -> str:
@@ -289,10 +298,11 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;margin:8px 0;font-size:14px}
 th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}.number{text-align:right;font-variant-numeric:tabular-nums}
-th:nth-child(n+3){text-align:right}section:nth-of-type(1) th:nth-child(n+4){text-align:left}
+th:nth-child(n+3){text-align:right}.gates th:nth-child(n+3){text-align:left}
+.gates td:nth-child(-n+3){white-space:nowrap}
 tr.failed td,.failed{color:var(--bad)}tr.mean td{font-weight:600;border-top:2px solid var(--line)}
 a{color:inherit}.skipped,.empty,.legend{color:var(--soft)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(520px,1fr));gap:16px}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:16px}
 figure{margin:0}figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto}
 svg .grid{stroke:var(--line)}svg text{font-size:12px;fill:var(--ink)}
 svg .axis{text-anchor:middle;fill:var(--soft)}svg .name{text-anchor:end}svg .value{fill:var(--soft)}
@@ -301,7 +311,7 @@ svg .good{fill:var(--good)}svg .bad{fill:var(--bad)}svg .tick{stroke:var(--tick)
 .key.good{background:var(--good)}.key.bad{background:var(--bad)}
 .key.tick{width:3px;height:14px;background:var(--tick);vertical-align:-2px}
 article{border-top:1px solid var(--line);padding:16px 0}article p{margin:4px 0}
-.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(250px,1fr));gap:16px;margin-top:10px}
+.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:16px;margin-top:10px}
 .text{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--wash);border-radius:6px;
 padding:10px 12px;max-height:420px;overflow:auto;font-size:14px}
 .picture img{max-width:100%;max-height:420px;border:1px solid var(--line)}
