@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toy_decoder import ToyDecoder, lowest_argmax
 
 from ocr2cli.generate.logits import BAN
-from ocr2cli.generate.step_runner import Choice, Row, StepRunner, choose, round_up
+from ocr2cli.generate.step_runner import Choice, Row, StepRunner, choose, first_argmax, round_up
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,14 @@ def test_ties_in_a_wide_vocabulary_go_to_the_lowest_id() -> None:
     logits[1, [129_279, 128_000]] = 3.0
     assert [choice.token for choice in choose(logits, {})] == [77, 128_000, 0]
     assert choose(logits, {0: {77: BAN}})[0].token == 100_000
+
+
+@given(st.integers(1, 3), st.sampled_from([128, 384, 100, 129]), st.integers(0, 10_000))
+def test_the_fast_argmax_is_the_first_highest(rows: int, vocab: int, seed: int) -> None:
+    source = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-3, 3, (rows, vocab), generator=source).float()
+    logits[:, : seed % vocab] = -torch.inf
+    assert first_argmax(logits).tolist() == [lowest_argmax(row) for row in logits]
 
 
 def test_the_log_probability_is_the_models_own_before_bans() -> None:
