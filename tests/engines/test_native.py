@@ -1,0 +1,116 @@
+"""The native engine on a toy model: real pixels, real stages, random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from toy_model import write_toy_model
+
+from ocr2cli.batch import iter_pages
+from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.pages import FinishReason, PageResult, Status
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_model(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Small pages (one view each), one page with tiles, a blank one and a broken one."""
+    folder = tmp_path_factory.mktemp("pages")
+    sizes = {"a": (320, 240), "b": (240, 320), "tiled": (900, 300)}
+    for name, size in sizes.items():
+        image = Image.new("RGB", size, "white")
+        ImageDraw.Draw(image).text((20, 20), f"Page {name}", fill="black", font_size=40)
+        image.save(folder / f"{name}.png")
+    Image.new("RGB", (200, 200), "white").save(folder / "white.png")
+    (folder / "x-broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return sorted(folder.iterdir())
+
+
+def config(model: Path, pages: list[Path], **decode: object) -> RunConfig:
+    return RunConfig(
+        inputs=tuple(map(str, pages)),
+        runner="inline",
+        engine=EngineConfig(model=str(model), dtype="f32", batch_size=3, kv_tokens=6000),
+        decode=DecodeConfig(max_new_tokens=12, **decode),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def results(model: Path, pages: list[Path]) -> dict[str, PageResult]:
+    return {r.key.document: r for r in iter_pages(config(model, pages))}
+
+
+def test_every_input_has_exactly_one_result(results, pages) -> None:
+    assert list(results) == [page.stem for page in pages]
+
+
+def test_a_blank_page_is_blank_and_never_asks_the_model(results) -> None:
+    assert results["white"].status is Status.BLANK
+    assert results["white"].new_tokens == 0 and results["white"].markdown == ""
+
+
+def test_a_broken_page_is_failed_with_its_reason(results) -> None:
+    page = results["x-broken"]
+    assert page.status is Status.FAILED and page.error and page.error.code == "unreadable"
+
+
+def test_a_page_cut_by_the_token_limit_is_truncated_never_ok(results) -> None:
+    assert results["a"].finish_reason is FinishReason.LENGTH
+    assert results["a"].status is Status.TRUNCATED and results["a"].new_tokens == 12
+
+
+def test_a_page_with_tiles_has_more_visual_tokens(results) -> None:
+    assert results["a"].visual_tokens == 257 and results["a"].grid == (1, 1)
+    assert results["tiled"].visual_tokens == 257 + 144 * 3 and results["tiled"].grid == (3, 1)
+
+
+def test_confidence_and_stage_times_are_recorded(results) -> None:
+    page = results["tiled"]
+    assert page.confidence is not None and 0 < page.confidence <= 1
+    assert page.confidence_p5 is not None and page.confidence_p5 <= page.confidence
+    assert {"raster", "tile", "encode", "prefill", "decode"} <= set(page.seconds)
+
+
+def test_a_page_reads_the_same_whatever_shares_its_batch(model, pages, results) -> None:
+    alone = replace(config(model, pages[:1]), engine=EngineConfig(
+        model=str(model), dtype="f32", batch_size=1, kv_tokens=2048))  # fmt: skip
+    (only,) = iter_pages(alone)
+    assert only.token_ids == results["a"].token_ids
+
+
+def test_worker_processes_give_the_same_tokens(model, pages, results) -> None:
+    cfg = replace(config(model, pages), runner="local")
+    again = {r.key.document: r for r in iter_pages(cfg)}
+    assert {k: r.token_ids for k, r in again.items()} == {
+        k: r.token_ids for k, r in results.items()
+    }
+
+
+def test_a_looping_page_is_recovered_by_a_named_step(tmp_path, pages) -> None:
+    """Weights of zero write token 0 for ever, until a rule forbids it: then the end token wins."""
+    stuck = write_toy_model(tmp_path / "stuck", scale=0.0)
+    cfg = config(stuck, [pages[2]], no_repeat_ngram=0)
+    cfg = replace(cfg, decode=replace(cfg.decode, max_new_tokens=600))
+    (page,) = iter_pages(cfg)
+    assert page.status is Status.RECOVERED
+    assert [(a.step, a.finish_reason) for a in page.attempts] == [
+        ("first", FinishReason.LOOP),
+        ("wider-ngram", FinishReason.STOP),
+    ]
+    (once,) = iter_pages(replace(cfg, recover_loops=False))
+    assert once.status is Status.LOOP and [a.step for a in once.attempts] == ["first"]
+
+
+def test_noise_stays_under_the_token_cap(model, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (page,) = iter_pages(config(model, [tmp_path / "noise.png"]))
+    assert page.new_tokens <= 12
