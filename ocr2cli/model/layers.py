@@ -7,6 +7,8 @@ Letters: T tokens, D width, H heads, C channels of a head; `...` any leading dim
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +53,27 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
+
+
+class Derived:
+    """Tensors made from a parameter, kept while gradients are off and the parameter is unchanged.
+
+    With gradients on nothing is kept: the result belongs to one graph.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[object, tuple[object, Tensor]] = {}
+
+    def get(self, parameter: Tensor, key: object, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """make(parameter), or what it gave the last time. key: tells results apart."""
+        if torch.is_grad_enabled():
+            return make(parameter)
+        version = 0 if parameter.is_inference() else parameter._version
+        stamp = (parameter.data_ptr(), version, parameter.dtype, parameter.device)
+        found = self._kept.get(key)
+        if found is None or found[0] != stamp:
+            found = self._kept[key] = (stamp, make(parameter))
+        return found[1]
 
 
 class Rotary:

@@ -39,9 +39,10 @@ class QueryEncoder(nn.Module):
         mask_TT = query_mask(num_image, x_BTD.device)
         cos, sin = self.rotary.tables(x_BTD.device)
         turn = cos[: 2 * num_image], sin[: 2 * num_image]
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, mask_TT, turn)
-        return self.norm(x_BTD[:, num_image:])
+        for index, layer in enumerate(self.layers):
+            is_last = index == len(self.layers) - 1
+            x_BTD = layer(x_BTD, mask_TT, turn, skip=num_image if is_last else 0)
+        return self.norm(x_BTD)
 
     def queries_for(self, num_image: int) -> Tensor:
         """The query table of that many image tokens.
@@ -77,8 +78,12 @@ class QueryEncoderLayer(nn.Module):
         self.post_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x_BTD: Tensor, mask_TT: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        x_BTD = x_BTD + self.attn(self.input_norm(x_BTD), mask_TT, turn)
+    def forward(
+        self, x_BTD: Tensor, mask_TT: Tensor, turn: tuple[Tensor, Tensor], *, skip: int
+    ) -> Tensor:
+        """skip: the first rows that nobody reads any more (the image's, in the last layer)."""
+        y_BTD = self.attn(self.input_norm(x_BTD), mask_TT, turn, skip=skip)
+        x_BTD = x_BTD[:, skip:] + y_BTD
         return x_BTD + self.mlp(self.post_norm(x_BTD))
 
 
@@ -93,17 +98,19 @@ class GroupedAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, rows)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor, mask_TT: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        batch, tokens, width = x_BTD.shape
+    def forward(
+        self, x_BTD: Tensor, mask_TT: Tensor, turn: tuple[Tensor, Tensor], *, skip: int
+    ) -> Tensor:
+        batch, tokens, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         q_BHTC, k_BKTC, v_BKTC = qkv.split(
             (self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1
         )
         y_BHTC = F.scaled_dot_product_attention(
-            rotate(q_BHTC, *turn),
+            rotate(q_BHTC, *turn)[:, :, skip:],
             rotate(k_BKTC, *turn),
             v_BKTC,
-            attn_mask=mask_TT,
+            attn_mask=mask_TT[skip:],
             enable_gqa=True,
         )
-        return self.out(y_BHTC.transpose(1, 2).reshape(batch, tokens, width))
+        return self.out(y_BHTC.transpose(1, 2).flatten(2))

@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocr2cli.model.config import SamConfig
-from ocr2cli.model.layers import ChannelNorm
+from ocr2cli.model.layers import ChannelNorm, Derived
+
+# Maps of at most this many tokens (the windows) get their bias from a product, all at once.
+SMALL_MAP = 512
+# Bias elements alive at a time in a global block: 16 MB in bf16, about what a CPU cache holds.
+BIAS_CHUNK = 1 << 23
 
 
 class SamEncoder(nn.Module):
@@ -34,11 +39,15 @@ class SamEncoder(nn.Module):
         self.neck = SamNeck(config)
         self.down1 = nn.Conv2d(config.neck_channels, middle, 3, 2, padding=1, bias=False)
         self.down2 = nn.Conv2d(middle, config.downsample_channels[1], 3, 2, padding=1, bias=False)
+        self._derived = Derived()
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """pixels: [B, 3, S, S] RGB in -1..1, model dtype. Returns [B, E, G/4, G/4]."""
-        x_BGGD = self.patch_embed(pixels_B3SS).permute(0, 2, 3, 1)
-        x_BGGD = x_BGGD + resize_positions(self.pos_embed, x_BGGD.shape[1])
+        x_BGGD = embed_patches(pixels_B3SS, self.patch_embed)
+        side = x_BGGD.shape[1]
+        x_BGGD = x_BGGD + self._derived.get(
+            self.pos_embed, side, lambda positions: resize_positions(positions, side)
+        )
         for block in self.blocks:
             x_BGGD = block(x_BGGD)
         return self.down2(self.down1(self.neck(x_BGGD.permute(0, 3, 1, 2))))
@@ -108,27 +117,83 @@ class SamAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
+        self._derived = Derived()
 
     def forward(self, x_BGGD: Tensor) -> Tensor:
         batch, side, _, width = x_BGGD.shape
         qkv = self.qkv(x_BGGD).view(batch, side * side, 3, self.num_heads, -1)
         q_BHNC, k_BHNC, v_BHNC = qkv.permute(2, 0, 3, 1, 4)
-        bias_BHNN = position_bias(
-            q_BHNC, relative_table(self.rel_pos_h, side), relative_table(self.rel_pos_w, side)
-        )
-        y_BHNC = F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias_BHNN)
+        by_row, by_column = position_terms(q_BHNC, self._table("h", side), self._table("w", side))
+        y_BHNC = attend_with_positions(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
         return self.proj(y_BHNC.transpose(1, 2).reshape(batch, side, side, width))
 
+    def _table(self, axis: str, side: int) -> Tensor:
+        table = self.rel_pos_h if axis == "h" else self.rel_pos_w
+        return self._derived.get(table, (axis, side), lambda rows: relative_table(rows, side))
 
-def position_bias(q_BHNC: Tensor, rel_h_GGC: Tensor, rel_w_GGC: Tensor) -> Tensor:
-    """What the relative positions add to the logits of q (unscaled). Returns [B, H, N, N]."""
+
+def position_terms(
+    q_BHNC: Tensor, rel_h_GGC: Tensor, rel_w_GGC: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the relative positions add to the logits of q (unscaled), row and column apart.
+
+    Returns two [B, H, N, G]: the first for the key's row, the second for the key's column.
+    """
     batch, heads, tokens, channels = q_BHNC.shape
     side = rel_h_GGC.shape[0]
     q_BHijC = q_BHNC.reshape(batch, heads, side, side, channels)
     by_row = torch.einsum("bhijc,ikc->bhijk", q_BHijC, rel_h_GGC)
     by_column = torch.einsum("bhijc,jlc->bhijl", q_BHijC, rel_w_GGC)
-    bias = by_row[..., :, None] + by_column[..., None, :]
-    return bias.reshape(batch, heads, tokens, tokens)
+    return by_row.flatten(2, 3), by_column.flatten(2, 3)
+
+
+def attend_with_positions(
+    q_BHNC: Tensor, k_BHNC: Tensor, v_BHNC: Tensor, by_row: Tensor, by_column: Tensor
+) -> Tensor:
+    """Softmax attention with the position terms as a bias. Returns [B, H, N, C].
+
+    The bias of a global block is N x N for each head (4,096 squared at 1,024 pixels): without
+    gradients on a CPU it is made one head and a few rows at a time, and stays in the cache.
+    """
+    side = by_row.shape[-1]
+    if side * side <= SMALL_MAP:
+        bias = torch.cat((by_row, by_column), dim=-1) @ key_places(side, by_row)
+        return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
+    if torch.is_grad_enabled() or q_BHNC.device.type != "cpu":
+        bias = spread_bias(by_row, by_column)
+        return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
+    return _attend_in_chunks(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
+
+
+def _attend_in_chunks(
+    q_BHNC: Tensor, k_BHNC: Tensor, v_BHNC: Tensor, by_row: Tensor, by_column: Tensor
+) -> Tensor:
+    batch, heads, tokens, channels = q_BHNC.shape
+    step = max(1, BIAS_CHUNK // tokens)
+    out_BNHC = q_BHNC.new_empty(batch, tokens, heads, channels)
+    for view in range(batch):
+        for head in range(heads):
+            k, v = k_BHNC[view, head][None], v_BHNC[view, head][None]
+            for start in range(0, tokens, step):
+                part = (view, head, slice(start, start + step))
+                out_BNHC[view, part[2], head] = F.scaled_dot_product_attention(
+                    q_BHNC[part][None], k, v, attn_mask=spread_bias(by_row[part], by_column[part])
+                )[0]
+    return out_BNHC.transpose(1, 2)
+
+
+def spread_bias(by_row: Tensor, by_column: Tensor) -> Tensor:
+    """[..., G] and [..., G] to [..., N]: every key gets its row's and its column's term."""
+    return (by_row[..., :, None] + by_column[..., None, :]).flatten(-2)
+
+
+def key_places(side: int, like: Tensor) -> Tensor:
+    """[2G, N] of zeros and ones: [row terms, column terms] @ this = `spread_bias`.
+
+    The same sums, since every other product is zero; for small maps a product is faster.
+    """
+    one = torch.eye(side, dtype=like.dtype, device=like.device)
+    return torch.cat((one.repeat_interleave(side, dim=1), one.repeat(1, side)))
 
 
 def relative_table(table_LC: Tensor, side: int) -> Tensor:
@@ -143,6 +208,16 @@ def relative_table(table_LC: Tensor, side: int) -> Tensor:
         table_LC = resized[0].T.to(table_LC.dtype)
     index = torch.arange(side, device=table_LC.device)
     return table_LC[index[:, None] - index[None, :] + side - 1]
+
+
+def embed_patches(pixels_B3SS: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """The patch convolution as one matrix product (its stride is its kernel). [B, G, G, D]."""
+    batch, colours, side, _ = pixels_B3SS.shape
+    patch = convolution.kernel_size[0]
+    grid = side // patch
+    cut = pixels_B3SS.view(batch, colours, grid, patch, grid, patch)
+    patches = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid, grid, -1)
+    return F.linear(patches, convolution.weight.flatten(1), convolution.bias)
 
 
 def resize_positions(pos_1GGD: Tensor, side: int) -> Tensor:
