@@ -46,6 +46,7 @@ class Kind(IntEnum):
     RESULT = 6
     HEARTBEAT = 7
     FAILED = 8
+    LOG = 9
 
 
 @dataclass(slots=True)

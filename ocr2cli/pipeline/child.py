@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import pickle
 import signal
@@ -42,6 +43,7 @@ class Setup:
 
     stage: Stage
     heartbeat_s: float
+    log_level: int
 
 
 def main() -> NoReturn:
@@ -75,6 +77,7 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
     try:
         setup: Setup = pickle.loads(first.body)
         uplink.start_heartbeat(setup.heartbeat_s)
+        _log_to_parent(uplink, setup.log_level)
         _limit_memory(setup.stage.memory_limit_bytes)
         worker = setup.stage.make_worker()
         uplink.send(Kind.READY)
@@ -111,6 +114,26 @@ class _Uplink:
         with contextlib.suppress(BrokenPipeError):
             while not pause.wait(interval_s):
                 self.send(Kind.HEARTBEAT)
+
+
+class _ParentHandler(logging.Handler):
+    """Sends records to the parent, which alone knows how they should look."""
+
+    def __init__(self, uplink: _Uplink) -> None:
+        super().__init__()
+        self._uplink = uplink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts = {"name": record.name, "level": record.levelno, "message": record.getMessage()}
+        self._uplink.send(Kind.LOG, body=[json.dumps(facts).encode()])
+
+
+def _log_to_parent(uplink: _Uplink, level: int) -> None:
+    logging.basicConfig(handlers=[_ParentHandler(uplink)], level=logging.WARNING, force=True)
+    logging.getLogger("ocr2").setLevel(level)
+    # Libraries' warnings are for developers: a nightly run with nothing wrong must stay silent.
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 class PipeInbox:

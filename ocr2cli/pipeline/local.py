@@ -7,6 +7,8 @@ is less than its credit. Knows nothing about what the items are.
 
 from __future__ import annotations
 
+import json
+import logging
 import selectors
 import struct
 import time
@@ -29,7 +31,7 @@ _CLOSE_S = 2.0
 # Results handed out before the workers are looked after again.
 _MAX_READY_RESULTS = 8
 # A worker that dies with no page to blame is replaced this often in a row.
-_MAX_UNBLAMED_DEATHS = 3
+_MAX_UNBLAMED_DEATHS = 10
 
 
 def run(
@@ -199,7 +201,13 @@ class _Supervisor:
 
     def _start(self, index: int, slot: int) -> None:
         state = self._stages[index]
-        worker = WorkerProcess(state.stage, index, slot, self._options.heartbeat_s)
+        try:
+            worker = WorkerProcess(state.stage, index, slot, self._options.heartbeat_s)
+        except OSError as error:
+            raise EngineError(
+                f"the {state.stage.name} worker could not be started: {error.strerror}; use fewer "
+                "workers or free some memory"
+            ) from error
         state.workers[slot] = worker
         state.num_spawned += 1
         self._selector.register(worker.up_fd, selectors.EVENT_READ, worker)
@@ -281,6 +289,9 @@ class _Supervisor:
             state.was_ready = True
         elif frame.kind is Kind.TAKEN:
             worker.taken.update(serial for (serial,) in struct.iter_unpack("<Q", frame.body))
+        elif frame.kind is Kind.LOG:
+            facts = json.loads(frame.body)
+            logging.getLogger(facts["name"]).log(facts["level"], "%s", facts["message"])
         elif frame.kind in (Kind.ITEM, Kind.RESULT):
             self._accept(worker, frame)
 
@@ -304,16 +315,21 @@ class _Supervisor:
     # -- deaths
 
     def _watch(self) -> None:
-        now = time.monotonic()
         for state in self._stages:
             for worker in state.live:
-                timeout_s = state.stage.timeout_s
-                is_silent = worker.held and worker.phase is not Phase.LOADING
-                if timeout_s and is_silent and now - worker.quiet_since > timeout_s:
-                    worker.is_timed_out = True
-                    worker.kill()
+                self._kill_if_silent(worker)
                 if worker.has_exited():
                     self._bury(worker)
+
+    def _kill_if_silent(self, worker: WorkerProcess) -> None:
+        silence_s = time.monotonic() - worker.quiet_since
+        timeout_s = worker.stage.timeout_s
+        if worker.held and worker.phase is not Phase.LOADING:
+            if timeout_s and silence_s > timeout_s:
+                worker.is_timed_out = True
+                worker.kill()
+        elif worker.phase is Phase.CLOSING and silence_s > _CLOSE_S:
+            worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> None:
         """Take leave of a process that has ended, by our wish or not."""
@@ -328,7 +344,12 @@ class _Supervisor:
         if not worker.taken:
             state.num_unblamed_deaths += 1
         self._send_back(worker, _fault(state.stage, worker, status))
-        self._fatal = self._fatal or _run_error(state, worker, status) or self._despair(state)
+        if not self._fatal and not self._is_stopping_with(worker):
+            self._fatal = _run_error(state, worker, status) or self._despair(state)
+
+    def _is_stopping_with(self, worker: WorkerProcess) -> bool:
+        """The signal that stops us may hit workers too, before they are up and ignore it."""
+        return self._options.stop() > 0 and worker.failure is None
 
     def _despair(self, state: _StageState) -> EngineError | None:
         """Stop replacing a stage's workers when that leads nowhere."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -54,6 +55,9 @@ class WorkerProcess:
         self.failure: Failure | None = None
         now = time.monotonic()
         self.quiet_since = self.busy_since = self.last_sign = now
+        setup = pickle.dumps(
+            Setup(stage, heartbeat_s, logging.getLogger("ocr2").getEffectiveLevel())
+        )
         child_in, self.down_fd = open_pipe()
         self.up_fd, child_out = open_pipe()
         try:
@@ -69,7 +73,7 @@ class WorkerProcess:
         os.set_blocking(self.up_fd, False)
         self._reader = FrameReader(self.up_fd)
         self._writer = FrameWriter(self.down_fd)
-        self._writer.push(Kind.SETUP, body=[pickle.dumps(Setup(stage, heartbeat_s))])
+        self._writer.push(Kind.SETUP, body=[setup])
 
     @property
     def pid(self) -> int:

@@ -137,7 +137,7 @@ def test_a_worker_that_cannot_load_ends_the_run_with_its_reason(
     started = time.monotonic()
     with pytest.raises(kind, match=r"cut short|b worker could not be loaded: ZeroDivisionError"):
         list(run(stages, jobs(3)))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_an_engine_error_ends_the_run_but_keeps_what_was_done(run: Run) -> None:
@@ -222,7 +222,7 @@ def test_a_second_stop_ends_at_once(run: Run) -> None:
         num_done += 1
         stop.request()
         stop.request()
-    assert num_done == 1 and time.monotonic() - started < 1.5
+    assert num_done == 1 and time.monotonic() - started < 9
 
 
 def test_the_drain_has_an_end(run: Run) -> None:

@@ -5,10 +5,12 @@ Spawned workers import this module by name, so it holds no test.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,7 @@ class Recipe:
     is_last: bool = False
     log: str = ""
     load_misdeed: str = ""
+    lingers: bool = False
 
 
 class ToyWorker:
@@ -59,6 +62,8 @@ class ToyWorker:
                 time.sleep(self.recipe.sleep_s)
             for item in items:
                 emit(self.answer(item))
+        if self.recipe.lingers:
+            time.sleep(600)
 
     def do(self, item: PageJob | Item) -> None:
         job = item if isinstance(item, PageJob) else item.job
@@ -115,6 +120,11 @@ def commit(misdeed: str) -> None:
         os._exit(3)
     elif misdeed == "raise":
         raise ZeroDivisionError("no such luck\nsecond line")
+    elif misdeed == "log":
+        logging.getLogger("ocr2").info("a word from the worker")
+        logging.getLogger("ocr2").debug("whispered")
+        logging.getLogger("other").warning("a library's word")
+        warnings.warn("deprecated", stacklevel=1)
     elif misdeed == "hang":
         time.sleep(600)
     elif misdeed == "allocate":
