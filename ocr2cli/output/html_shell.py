@@ -1,7 +1,8 @@
 """What every HTML document has around its pages: policy, style and the one script.
 
 The policy allows pictures inside the file, this style and this script, by digest, and nothing
-else: no request leaves the page whatever its text holds. Knows nothing about pages.
+else: no request leaves the page whatever its text holds. `FILE.html#least-sure` opens sorted.
+Knows nothing about pages.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ SCRIPT = """
 const main = document.querySelector("main");
 const pages = [...main.children];
 const rank = page => Number(page.dataset.rank);
-document.getElementById("sort").addEventListener("change", event => {
-  const sorted = event.target.checked ? [...pages].sort((a, b) => rank(a) - rank(b)) : pages;
-  main.append(...sorted);
-});
+const sort = document.getElementById("sort");
+const arrange = () =>
+  main.append(...(sort.checked ? [...pages].sort((a, b) => rank(a) - rank(b)) : pages));
+sort.addEventListener("change", arrange);
+if (location.hash === "#least-sure") { sort.checked = true; arrange(); }
 const mark = (event, isHot) => {
   const block = event.target.closest && event.target.closest("[data-block]");
   if (!block) return;

@@ -19,14 +19,34 @@ _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _ROW = re.compile(r"\s*\|.*\|\s*$")
 _RULE_ROW = re.compile(r"\s*\|\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|\s*$")
 _BULLET = re.compile(r"\s*[-*+]\s+")
+_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)[^<>]*>")
 _BOLD = re.compile(r"\*\*(?=\S)(.{1,500}?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]{1,500}?)(?<=\S)\*(?![\w*])")
 _FORMULA = re.compile(r"(\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\))", re.DOTALL)
 
 
 def text_html(markdown: str) -> str:
-    """HTML of a block's text."""
-    return "\n".join(_elements(page_text(markdown, {}).split("\n")))
+    """HTML of a block's text; every tag in it is closed in it."""
+    return _nested("\n".join(_elements(page_text(markdown, {}).split("\n"))))
+
+
+def _nested(text: str) -> str:
+    """Tags in pairs, none crossing another: an open table would swallow the pages after it."""
+    pieces, end = [], 0
+    open_tags: list[str] = []
+    for tag in _TAG.finditer(text):
+        slash, name = tag.group(1), tag.group(2).lower()
+        pieces.append(text[end : tag.start()])
+        end = tag.end()
+        if not slash:
+            pieces.append(tag.group())
+            open_tags += [name] if name != "br" else []
+        elif name in open_tags:
+            while (last := open_tags.pop()) != name:
+                pieces.append(f"</{last}>")
+            pieces.append(f"</{name}>")
+    closing = "".join(f"</{name}>" for name in reversed(open_tags))
+    return "".join([*pieces, text[end:], closing])
 
 
 def _elements(lines: list[str]) -> Iterator[str]:

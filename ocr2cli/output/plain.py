@@ -10,7 +10,11 @@ import re
 
 _CELL_END = re.compile(r"</t[dh]>\s*", re.IGNORECASE)
 _ROW_END = re.compile(r"</tr>|</p>|</li>|</table>|<br\s*/?>|</caption>", re.IGNORECASE)
-_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
+_TAG = re.compile(
+    r"</?(?:table|caption|thead|tbody|tfoot|tr|td|th|p|b|i|u|s|em|strong|sub|sup|ul|ol|li|center"
+    r"|code|pre|span|div|br)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
 _IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)")
 _LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)")
 _LINE_START = re.compile(r"^\s{0,3}(?:#{1,6}\s+|>\s?|[-*+]\s+(?=\S))", re.MULTILINE)

@@ -24,7 +24,7 @@ SUBJECT = (
     "from the boxes of whole blocks; they were not measured."
 )
 _WHOLE_PAGE = (50, 50, 949, 949)
-_CHAR_ASPECT = 0.5  # width of a character by its line's height, about, in Latin print
+_CHAR_ASPECT = 0.4  # width of a character by the height of a line, about, in Latin print
 _A4 = (595.0, 842.0)
 
 Area = tuple[float, float, float, float]
@@ -50,6 +50,8 @@ def page_points(
         height, width = image.rgb.shape[:2]
         dpi = image.dpi if image.dpi > 0 else assembly.job.dpi
         return width * 72 / dpi, height * 72 / dpi
+    if result.status is Status.FAILED:
+        return _A4  # room for its note
     width, height = result.page_size
     scale = 72 / assembly.job.dpi
     return (width * scale, height * scale) if width and height else _A4

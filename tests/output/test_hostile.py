@@ -149,6 +149,15 @@ def test_state_behind_a_symlink_is_refused_before_the_run(tmp_path: Path, place:
     assert sorted(os.listdir(outside)) == ["precious"]
 
 
+def test_a_symlink_is_not_taken_for_the_file_it_leads_to(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, page("d"))
+    (out / "d.md").rename(tmp_path / "moved.md")
+    (out / "d.md").symlink_to(tmp_path / "moved.md")
+    assert write(out, page("d")).summary.documents_written == 1
+    assert not (out / "d.md").is_symlink()
+
+
 def test_out_itself_may_be_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

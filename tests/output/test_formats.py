@@ -1,0 +1,342 @@
+"""The formats beside markdown: each opened by a reader that is not ours."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pymupdf
+import pytest
+from page_factory import HEIGHT, WIDTH, failed, page, write
+
+from ocr2cli.output.html_text import text_html
+from ocr2cli.output.layout import draw_boxes, label_colour
+from ocr2cli.output.names import printable
+from ocr2cli.output.plain import plain_lines
+from ocr2cli.output.searchable_pdf import spread
+from ocr2cli.pages import PageResult, Status
+from ocr2cli.text.grounding import parse, to_markdown
+
+SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
+
+
+def grounded(document: str, index: int, *blocks: tuple[str, list[int], str], **fields: object,
+             ) -> PageResult:  # fmt: skip
+    raw = "".join(
+        f"<|ref|>{label}<|/ref|><|det|>[{box}]<|/det|>\n{text}\n" for label, box, text in blocks
+    )
+    parsed = parse(raw)
+    markdown = to_markdown(parsed.blocks, lambda n: f"figure:{n + 1}")
+    return page(document, index, markdown, raw=raw, boxes=parsed.boxes, **fields)
+
+
+def sample(index: int = 0, **fields: object) -> PageResult:
+    return grounded(
+        "d", index,
+        ("title", [100, 50, 900, 100], f"# Head {index}"),
+        ("text", [100, 150, 900, 300], f"First words {SCRIPTS} and <b>bold</b> last words"),
+        ("image", [100, 400, 500, 700], ""),
+        ("table", [100, 750, 900, 900], "<table><tr><td>1</td><td>two</td></tr></table>"),
+        **fields,
+    )  # fmt: skip
+
+
+# Searchable PDF
+
+
+def test_a_searchable_pdf_opens_and_its_text_extracts_in_every_script(tmp_path: Path) -> None:
+    write(tmp_path, sample(0), failed("d", 1, "timeout", "too slow (really)"), formats=("pdf",))
+    path = tmp_path / "d.ocr.pdf"
+    pymupdf.TOOLS.reset_mupdf_warnings()
+    with pymupdf.open(path) as pdf:
+        text = pdf[0].get_text()
+        note = pdf[1].get_text()
+        assert "estimated" in pdf.metadata["subject"] and pdf.metadata["title"] == "d"
+        assert pdf[0].rect.width == pytest.approx(WIDTH / 2)  # 144 dpi
+    assert pymupdf.TOOLS.mupdf_warnings() == ""
+    assert " ".join(text.split()).startswith(f"Head 0 First words {SCRIPTS} and bold last words")
+    assert "too slow (really) (timeout)" in note
+    if poppler := shutil.which("pdftotext"):
+        seen = subprocess.run([poppler, "-raw", path, "-"], capture_output=True, check=True)
+        assert seen.stderr == b"" and "\u6f22\u5b57" in seen.stdout.decode()
+        assert "\U0001f600" in seen.stdout.decode()
+
+
+def test_the_text_layer_is_invisible_over_the_scan(tmp_path: Path) -> None:
+    write(tmp_path, sample(), page("e"), formats=("pdf",))
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as words, pymupdf.open(tmp_path / "e.ocr.pdf") as no:
+        seen, bare = words[0].get_pixmap(dpi=144), no[0].get_pixmap(dpi=144)
+    assert (seen.width, seen.height) == (WIDTH, HEIGHT) and seen.samples == bare.samples
+    pixels = np.frombuffer(seen.samples, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert abs(int(pixels[10, 150, 0]) - 150) < 12  # the scan's own colours
+
+
+def test_words_lie_inside_the_box_of_their_block(tmp_path: Path) -> None:
+    write(tmp_path, sample(), formats=("pdf",))
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+        found = {word[4]: pymupdf.Rect(word[:4]) for word in pdf[0].get_text("words")}
+        width, height = pdf[0].rect.width, pdf[0].rect.height
+    for word, (x1, y1, x2, y2) in {
+        "Head": (100, 50, 900, 100),
+        "First": (100, 150, 900, 300),
+        "last": (100, 150, 900, 300),
+        "two": (100, 750, 900, 900),
+    }.items():
+        left, top, right, bottom = x1 * width, y1 * height, x2 * width, y2 * height
+        box = pymupdf.Rect(left / 999 - 1, top / 999 - 3, right / 999 + 1, bottom / 999 + 3)
+        assert box.contains(found[word]), word
+
+
+def test_lines_are_estimated_from_the_shape_of_the_block() -> None:
+    words = "word " * 80
+    narrow = list(spread([words], (0, 0, 100, 400)))
+    wide = list(spread([words], (0, 0, 400, 100)))
+    assert len(narrow) > 2 * len(wide) > 2
+    for lines, (width, height) in ((narrow, (100, 400)), (wide, (400, 100))):
+        assert " ".join(line.text for line in lines).split() == words.split()
+        assert all(line.width <= width + 0.01 and 0 < line.y < height for line in lines)
+        assert [line.y for line in lines] == sorted(line.y for line in lines)
+    assert [line.text for line in spread(["a", "b", "c"], (0, 0, 9, 9))] == ["a", "b", "c"]
+    cjk = list(spread(["\u6f22" * 60], (0, 0, 100, 100)))
+    assert len(cjk) > 3 and sum(len(line.text) for line in cjk) == 60
+
+
+def test_a_page_without_boxes_spreads_its_text_over_the_page(tmp_path: Path) -> None:
+    write(tmp_path, page("d", markdown="only words\n\nhere"), formats=("pdf",))
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+        assert pdf[0].get_text().split() == ["only", "words", "here"]
+
+
+def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
+    write(tmp_path, *(failed("d", n, "empty", f"number {n}") for n in range(60)), formats=("pdf",))
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+        assert len(pdf) == 60 and "number 59" in pdf[59].get_text()
+
+
+@pytest.mark.parametrize(
+    ("markdown", "lines"),
+    [
+        ("# Head\n\n- item **bold** *it*\n> quote", ["Head", "item bold it", "quote"]),
+        ("<table><tr><td>a</td><td>b</td></tr><tr><td>c<br>d</td></tr></table>",
+         ["a b", "c", "d"]),
+        ("| a | b |\n|---|:-:|\n| 1 | 2 |", ["a b", "1 2"]),
+        ("![](x.png)\n\n[link](u) &lt;b> a\\_b 2 < 3", ["link <b> a_b 2 < 3"]),
+        ("```py\nx = a*b*c\n```", ["x = a*b*c".replace("*b*", "b")]),
+        ("<script>x</script> 5 * 3 * 2 a_b_c", ["<script>x</script> 5 * 3 * 2 a_b_c"]),
+    ],
+)  # fmt: skip
+def test_plain_lines_are_what_a_reader_sees(markdown: str, lines: list[str]) -> None:
+    assert plain_lines(markdown) == lines
+
+
+# Layout
+
+
+def test_boxes_are_drawn_in_the_colour_of_their_label() -> None:
+    drawn = draw_boxes(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), sample())
+    for label, bottom in (("title", 100), ("text", 300), ("image", 700), ("table", 900)):
+        row = drawn[int(bottom / 999 * HEIGHT), 30:90]
+        assert (row == label_colour(label)).all(), label
+    assert label_colour("odd") == label_colour("odd") != label_colour("text")
+
+
+def test_the_layout_has_every_page_also_the_failed(tmp_path: Path) -> None:
+    write(tmp_path, sample(), failed("d", 1, "timeout", "slow"), formats=("layout",))
+    with pymupdf.open(tmp_path / "d.layout.pdf") as pdf:
+        assert len(pdf) == 2 and "slow (timeout)" in pdf[1].get_text()
+        assert pdf[0].get_images() and not pdf[1].get_images()
+
+
+# mmd
+
+
+def test_mmd_has_the_file_names_and_separators_of_the_models_own_scripts(tmp_path: Path) -> None:
+    write(tmp_path, sample(0), failed("d", 1, "timeout", "slow"), sample(2), formats=("mmd",))
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert [name for name in names if not name.startswith(".ocr2")] == [
+        "d.mmd", "d_det.mmd", "d_layouts.pdf", "images/d/0_0.jpg", "images/d/2_0.jpg",
+    ]  # fmt: skip
+    clean, det = (tmp_path / "d.mmd").read_text(), (tmp_path / "d_det.mmd").read_text()
+    for text in (clean, det):
+        pages = text.split("\n\n<--- Page Split --->\n")
+        assert len(pages) == 4 and pages[3] == "" and "could not be read" in pages[1]
+    assert "![](images/d/2_0.jpg)" in clean and "<|ref|>" not in clean
+    assert det.startswith("<|ref|>title<|/ref|><|det|>[[100, 50, 900, 100]]<|/det|>\n# Head 0\n")
+
+
+def test_a_page_holding_the_separator_stays_one_page(tmp_path: Path) -> None:
+    write(tmp_path, page("d", 0, "a\n\n<--- Page Split --->\nb"), page("d", 1), formats=("mmd",))
+    for name in ("d.mmd", "d_det.mmd"):
+        assert (tmp_path / name).read_text().count("<--- Page Split --->") == 2
+
+
+def test_two_documents_that_meet_in_one_file_are_told_apart(tmp_path: Path) -> None:
+    summary = write(tmp_path, page("a"), page("a_det"), formats=("mmd",)).summary
+    ((name, message),) = summary.document_faults
+    assert name == "a_det" and "already belongs to a" in message and summary.exit_code == 5
+
+
+# JSON
+
+
+def test_json_is_one_object_with_the_documents_facts_said_once(tmp_path: Path) -> None:
+    write(tmp_path, sample(0), failed("d", 1), formats=("json", "jsonl"), path="/in/d.pdf")
+    row = json.loads((tmp_path / "d.json").read_text())
+    assert (row["document"], row["source"], row["num_pages"]) == ("d", "d.pdf", 2)
+    assert [p["page"] for p in row["pages"]] == [1, 2]
+    first = row["pages"][0]
+    assert first["figures"] == ["d.images/0001-1.png"] and first["page_size"] == [WIDTH, HEIGHT]
+    assert not {"document", "fingerprint", "input_sha256"} & set(first)
+    sidecar = json.loads((tmp_path / "d.jsonl").read_text().splitlines()[0])
+    assert first["markdown"] == sidecar["markdown"] and first["boxes"] == sidecar["boxes"]
+
+
+# HTML
+
+
+class Reader(HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("img", "meta", "input", "br", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "rect":
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read_html(path: Path) -> Reader:
+    reader = Reader(path.read_text())
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_html_shows_each_page_beside_its_text_and_asks_for_nothing(tmp_path: Path) -> None:
+    good, low = sample(0, confidence=0.9), sample(1, confidence=0.4)
+    blank = page("d", 3, "", status=Status.BLANK)
+    write(tmp_path, good, low, failed("d", 2), blank, formats=("html",), min_confidence=0.5)
+    html = read_html(tmp_path / "d.html")
+    sections = html.all("section")
+    assert [s["id"] for s in sections] == ["page-1", "page-2", "page-3", "page-4"]
+    assert [s["class"] for s in sections] == ["fine", "unsure", "bad", "fine"]
+    order = sorted(range(4), key=lambda n: float(sections[n]["data-rank"] or 0))
+    assert order[:3] == [2, 1, 0]  # failed first, then the least sure
+    assert all((img["src"] or "").startswith("data:image/jpeg;base64,") for img in html.all("img"))
+    assert len(html.all("img")) == 3 + 2  # pages that were read, and figures
+    assert len(html.all("rect")) == 8
+    assert not any(key in ("href", "srcset", "style") for _, attrs in html.tags for key in attrs)
+    assert "Head 0" in html.text and SCRIPTS in html.text and "could not be read" in html.text
+
+
+def test_a_box_and_its_text_share_a_number(tmp_path: Path) -> None:
+    write(tmp_path, sample(), formats=("html",))
+    html = read_html(tmp_path / "d.html")
+    rects = {r["class"]: r["data-block"] for r in html.all("rect")}
+    blocks = [d["data-block"] for d in html.all("div") if d.get("class") == "block"]
+    assert sorted(rects.values(), key=str) == sorted(blocks, key=str)
+    text = (tmp_path / "d.html").read_text()
+    assert f'data-block="{rects["title"]}"><h3>Head 0</h3>' in text
+
+
+def test_the_policy_names_the_digests_of_the_style_and_script_that_are_there(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, sample(), formats=("html",))
+    text = (tmp_path / "d.html").read_text()
+    policy = next(
+        m["content"] for m in read_html(tmp_path / "d.html").all("meta") if "content" in m
+    )
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "</div></section></main><script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "<table><tr><td onclick=alert(1)><b>x",
+        "<b><i></b></i></table></p>",
+        "[x](javascript:alert(1))",
+        "![](https://evil.example/x.png)",
+        "# <svg onload=alert(1)>",
+        "```\n</pre><script>alert(1)</script>\n```",
+        "| <iframe src=//evil> | b |",
+        "- <a href=//evil>x</a>",
+        "\\( <script>alert(1)</script> \\)",
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "&#60;script>alert(1)</script>",
+        "<table><tr><td>\\( </td></tr></table> \\)",
+        "<b><table><tr><td></b><i>x</table>",
+    ],
+)
+@pytest.mark.parametrize("place", ["text", "label", "message", "name"])
+def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str) -> None:
+    pages = {
+        "text": page("d", 0, text),
+        "label": grounded("d", 0, (text.replace("|", ""), [1, 1, 9, 9], "words")),
+        "message": failed("d", 0, text, text),
+        "name": page(text.replace("/", "_"), 0),
+    }
+    write(tmp_path, pages[place], formats=("html",), path=text)
+    (path,) = tmp_path.glob("*.html")
+    html = Reader(path.read_text())
+    names = [tag for tag, _ in html.tags]
+    assert names.count("script") == 1 and names.count("style") == 1
+    assert not {"iframe", "object", "embed", "link", "base", "a"} & set(names)
+    for tag, attributes in html.tags:
+        assert not any(key.startswith("on") or key == "href" for key in attributes), tag
+    assert html.open == []
+    assert all((img["src"] or "").startswith("data:") for img in html.all("img"))
+    assert len(html.all("section")) == 1 and names.count("main") == 1
+    if place == "name":
+        assert printable(path.name.removesuffix(".html")) in html.text
+
+
+@pytest.mark.parametrize(
+    ("markdown", "expected"),
+    [
+        ("# A\n\ntext", "<h3>A</h3>\n<p>text</p>"),
+        ("a **b** *c* 2*3*4 <sub>2</sub>",
+         "<p>a <strong>b</strong> <em>c</em> 2*3*4 <sub>2</sub></p>"),
+        ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
+        ("1. a\n2. b", "<ul><li>1. a</li><li>2. b</li></ul>"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |",
+         "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"),
+        ('<table><tr><td colspan="2">x</td></tr></table>',
+         '<table><tr><td colspan="2">x</td></tr></table>'),
+        ("```\n# a < b\n```", "<pre># a &lt; b</pre>"),
+        ("\\( a_1 < b \\) & c", "<p><code>\\( a_1 &lt; b \\)</code> &amp; c</p>"),
+        ("a < b <script> ![x](y)", "<p>a &lt; b &lt;script&gt; ![x](y)</p>"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_markdown_becomes_html(markdown: str, expected: str) -> None:
+    assert text_html(markdown) == expected

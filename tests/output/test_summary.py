@@ -1,0 +1,99 @@
+"""The summary and the metrics file: the numbers that scripts and people read in the morning."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from page_factory import failed, page
+
+from ocr2cli.errors import ExitCode, OutputError
+from ocr2cli.output.metrics import PipelineGauges, metrics_text, write_metrics
+from ocr2cli.output.summary import INPUT_CODES, Summary
+from ocr2cli.pages import PageResult, Status
+
+
+def summary(*pages: PageResult, resumed: int = 0, **fields: float) -> Summary:
+    one = Summary(**fields)  # type: ignore[arg-type]
+    one.documents = len({p.key.document for p in pages})
+    for index, result in enumerate(pages):
+        one.count(result, is_resumed=index < resumed)
+    return one
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_the_exit_code_is_zero_only_for_good_pages(status: Status) -> None:
+    bad = failed("d", 1) if status is Status.FAILED else page("d", 1, status=status)
+    is_good = status in (Status.OK, Status.RECOVERED, Status.BLANK)
+    expected = ExitCode.OK if is_good else ExitCode.PAGES_FAILED
+    assert summary(page("d"), bad).exit_code == expected
+
+
+def test_no_input_that_could_be_opened_is_code_three() -> None:
+    broken = [failed("d", n, code) for n, code in enumerate(sorted(INPUT_CODES))]
+    assert summary(*broken).exit_code == ExitCode.INPUT
+    assert summary(*broken, page("e")).exit_code == ExitCode.PAGES_FAILED
+    assert summary(*broken, failed("e", 0, "timeout")).exit_code == ExitCode.PAGES_FAILED
+    assert summary().exit_code == ExitCode.INPUT
+
+
+def test_a_document_that_could_not_be_written_is_code_five() -> None:
+    one = summary(page("d"))
+    one.document_faults.append(("d", "in the way"))
+    assert one.exit_code == ExitCode.PAGES_FAILED
+    assert "not written:\n  d: in the way" in one.to_text()
+
+
+def test_all_well_is_one_line() -> None:
+    one = summary(page("a"), page("b", 0), page("b", 1, status=Status.BLANK), wall_seconds=9.0)
+    assert one.to_text() == "3 pages of 2 documents, 1 blank, 9.0 s, 20.0 pages/min"
+    assert summary(page("a"), resumed=1).to_text() == "1 page of 1 document (1 from earlier runs)"
+
+
+def test_bad_and_unsure_pages_are_listed_by_name_ten_at_most() -> None:
+    unsure = page("u", 6, confidence=0.5)
+    many = [failed("d", n, "timeout", "slow\x1b[1m") for n in range(12)]
+    text = summary(unsure, page("s", confidence=0.8), *many, min_confidence=0.6).to_text()
+    assert "u page 7: ok (confidence 0.50)" in text and "s page 1" not in text
+    assert "d page 10" in text and "d page 11" not in text and "and 2 more" in text
+    assert "\x1b" not in text
+    assert len(summary(*many).to_json()["failed_pages"]) == 12
+
+
+def test_resumed_pages_count_as_pages_but_not_as_work() -> None:
+    row = summary(page("a", 0), page("a", 1), resumed=1, wall_seconds=6.0).to_json()
+    assert (row["pages"], row["pages_resumed"], row["new_tokens"]) == (2, 1, 12)
+    assert row["seconds"] == {"decode": 2.5, "raster": 0.25} and row["pages_per_minute"] == 10.0
+
+
+LINE = re.compile(r'([a-z0-9_]+)(\{([a-z]+)="((?:[^"\\\n]|\\.)*)"\})? (-?[0-9.e+]+)')
+
+
+def test_metrics_are_valid_prometheus_text(tmp_path: Path) -> None:
+    one = summary(page("a"), failed("a", 1))
+    one.seconds['odd"\\\n'] = 1.5
+    gauges = PipelineGauges({"decode": 3}, {"decode": 1}, time=1e9, is_finished=True)
+    write_metrics(tmp_path / "ocr2.prom", one, gauges)
+    text = (tmp_path / "ocr2.prom").read_text()
+    assert text == metrics_text(one, gauges) and text.endswith("\n")
+    values: dict[str, float] = {}
+    typed: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name not in typed and kind == ("counter" if name.endswith("_total") else "gauge")
+            typed.add(name)
+        elif not line.startswith("# HELP "):
+            found = LINE.fullmatch(line)
+            assert found and found.group(1) in typed, line
+            values[found.group(1) + (found.group(4) or "")] = float(found.group(5))
+    assert values["ocr2_pages_totalok"] == 1 and values["ocr2_pages_totalfailed"] == 1
+    assert values["ocr2_stage_seconds_totaldecode"] == 3.0 + 1.0
+    assert values["ocr2_queue_depthdecode"] == 3 and values["ocr2_exit_code"] == 5
+    assert values["ocr2_worker_restarts_totaldecode"] == 1 and values["ocr2_run_finished"] == 1
+
+
+def test_a_metrics_file_that_cannot_be_written_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"no/ocr2\.prom"):
+        write_metrics(tmp_path / "no" / "ocr2.prom", summary(), PipelineGauges())
