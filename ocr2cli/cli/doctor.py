@@ -15,7 +15,11 @@ from ocr2cli.cli.options import common, option, set_up_logging
 from ocr2cli.config import EngineConfig
 
 
-@click.command("doctor", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "doctor",
+    short_help="Find the first stage that reads a page wrongly.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @option("--model", default="nano", metavar="NAME|PATH", help="Model to check, as for run.")
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")

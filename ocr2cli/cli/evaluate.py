@@ -16,7 +16,11 @@ from ocr2cli.config import EngineConfig
 _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
 
-@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "eval",
+    short_help="Score a model against truth and a reference.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @option(
     "--suite",
     "suites",

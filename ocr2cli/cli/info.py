@@ -22,21 +22,13 @@ _PACKAGES = ("torch", "pymupdf", "pillow", "tokenizers", "safetensors", "numpy",
 @click.command(short_help="Show model, device, memory plan; the grid of a page.")
 @option("--size", default="", show_default="none", envvar=None,
         help="A page's size in pixels, WIDTHxHEIGHT: show its grid and tokens.")
-@option("--check", is_flag=True, show_default=False, envvar=None,
-        help="Read one golden page stage by stage and name the first stage that differs.")
 @option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
 @engine_options
 @common
-def info(size: str, check: bool, as_json: bool, **flags: Any) -> int:
+def info(size: str, as_json: bool, **flags: Any) -> int:
     """Show what this install is made of, where it runs and what it needs."""
     set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
     cfg = RunConfig(engine=engine_config(flags))
-    if check:
-        from ocr2cli.eval.doctor import check_install
-
-        report = check_install(cfg.engine)
-        click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
-        return report.exit_code
     facts = page_facts(size, cfg) if size else install_facts(cfg)
     click.echo(json.dumps(facts) if as_json else _as_text(facts))
     return ExitCode.OK
@@ -132,5 +124,6 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {one}" for name, one in value.items())
     if isinstance(value, list):
-        return " x ".join(map(str, value)) if value and isinstance(value[0], int) else ", ".join(value)
+        is_pair = bool(value) and isinstance(value[0], int)
+        return (" x " if is_pair else ", ").join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

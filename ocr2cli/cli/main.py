@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": ("ocr2cli.cli.convert", "convert", "Convert safetensors <-> GGUF, quantise."),
     "models": ("ocr2cli.cli.models", "models", "List, pull or locate models."),
     "info": ("ocr2cli.cli.info", "info", "Show model, device, memory plan; the grid of a page."),
+    "doctor": ("ocr2cli.cli.doctor", "doctor", "Find the first stage that reads a page wrongly."),
     "serve": ("ocr2cli.cli.serve", "serve", "Serve an OpenAI-compatible HTTP endpoint."),
 }
 

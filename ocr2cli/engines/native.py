@@ -18,7 +18,7 @@ from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import RasterWorker
 from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
+from ocr2cli.pages import Attempt, FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class EncodeWorker:
                 (0, 0, globals_BQD.shape[-1])
             )
         )  # fmt: skip
-        parts = tiles_NQD.split([page.num_tiles for page in pages])
+        parts = torch.split(tiles_NQD, [page.num_tiles for page in pages])
         seconds = (time.perf_counter() - started) / len(pages)
         return [
             _visual_tokens(page, self.vision.assemble(mine, whole, page.grid), seconds)
@@ -232,11 +232,12 @@ class DecodeWorker:
         self.pages[page.visual.key] = page
 
     def _finish(self, finished: Finished, emit: Emit) -> None:
-        page = self.pages.pop(finished.key)  # type: ignore[arg-type]
+        page = self.pages.pop(finished.key)
         for name, value in finished.seconds.items():
             page.seconds[name] = page.seconds.get(name, 0.0) + value
-        if finished.error is not None:
-            emit(failed(page.visual.key, finished.error.code, finished.error.message, _facts(page)))
+        if finished.error is not None or finished.finish_reason is None:
+            error = finished.error or PageError("internal", "the page ended without a reason")
+            emit(failed(page.visual.key, error.code, error.message, _facts(page)))
             return
         is_loop = finished.finish_reason is FinishReason.LOOP
         if is_loop and self.spec.recover and len(page.attempts) + 1 < self._num_steps(page):
