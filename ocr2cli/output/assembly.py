@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
 from ocr2cli.output.names import document_digest, document_stem
@@ -98,8 +99,9 @@ class Assembly:
         except (PageFault, OSError):
             return None
         height, width = image.rgb.shape[:2]
-        is_same = result.page_size in ((0, 0), (width, height))
-        return image if is_same else None
+        has_size = result.page_size in ((0, 0), (width, height))
+        has_pixels = result.pixels_sha256 in ("", pixels_sha256(image.rgb))
+        return image if has_size and has_pixels else None
 
     def _page_job(self, key: PageKey) -> PageJob:
         job = self.job

@@ -2,6 +2,12 @@
 
 Runs in the parent and is the only code that writes user files. Knows nothing about the journal,
 which must record a page after `add` returns and before the document is assembled.
+
+    OUT/.ocr2/parts/<digest of the document's name>/<page>.json   one finished page, see parts.py
+    OUT/.ocr2/documents/<digest>.json   what the document's files are, to see if they still are
+    OUT/.ocr2/tmp/                      files on their way; whatever is there at the start is swept
+    OUT/.ocr2/summary.json              the last run in numbers
+    OUT/.ocr2/journal.jsonl, lock       `pipeline/`'s
 """
 
 from __future__ import annotations
