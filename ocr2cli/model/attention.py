@@ -9,7 +9,7 @@ C channels of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +18,76 @@ from torch import Tensor, nn
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
+from ocr2cli.model.linear import Linear
 
 Turn = tuple[Tensor, Tensor]
 
+# Up to this many new tokens of a sequence are attended by two plain products: SDPA on a CPU
+# re-orders all keys for them (3 times slower for one token in bf16).
+FEW_TOKENS = 8
+
 
 @dataclass(frozen=True, slots=True)
-class SlotPlan:
-    """Where the T new tokens of each sequence go: the same for all layers of a step.
+class RaggedPlan:
+    """Where the T new tokens of each sequence go, known on the host. Same for all layers.
 
-    slots, starts: slot and first new position of each sequence. masks: for each sequence bool
-    [T, start + T], or None when there is nothing to hide (T = 1) or is_causal says it.
+    slots, starts: slot and first new position of each sequence. masks: bool [T, start + T] for
+    each, or None when nothing is hidden (T = 1).
     """
 
     slots: Sequence[int]
     starts: Sequence[int]
     masks: Sequence[Tensor | None]
-    is_causal: bool
+
+    def attend(
+        self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
+    ) -> Tensor:
+        """One sequence after the other, each over exactly its own tokens."""
+        out_BTHC = torch.empty_like(q_BHTC.transpose(1, 2))
+        for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
+            cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
+            k_HLC, v_HLC = cache.read(layer, slot, start + q_BHTC.shape[2])
+            y_HTC = attend_one(q_BHTC[row], k_HLC, v_HLC, self.masks[row])
+            out_BTHC[row] = y_HTC.transpose(0, 1)
+        return out_BTHC
+
+
+@dataclass(frozen=True, slots=True)
+class DensePlan:
+    """The same in tensors of fixed shape: nothing is read on the host, so a graph can replay it.
+
+    The sequences are the cache's first B slots. positions: int64 [B, T] on the device.
+    span: keys looked at, at least the largest position + 1.
+    """
+
+    positions: Tensor
+    span: int
+    mask_B1TL: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        keys = torch.arange(self.span, device=self.positions.device)
+        mask = keys <= self.positions[:, None, :, None]
+        object.__setattr__(self, "mask_B1TL", mask)
+
+    def attend(
+        self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
+    ) -> Tensor:
+        """All sequences at once over `span` keys, what is not theirs masked."""
+        batch = q_BHTC.shape[0]
+        rows = torch.arange(batch, device=q_BHTC.device)[:, None]
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys[rows, :, self.positions] = k_BHTC.transpose(1, 2)
+        values[rows, :, self.positions] = v_BHTC.transpose(1, 2)
+        y_BHTC = F.scaled_dot_product_attention(
+            q_BHTC,
+            keys[:batch, :, : self.span],
+            values[:batch, :, : self.span],
+            attn_mask=self.mask_B1TL,
+        )
+        return y_BHTC.transpose(1, 2)
+
+
+Plan = RaggedPlan | DensePlan
 
 
 class CausalAttention(nn.Module):
@@ -43,53 +97,55 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         inner = config.num_heads * config.head_dim
-        self.qkv = nn.Linear(config.hidden_size, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, 3 * inner, bias=False)
+        self.out = Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:
         """Whole sequences from position 0 on, no cache; differentiable."""
         q_BHTC, k_BHTC, v_BHTC = self._project(x_BTD, turn)
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True)
-        return self._merge(y_BHTC)
+        return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def extend(
-        self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: SlotPlan
-    ) -> Tensor:
+    def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: Plan) -> Tensor:
         """T more tokens of each slot: write their keys and values, attend to all so far."""
-        q_BHTC, k_BHTC, v_BHTC = self._project(x_BTD, turn)
-        y_BHTC = torch.empty_like(q_BHTC)
-        for row, (slot, start) in enumerate(zip(plan.slots, plan.starts, strict=True)):
-            cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
-            k_HLC, v_HLC = cache.read(layer, slot, start + x_BTD.shape[1])
-            y_BHTC[row] = F.scaled_dot_product_attention(
-                q_BHTC[row],
-                k_HLC,
-                v_HLC,
-                attn_mask=plan.masks[row],
-                is_causal=plan.is_causal,
-            )
-        return self._merge(y_BHTC)
+        y_BTHC = plan.attend(cache, layer, *self._project(x_BTD, turn))
+        return self.out(y_BTHC.flatten(2))
 
     def _project(self, x_BTD: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
-        q_BHTC, k_BHTC, v_BHTC = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(q_BHTC, *turn), rotate(k_BHTC, *turn), v_BHTC
-
-    def _merge(self, y_BHTC: Tensor) -> Tensor:
-        return self.out(y_BHTC.transpose(1, 2).flatten(2))
+        qk_BTHC, v_BTHC = qkv.split((2, 1), dim=2)
+        q_BHTC, k_BHTC = rotate(qk_BTHC.permute(2, 0, 3, 1, 4), *turn)
+        return q_BHTC, k_BHTC, v_BTHC.squeeze(2).transpose(1, 2)
 
 
-def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> SlotPlan:
+def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | None) -> Tensor:
+    """Attention of one sequence's T newest tokens over its L. Softmax in float32. [H, T, C].
+
+    mask: bool, True where a token may look; None when T is 1.
+    """
+    tokens, channels = q_HTC.shape[1:]
+    if tokens > FEW_TOKENS:
+        is_whole = tokens == k_HLC.shape[1]
+        return F.scaled_dot_product_attention(
+            q_HTC, k_HLC, v_HLC, attn_mask=None if is_whole else mask_TL, is_causal=is_whole
+        )
+    # Keys on the left: the product reads them in the order they lie in memory.
+    scores_HLT = k_HLC @ q_HTC.transpose(1, 2)
+    scores_HTL = scores_HLT.transpose(1, 2).float() * channels**-0.5
+    if mask_TL is not None:
+        scores_HTL = scores_HTL.masked_fill(~mask_TL, float("-inf"))
+    return scores_HTL.softmax(dim=-1).to(v_HLC.dtype) @ v_HLC
+
+
+def plan_ragged(cache: KVCache, slots: Sequence[int], tokens: int) -> RaggedPlan:
     """Reserve `tokens` more positions in each slot and say what each may look at."""
     starts = [cache.reserve(slot, tokens) for slot in slots]
-    is_causal = tokens > 1 and not any(starts)
-    masks: list[Tensor | None] = [None] * len(starts)
-    if tokens > 1 and not is_causal:
-        masks = [_causal_mask(start, tokens, cache.device) for start in starts]
-    return SlotPlan(slots, starts, masks, is_causal)
+    masks = [causal_mask(start, tokens, cache.device) if tokens > 1 else None for start in starts]
+    return RaggedPlan(slots, starts, masks)
 
 
-def _causal_mask(start: int, tokens: int, device: torch.device) -> Tensor:
+def causal_mask(start: int, tokens: int, device: torch.device) -> Tensor:
+    """bool [tokens, start + tokens]: row i is position start + i and sees up to itself."""
     column = torch.arange(start + tokens, device=device)
     return column[None, :] <= column[start:, None]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocr2cli.model.config import ClipConfig
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.sam import resize_positions
 
 
@@ -66,8 +67,8 @@ class ClipAttention(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         batch, tokens, width = x_BTD.shape
@@ -81,8 +82,8 @@ class ClipMLP(nn.Module):
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.fc1(x)

@@ -15,10 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ocr2cli.model.attention import CausalAttention, SlotPlan, Turn, plan_slots
+from ocr2cli.model.attention import CausalAttention, DensePlan, Plan, Turn, plan_ragged
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.moe import MixtureOfExperts
 
 
@@ -34,7 +35,7 @@ class Decoder(nn.Module):
             for index in range(config.num_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = Rotary(config.head_dim, config.rope_theta, config.max_positions)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class Decoder(nn.Module):
 
         Returns the last position's logits, float32 [V]. Call under no_grad or inference_mode.
         """
-        x_BTD = self._extend(x_TD[None], cache, [slot])
+        x_BTD = self._extend_slots(x_TD[None], cache, [slot])
         return self.logits(self.norm(x_BTD[0, -1]))
 
     def decode(self, ids_B: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
@@ -70,19 +71,46 @@ class Decoder(nn.Module):
 
         The caller takes rejected tokens back with `cache.truncate`.
         """
-        x_BKD = self._extend(self.embed(ids_BK), cache, slots)
+        x_BKD = self._extend_slots(self.embed(ids_BK), cache, slots)
         return self.logits(self.norm(x_BKD))
 
-    def _extend(self, x_BTD: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
+    def step_fixed(self, ids_BK: Tensor, starts_B: Tensor, cache: KVCache, span: int) -> Tensor:
+        """`verify` for the cache's first B slots, in tensors of fixed shape (for CUDA graphs).
+
+        ids: int64 [B, K]; starts: int64 [B], each slot's length; both on the cache's device.
+        span: keys to look at, at least the largest start + K; a few sizes keep graphs few.
+        Touches no host state: the caller adds K to `cache.lengths` of the slots that count. A
+        slot that does not count gets garbage at its positions start..start + K - 1, which is
+        harmless as long as its start is its length and the cache has room.
+        Returns logits float32 [B, K, V].
+        """
+        offsets_K = torch.arange(ids_BK.shape[1], device=ids_BK.device)
+        plan = DensePlan(starts_B[:, None] + offsets_K, span)
+        x_BKD = self._extend(self.embed(ids_BK), cache, plan, plan.positions)
+        return self.logits(self.norm(x_BKD))
+
+    def _extend_slots(self, x_BTD: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
         tokens = x_BTD.shape[1]
-        plan = plan_slots(cache, slots, tokens)
+        plan = plan_ragged(cache, slots, tokens)
         starts = torch.tensor(plan.starts, device=x_BTD.device)
         positions_BT = starts[:, None] + torch.arange(tokens, device=x_BTD.device)
+        return self._extend(x_BTD, cache, plan, positions_BT)
+
+    def _extend(self, x_BTD: Tensor, cache: KVCache, plan: Plan, positions_BT: Tensor) -> Tensor:
         cos, sin = self.rotary.at(positions_BT)
         turn = cos[:, None], sin[:, None]
         for index, layer in enumerate(self.layers):
             x_BTD = cast(DecoderLayer, layer).extend(x_BTD, turn, cache, index, plan)
         return x_BTD
+
+    def pack(self) -> None:
+        """Pack every matrix for a CPU if that is possible here; afterwards it only runs.
+
+        Takes as much memory as the plain weights, which are given up one by one.
+        """
+        for module in self.modules():
+            if isinstance(module, Linear | MixtureOfExperts):
+                module.pack()
 
 
 class DecoderLayer(nn.Module):
@@ -103,9 +131,7 @@ class DecoderLayer(nn.Module):
         x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), turn)
         return x_BTD + self.mlp(self.ffn_norm(x_BTD))
 
-    def extend(
-        self, x_BTD: Tensor, turn: Turn, cache: KVCache, index: int, plan: SlotPlan
-    ) -> Tensor:
+    def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, index: int, plan: Plan) -> Tensor:
         """As forward, but over a cache; `index` is this layer's."""
         x_BTD = x_BTD + self.attn.extend(self.attn_norm(x_BTD), turn, cache, index, plan)
         return x_BTD + self.mlp(self.ffn_norm(x_BTD))

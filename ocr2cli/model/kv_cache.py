@@ -33,11 +33,12 @@ class KVCache:
         self.num_slots = num_slots
         self.max_tokens_per_slot = max_tokens_per_slot
         shape = (num_slots, config.num_heads, max_tokens_per_slot, config.head_dim)
-        # Zeros, not empty: a masked key still meets a zero weight, and 0 * nan is nan.
-        self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
-        ]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        # Zeros on a GPU: its steps mask what is not a slot's own, and 0 * nan is nan. On a CPU
+        # only written tokens are read, and zeros would touch all the memory at once.
+        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
+        layers = range(config.num_layers)
+        self.keys = [make(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [make(shape, dtype=dtype, device=device) for _ in layers]
         self.lengths = [0] * num_slots
         self.device = self.keys[0].device
 

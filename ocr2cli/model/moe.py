@@ -1,8 +1,9 @@
 """Mixture of experts: router, routed experts and the shared expert.
 
-Knows nothing about sequences: every token is a row.
+Knows nothing about sequences: every token is a row, and a row's result is its own.
 
-Letters: T tokens, D width, E experts, K experts a token, I inner width of an expert, R = T * K.
+Letters: T tokens, D width, E experts, K experts a token, I inner width of an expert, R = T * K
+rows, one for each token and chosen expert.
 Source: model-spec 6.3.
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.layers import SwiGLU
+from ocr2cli.model.linear import as_shape_only, can_pack, pack_weight, packed_linear
 
 
 class MixtureOfExperts(nn.Module):
@@ -21,15 +23,13 @@ class MixtureOfExperts(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        experts, width, inner = (
-            config.num_experts,
-            config.hidden_size,
-            config.expert_intermediate,
-        )
+        experts, width = config.num_experts, config.hidden_size
+        inner = config.expert_intermediate
         self.router = Router(config)
         self.experts_gate_up = nn.Parameter(torch.randn(experts, 2 * inner, width) * 0.02)
         self.experts_down = nn.Parameter(torch.randn(experts, width, inner) * 0.02)
         self.shared = SwiGLU(width, config.shared_intermediate)
+        self.packed: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         x_TD = x.reshape(-1, x.shape[-1])
@@ -40,22 +40,64 @@ class MixtureOfExperts(nn.Module):
     def routed(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """The chosen experts' weighted sum, accumulated in float32, in x's dtype.
 
-        Rows are sorted by expert, so each expert with tokens runs once and no expert weight
-        is copied.
+        Rows are sorted by expert, so each expert that has rows runs once over all of them and no
+        expert weight is copied.
         """
         tokens, chosen = experts_TK.shape
         order_R = experts_TK.flatten().argsort(stable=True)
-        counts = torch.bincount(experts_TK.flatten(), minlength=self.router.num_experts).tolist()
-        rows = x_TD[order_R // chosen].split(counts)
-        y_RD = torch.cat(
-            [self._expert(index, part) for index, part in enumerate(rows) if part.shape[0]]
-        )
+        rows_RD = x_TD[order_R // chosen]
+        if can_group(rows_RD):
+            y_RD = self._run_grouped(rows_RD, experts_TK)
+        else:
+            y_RD = self._run_each(rows_RD, experts_TK)
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
         return (y_TKD.float() * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
 
-    def _expert(self, index: int, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.experts_gate_up[index]).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.experts_down[index])
+    def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
+        """One product for each expert that has rows. The counts are read on the host."""
+        counts = experts_TK.flatten().bincount(minlength=self.router.num_experts).tolist()
+        used = [(expert, count) for expert, count in enumerate(counts) if count]
+        sizes = [count for _, count in used]
+        inner = [
+            self._gate_up(expert, part)
+            for (expert, _), part in zip(used, rows_RD.split(sizes), strict=True)
+        ]
+        h_RI = _swiglu(torch.cat(inner))
+        return torch.cat(
+            [
+                self._down(expert, part)
+                for (expert, _), part in zip(used, h_RI.split(sizes), strict=True)
+            ]
+        )
+
+    def _run_grouped(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
+        """All experts in two grouped products, fixed shapes, no copy to the host."""
+        experts = torch.arange(self.router.num_experts, device=rows_RD.device)
+        counts = (experts_TK.flatten() == experts[:, None]).sum(dim=1)
+        ends = counts.cumsum(0).to(torch.int32)
+        h_RI = _swiglu(F.grouped_mm(rows_RD, self.experts_gate_up.transpose(1, 2), offs=ends))
+        return F.grouped_mm(h_RI, self.experts_down.transpose(1, 2), offs=ends)
+
+    def _gate_up(self, expert: int, x: Tensor) -> Tensor:
+        if self.packed:
+            return packed_linear(x, self.packed[expert][0])
+        return F.linear(x, self.experts_gate_up[expert])
+
+    def _down(self, expert: int, x: Tensor) -> Tensor:
+        if self.packed:
+            return packed_linear(x, self.packed[expert][1])
+        return F.linear(x, self.experts_down[expert])
+
+    def pack(self) -> None:
+        """Replace the routed experts' weights by packed ones where `can_pack` says so."""
+        if not can_pack(self.experts_down):
+            return
+        self.packed = [
+            (pack_weight(gate_up), can_pack, pack_weight(down))
+            for gate_up, down in zip(self.experts_gate_up, self.experts_down, strict=True)
+        ]
+        self.experts_gate_up = as_shape_only(self.experts_gate_up)
+        self.experts_down = as_shape_only(self.experts_down)
 
 
 class Router(nn.Module):
@@ -75,3 +117,13 @@ class Router(nn.Module):
     def probabilities(self, x_TD: Tensor) -> Tensor:
         """float32 [T, E], each row sums to one."""
         return F.linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
+
+
+def can_group(rows: Tensor) -> bool:
+    """True where grouped products are the fast way: bf16 on a GPU, a torch that has them."""
+    return rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up

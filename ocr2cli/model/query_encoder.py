@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import QueryEncoderConfig
 from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU, rotate
+from ocr2cli.model.linear import Linear
 
 
 class QueryEncoder(nn.Module):
@@ -95,8 +96,8 @@ class GroupedAttention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
         rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = nn.Linear(config.hidden_size, rows)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, rows)
+        self.out = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
         self, x_BTD: Tensor, mask_TT: Tensor, turn: tuple[Tensor, Tensor], *, skip: int

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
+from ocr2cli.model.linear import Linear
 
 # Maps of at most this many tokens (the windows) get their bias from a product, all at once.
 SMALL_MAP = 512
@@ -96,8 +97,8 @@ class SamMLP(nn.Module):
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(config.hidden_size, config.mlp_hidden)
-        self.lin2 = nn.Linear(config.mlp_hidden, config.hidden_size)
+        self.lin1 = Linear(config.hidden_size, config.mlp_hidden)
+        self.lin2 = Linear(config.mlp_hidden, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lin2(F.gelu(self.lin1(x)))
@@ -113,8 +114,8 @@ class SamAttention(nn.Module):
     def __init__(self, config: SamConfig, side: int) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
         self._derived = Derived()
@@ -132,14 +133,12 @@ class SamAttention(nn.Module):
         return self._derived.get(table, (axis, side), lambda rows: relative_table(rows, side))
 
 
-def position_terms(
-    q_BHNC: Tensor, rel_h_GGC: Tensor, rel_w_GGC: Tensor
-) -> tuple[Tensor, Tensor]:
+def position_terms(q_BHNC: Tensor, rel_h_GGC: Tensor, rel_w_GGC: Tensor) -> tuple[Tensor, Tensor]:
     """What the relative positions add to the logits of q (unscaled), row and column apart.
 
     Returns two [B, H, N, G]: the first for the key's row, the second for the key's column.
     """
-    batch, heads, tokens, channels = q_BHNC.shape
+    batch, heads, _, channels = q_BHNC.shape
     side = rel_h_GGC.shape[0]
     q_BHijC = q_BHNC.reshape(batch, heads, side, side, channels)
     by_row = torch.einsum("bhijc,ikc->bhijk", q_BHijC, rel_h_GGC)

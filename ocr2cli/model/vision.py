@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.clip import ClipEncoder
 from ocr2cli.model.config import ModelConfig
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.query_encoder import QueryEncoder
 from ocr2cli.model.sam import SamEncoder
 
@@ -31,7 +32,7 @@ class VisionEncoder(nn.Module):
             features = features + config.clip.hidden_size
         if config.query_encoder is not None:
             self.query_encoder = QueryEncoder(config.query_encoder)
-        self.projector = nn.Linear(features, width)
+        self.projector = Linear(features, width)
         self.view_separator = nn.Parameter(torch.randn(width) * 0.02)
 
     def encode_views(self, views_B3SS: Tensor) -> Tensor:
@@ -53,6 +54,12 @@ class VisionEncoder(nn.Module):
         else:
             features = self.query_encoder(image_BnE)
         return self.projector(features)
+
+    def pack(self) -> None:
+        """Pack every matrix for a CPU if that is possible here; afterwards it only runs."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack()
 
     def assemble(self, tiles_NQD: Tensor, global_QD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Rows of one page in decoder order. grid: (columns, rows), N = columns * rows or 0.
