@@ -16,12 +16,15 @@ from torch import Tensor
 from ocr2cli.config import DecodeConfig
 from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.generate.draft import Guess
+from ocr2cli.generate.fixed_step import FixedStep
+from ocr2cli.generate.greedy import Choice, choose
 from ocr2cli.generate.logits import NgramRule
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.generate.scheduler import Chunk, Scheduler
 from ocr2cli.generate.sequence import Sequence as Running
 from ocr2cli.generate.sequence import State
-from ocr2cli.generate.step_runner import Cache, Choice, Decoder, StepRunner, choose
+from ocr2cli.generate.step import Cache, Decoder
+from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.pages import PageError
@@ -40,7 +43,9 @@ class Tuning:
     max_guess: most drafted tokens tried in one step.
     draft_batch_limit: with draft "auto", no drafts while more sequences than this decode
     together: a full batch uses the memory bandwidth that a draft would.
-    batch_buckets, length_buckets: see `StepRunner`.
+    batch_buckets, feed_buckets: see `StepRunner`.
+    fixed_steps: run steps without drafts through `FixedStep` (as CUDA graphs on a CUDA device);
+    the decoder must have `decode_fixed`.
     """
 
     expected_new: int = 512
@@ -49,13 +54,14 @@ class Tuning:
     max_guess: int = 8
     draft_batch_limit: int = 4
     batch_buckets: tuple[int, ...] = ()
-    length_buckets: tuple[int, ...] = ()
+    feed_buckets: tuple[int, ...] = ()
+    fixed_steps: bool = False
     loops: LoopLimits = field(default_factory=LoopLimits)
 
     @property
     def most_fed(self) -> int:
         """Most tokens one step feeds a sequence, padding included."""
-        return max((1 + self.max_guess, *self.length_buckets))
+        return max((1 + self.max_guess, *self.feed_buckets))
 
 
 @dataclass(slots=True)
@@ -122,7 +128,8 @@ class Generator:
             self._cache,
             scratch_slot=num_slots,
             batch_buckets=tuning.batch_buckets,
-            length_buckets=tuning.length_buckets,
+            feed_buckets=tuning.feed_buckets,
+            fixed=self._fixed_step() if tuning.fixed_steps else None,
         )
         self._tracks: dict[int, Track] = {}  # by arrival
         self._num_added = 0
@@ -288,6 +295,20 @@ class Generator:
         self._start_over(self._scheduler.shrink())
         if self._cache.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _fixed_step(self) -> FixedStep | None:
+        rule = self._policy(self._config).ngram
+        if not FixedStep.supports(rule):
+            return None
+        decoder: Any = self._decoder
+        return FixedStep(
+            decoder,
+            self._cache,
+            rule,
+            scratch_slot=self._num_slots,
+            batch_buckets=self._tuning.batch_buckets,
+            use_graphs=self._cache.device.type == "cuda",
+        )
 
     def _policy(self, config: DecodeConfig) -> Policy:
         ngram = NgramRule.of(config, self._exempt_ids)

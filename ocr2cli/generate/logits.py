@@ -179,27 +179,27 @@ class Rules:
     def __init__(
         self, ngram: NgramRule | None, dry: DryConfig | None, prompt_ids: Sequence[int] = ()
     ) -> None:
+        self.ngram, self.dry = ngram, dry
         over_prompt = prompt_ids if ngram and ngram.over_prompt else ()
         self._index = NgramIndex(ngram, over_prompt) if ngram else None
-        self._dry = dry
         self._written: list[int] = []
 
     def push(self, token: int) -> None:
         if self._index:
             self._index.push(token)
-        if self._dry:
+        if self.dry:
             self._written.append(token)
 
     def pop(self, count: int) -> None:
         """Take the last `count` tokens back."""
         if self._index:
             self._index.pop(count)
-        if self._dry and count:
+        if self.dry and count:
             del self._written[-count:]
 
     def penalties(self) -> dict[int, float]:
         """What to subtract from the next token's logits: token id -> amount, BAN to forbid."""
-        found = dry_penalties(self._written, self._dry) if self._dry else {}
+        found = dry_penalties(self._written, self.dry) if self.dry else {}
         if self._index:
             for token in self._index.banned():
                 found[token] = BAN

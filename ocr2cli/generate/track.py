@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ocr2cli.config import DecodeConfig
 from ocr2cli.generate.draft import Drafter, Guess
+from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.logits import NgramRule, Rules
 from ocr2cli.generate.loops import LoopDetector, LoopLimits
 from ocr2cli.generate.sequence import Sequence as Running
-from ocr2cli.generate.step_runner import Choice, Row
+from ocr2cli.generate.step import Row
 from ocr2cli.pages import FinishReason, PageError
 
 NAN_LOGITS = PageError(
@@ -99,13 +100,9 @@ class Track:
         return self._drafter.guess(min(self.policy.max_guess, room))
 
     def row(self, guess: Guess) -> Row:
-        """The next step's input: the last token and the guesses, each with its rules."""
-        penalties = [self.rules.penalties()]
-        for token in guess.token_ids:
-            self.rules.push(token)
-            penalties.append(self.rules.penalties())
-        self.rules.pop(len(guess.token_ids))
-        return Row(self.running.slot, [self.running.token_ids[-1], *guess.token_ids], penalties)
+        """The next step's input."""
+        written = self.running.token_ids
+        return Row(self.running.slot, [written[-1], *guess.token_ids], written, self.rules)
 
     def report(self, guess: Guess, accepted: int) -> None:
         """Of `guess`, the first `accepted` tokens were right."""

@@ -110,7 +110,8 @@ tunings = st.builds(
     max_guess=st.integers(1, 6),
     draft_batch_limit=st.integers(1, 4),
     batch_buckets=st.sampled_from([(), (1, 2, 4, 8)]),
-    length_buckets=st.sampled_from([(), (1, 4, 8)]),
+    feed_buckets=st.sampled_from([(), (1, 4, 8)]),
+    fixed_steps=st.booleans(),
     loops=st.just(SMALL_LOOPS),
 )
 
@@ -208,7 +209,7 @@ def test_drafts_never_reach_past_the_models_context(draft: str) -> None:
     toy = ToyDecoder(order=1, eos_bias=-99, max_positions=60)
     inputs = [[4, 5, 6], [4] * 40]
     config = DecodeConfig(draft=draft, no_repeat_ngram=0)
-    box = generator(toy, config, tuning=Tuning(length_buckets=(1, 4, 16)))
+    box = generator(toy, config, tuning=Tuning(feed_buckets=(1, 4, 16)))
     wanted = expected(toy, inputs, config)
     for key, prompt in enumerate(inputs):
         add(box, toy, key, prompt, wanted[key][0])

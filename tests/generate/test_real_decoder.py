@@ -93,7 +93,7 @@ def known_ends(decoder: Decoder, which: int) -> list[Any]:
         max_guess=st.integers(1, 7),
         draft_batch_limit=st.integers(1, 6),
         batch_buckets=st.sampled_from([(), (2, 4, 8)]),
-        length_buckets=st.sampled_from([(), (1, 8)]),
+        feed_buckets=st.sampled_from([(), (1, 8)]),
         loops=st.just(LOOPS),
     ),
     st.integers(1, 6),

@@ -1,15 +1,14 @@
-"""One step: padding, greedy choice, ties, log-probabilities."""
+"""One step: padding to buckets, a choice for each position, rules at their own position."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from toy_decoder import ToyDecoder, lowest_argmax
 
-from ocr2cli.generate.logits import BAN
-from ocr2cli.generate.step_runner import Choice, Row, StepRunner, choose, first_argmax, round_up
+from ocr2cli.generate.logits import NgramRule, Rules
+from ocr2cli.generate.step import Row, round_up
+from ocr2cli.generate.step_runner import StepRunner
 
 
 @pytest.mark.parametrize(
@@ -22,68 +21,6 @@ def test_sizes_round_up_to_the_next_bucket(
     assert round_up(size, buckets) == rounded
 
 
-@given(
-    st.lists(
-        st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=5, max_size=5),
-        min_size=1,
-        max_size=4,
-    ),
-    st.dictionaries(
-        st.integers(0, 3),
-        st.dictionaries(st.integers(0, 4), st.sampled_from([0.5, 1.0, BAN])),
-    ),
-)
-def test_the_choice_is_the_lowest_id_of_the_highest_logit_after_penalties(
-    rows: list[list[float]], penalties: dict[int, dict[int, float]]
-) -> None:
-    penalties = {row: costs for row, costs in penalties.items() if row < len(rows)}
-    logits = torch.tensor(rows)
-    before = logits.clone()
-    choices = choose(logits, penalties)
-    assert torch.equal(logits, before)
-    for row, choice in enumerate(choices):
-        costs = penalties.get(row, {})
-        after = torch.tensor([value - costs.get(t, 0.0) for t, value in enumerate(rows[row])])
-        assert choice.token == lowest_argmax(after)
-        assert choice.logprob == pytest.approx(float(before[row].log_softmax(0)[choice.token]))
-        preferred = min(range(5), key=lambda t: (-rows[row][t], t))
-        banned = {token for token, cost in costs.items() if cost == BAN}
-        ahead = {t for t in banned if (-rows[row][t], t) < (-rows[row][choice.token], choice.token)}
-        assert choice.overridden == bool(ahead)
-        if not costs:
-            assert choice.token == preferred and not choice.overridden
-
-
-def test_ties_in_a_wide_vocabulary_go_to_the_lowest_id() -> None:
-    logits = torch.zeros(3, 129_280)
-    logits[0, [77, 100_000]] = 3.0
-    logits[1, [129_279, 128_000]] = 3.0
-    assert [choice.token for choice in choose(logits, {})] == [77, 128_000, 0]
-    assert choose(logits, {0: {77: BAN}})[0].token == 100_000
-
-
-@given(st.integers(1, 3), st.sampled_from([128, 384, 100, 129]), st.integers(0, 10_000))
-def test_the_fast_argmax_is_the_first_highest(rows: int, vocab: int, seed: int) -> None:
-    source = torch.Generator().manual_seed(seed)
-    logits = torch.randint(-3, 3, (rows, vocab), generator=source).float()
-    logits[:, : seed % vocab] = -torch.inf
-    assert first_argmax(logits).tolist() == [lowest_argmax(row) for row in logits]
-
-
-def test_the_log_probability_is_the_models_own_before_bans() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0]])
-    choice = choose(logits, {0: {0: BAN}})[0]
-    assert choice == Choice(1, pytest.approx(float(logits[0].log_softmax(0)[1])), True)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_logits_that_are_not_finite_show_in_their_row_only(bad: float) -> None:
-    logits = torch.zeros(3, 8)
-    logits[1, 5] = bad
-    assert [choice.is_finite for choice in choose(logits, {2: {0: BAN}})] == [True, False, True]
-    assert not choose(torch.full((1, 8), -torch.inf), {})[0].is_finite
-
-
 def runner(toy: ToyDecoder, **buckets: tuple[int, ...]) -> tuple[StepRunner, object]:
     cache = toy.make_cache(4, 64)
     for slot in range(3):
@@ -91,13 +28,21 @@ def runner(toy: ToyDecoder, **buckets: tuple[int, ...]) -> tuple[StepRunner, obj
     return StepRunner(toy, cache, scratch_slot=3, **buckets), cache
 
 
-ROWS = [Row(0, [2, 3, 4], [{}, {}, {}]), Row(2, [9], [{}])]
+def rows(rule: NgramRule | None = None) -> list[Row]:
+    """Slot 0 tries two guesses, slot 2 none."""
+    made = []
+    for slot, written, guesses in [(0, [8, 2], [3, 4]), (2, [9], [])]:
+        rules = Rules(rule, None)
+        for token in written:
+            rules.push(token)
+        made.append(Row(slot, [written[-1], *guesses], written, rules))
+    return made
 
 
 def test_rows_get_a_choice_for_each_token_they_fed() -> None:
     toy = ToyDecoder()
     step, _ = runner(toy)
-    first, second = step.run(ROWS)
+    first, second = step.run(rows())
     expected = [toy.logits(h) for h in ([5, 2], [5, 2, 3], [5, 2, 3, 4])]
     assert [c.token for c in first] == [lowest_argmax(logits) for logits in expected]
     assert [c.token for c in second] == [lowest_argmax(toy.logits([7, 9]))]
@@ -106,21 +51,31 @@ def test_rows_get_a_choice_for_each_token_they_fed() -> None:
 def test_padding_to_buckets_changes_shapes_and_nothing_else() -> None:
     plain, padded = ToyDecoder(), ToyDecoder()
     step, _ = runner(plain)
-    wide, cache = runner(padded, batch_buckets=(4,), length_buckets=(1, 8))
-    assert wide.run(ROWS) == step.run(ROWS)
+    wide, cache = runner(padded, batch_buckets=(4,), feed_buckets=(1, 8))
+    assert wide.run(rows()) == step.run(rows())
     assert plain.shapes == [(2, 3)] and padded.shapes == [(4, 8)]
     assert cache.lengths[3] == 0, "the scratch slot is emptied after each step"
 
 
-def test_penalties_reach_their_own_position() -> None:
-    toy = ToyDecoder()
-    step, _ = runner(toy, batch_buckets=(4,), length_buckets=(8,))
-    free = step.run(ROWS)
-    step, _ = runner(toy, batch_buckets=(4,), length_buckets=(8,))
-    banned = free[0][1].token
-    bound = step.run([Row(0, [2, 3, 4], [{}, {banned: BAN}, {}]), ROWS[1]])
-    assert bound[0][1].token != banned and bound[0][1].overridden
-    assert (bound[0][0], bound[0][2], bound[1]) == (free[0][0], free[0][2], free[1])
+def test_bans_reach_their_own_position_and_leave_no_trace() -> None:
+    """No token twice (n = 1): each position may not choose what stands before it."""
+    toy = ToyDecoder(vocab_size=12)
+    step, _ = runner(toy, batch_buckets=(4,), feed_buckets=(8,))
+    mine = rows(NgramRule(1))
+    chosen = step.run(mine)
+    for choice, history, banned in zip(
+        [*chosen[0], *chosen[1]],
+        [[5, 2], [5, 2, 3], [5, 2, 3, 4], [7, 9]],
+        [{8, 2}, {8, 2, 3}, {8, 2, 3, 4}, {9}],
+        strict=True,
+    ):
+        logits = toy.logits(history)
+        own = lowest_argmax(logits)
+        for token in banned:
+            logits[token] = -torch.inf
+        assert choice.token == lowest_argmax(logits)
+        assert choice.overridden == (choice.token != own)
+    assert mine[0].penalties() == rows(NgramRule(1))[0].penalties()
 
 
 def test_a_step_of_single_tokens_takes_the_decode_path() -> None:
@@ -130,5 +85,5 @@ def test_a_step_of_single_tokens_takes_the_decode_path() -> None:
         calls.append("decode") or toy.verify(ids[:, None], cache, slots)[:, 0]
     )
     step, _ = runner(toy)
-    step.run([ROWS[1]])
+    step.run([rows()[1]])
     assert calls == ["decode"]

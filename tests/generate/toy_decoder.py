@@ -45,6 +45,11 @@ class ToyCache:
         assert 0 <= length <= len(self.tokens[slot])
         del self.tokens[slot][length:]
 
+    def reserve(self, slot: int, count: int) -> int:
+        start = len(self.tokens[slot])
+        self.write(slot, [-1] * count)
+        return start
+
     def write(self, slot: int, ids: Sequence[int]) -> None:
         self.tokens[slot] += ids
         assert len(self.tokens[slot]) <= self.max_tokens_per_slot
@@ -65,6 +70,7 @@ class ToyDecoder:
     poison: frozenset[int] = frozenset()
     fails: Callable[[int], None] = lambda rows: None
     calls: int = 0
+    fixed_calls: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,6 +110,22 @@ class ToyDecoder:
                 cache.write(slot, [token])
                 rows.append(self.logits(cache.tokens[slot]))
         return torch.stack(rows).unflatten(0, tuple(ids_BK.shape))
+
+    def decode_fixed(
+        self, ids_B: Tensor, cache: ToyCache, slots_B: Tensor, starts_B: Tensor, context: int
+    ) -> Tensor:
+        """As decode, the slots' new places reserved by the caller."""
+        self._forward(len(ids_B), 1)
+        self.fixed_calls += 1
+        rows = []
+        for token, slot, start in zip(
+            *(t.tolist() for t in (ids_B, slots_B, starts_B)), strict=True
+        ):
+            assert start < context
+            history = [*cache.tokens[slot][:start], token]
+            cache.tokens[slot][start : start + 1] = [token]
+            rows.append(self.logits(history))
+        return torch.stack(rows)
 
     def _forward(self, rows: int, tokens: int) -> None:
         self.calls += 1

@@ -1,0 +1,174 @@
+"""A decode step of fixed shape that stays on the device: rule, choice and all, one copy back.
+
+On a CUDA device each shape is captured as a graph once and replayed; elsewhere the same code runs
+eagerly, which is how the tests see it. Knows nothing about scheduling or drafts.
+
+Letters: B sequences (padded to a bucket), S slots, W window of the n-gram rule, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ocr2cli.generate.greedy import Choice, first_argmax, pack, unpack
+from ocr2cli.generate.logits import NgramRule, ban_repeats
+from ocr2cli.generate.step import PAD_ID, Cache, Row, round_up
+
+CONTEXT_BUCKETS = (512, 1024, 1536, 2048, 3072, 4096, 6144)
+
+
+class FixedDecoder(Protocol):
+    """A decoder that can decode without asking the host anything."""
+
+    def decode_fixed(
+        self, ids_B: Tensor, cache: Any, slots_B: Tensor, starts_B: Tensor, context: int
+    ) -> Tensor:
+        """One more token in each slot, at position `starts`. int64 [B] each. `context`: at least
+        the largest start + 1; attention may look at that many positions and masks the rest.
+        The cache's host-side lengths are the caller's. Returns logits float32 [B, V]."""
+
+
+class HistoryRing:
+    """The last W tokens of each slot's sequence, on the device: token t lies at t % W.
+
+    A slot's leftovers from an earlier sequence need no clearing: `last` goes by the count.
+    """
+
+    def __init__(self, num_slots: int, window: int, device: torch.device) -> None:
+        self._window = window
+        self._ring_SW = torch.zeros(num_slots, window, dtype=torch.int64, device=device)
+        self._offsets_W = torch.arange(window, device=device) - window
+
+    def upload(self, slot: int, token_ids: Sequence[int]) -> None:
+        """Set a slot from the host; token_ids: the whole history."""
+        first = max(0, len(token_ids) - self._window)
+        places = [number % self._window for number in range(first, len(token_ids))]
+        row_W = torch.zeros(self._window, dtype=torch.int64)
+        row_W[places] = torch.tensor(token_ids[first:], dtype=torch.int64)
+        self._ring_SW[slot] = row_W.to(self._ring_SW.device)
+
+    def write(self, slots_B: Tensor, numbers_B: Tensor, ids_B: Tensor) -> None:
+        """Token number `numbers` (0-based) of each slot's history."""
+        self._ring_SW[slots_B, numbers_B % self._window] = ids_B
+
+    def last(self, slots_B: Tensor, counts_B: Tensor) -> Tensor:
+        """int64 [B, W], newest last, -1 before the first of `counts` tokens."""
+        numbers_BW = counts_B[:, None] + self._offsets_W
+        history_BW = self._ring_SW[slots_B].gather(1, numbers_BW % self._window)
+        return history_BW.where(numbers_BW >= 0, -1)
+
+
+class FixedStep:
+    """Decode steps without drafts under one windowed n-gram rule (or none).
+
+    batch_buckets: batch sizes, ascending. use_graphs: capture and replay (CUDA only).
+    """
+
+    def __init__(
+        self,
+        decoder: FixedDecoder,
+        cache: Cache,
+        rule: NgramRule | None,
+        *,
+        scratch_slot: int,
+        batch_buckets: Sequence[int],
+        use_graphs: bool,
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._rule = rule
+        self._scratch_slot = scratch_slot
+        self._batch_buckets = tuple(batch_buckets)
+        self._use_graphs = use_graphs
+        window = rule.window if rule else 1
+        self._ring = HistoryRing(scratch_slot + 1, window, cache.device)
+        # What the ring holds of each slot: whose tokens, and how many.
+        self._held: dict[int, tuple[Sequence[int], int]] = {}
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+
+    @staticmethod
+    def supports(rule: NgramRule | None) -> bool:
+        """The ring holds a window of new tokens, nothing else."""
+        return rule is None or (rule.window > 0 and not rule.over_prompt)
+
+    def can_run(self, rows: Sequence[Row]) -> bool:
+        return all(
+            len(row.ids) == 1 and row.rules.dry is None and row.rules.ngram == self._rule
+            for row in rows
+        )
+
+    def run(self, rows: Sequence[Row]) -> list[Choice]:
+        """One step; the cache has grown by a token in each row's slot."""
+        for row in rows:
+            self._bring_up_to_date(row)
+        starts = [self._cache.reserve(row.slot, 1) for row in rows]
+        batch = round_up(len(rows), self._batch_buckets)
+        context = round_up(max(starts) + 1, CONTEXT_BUCKETS)
+        padding = [(PAD_ID, self._scratch_slot, 0, 1)] * (batch - len(rows))
+        columns = [
+            (row.ids[0], row.slot, start, len(row.written))
+            for row, start in zip(rows, starts, strict=True)
+        ]
+        inputs_4B = torch.tensor([*columns, *padding]).T.contiguous()
+        return unpack(self._launch(inputs_4B, context))[: len(rows)]
+
+    def _bring_up_to_date(self, row: Row) -> None:
+        """Other paths and other sequences pass by the ring: copy what it missed."""
+        before = len(row.written) - 1
+        owner, held = self._held.get(row.slot, ((), -1))
+        if self._rule and (owner is not row.written or held != before):
+            self._ring.upload(row.slot, row.written[:before])
+        self._held[row.slot] = (row.written, before + 1)
+
+    def _launch(self, inputs_4B: Tensor, context: int) -> Tensor:
+        if not self._use_graphs:
+            return self._compute(inputs_4B.to(self._cache.device), context)
+        shape = (inputs_4B.shape[1], context)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._capture(*shape)
+        return self._graphs[shape].replay(inputs_4B)
+
+    def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
+        """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""
+        ids_B, slots_B, starts_B, counts_B = inputs_4B
+        logits_BV = self._decoder.decode_fixed(ids_B, self._cache, slots_B, starts_B, context)
+        own_B = chosen_B = first_argmax(logits_BV)
+        if self._rule:
+            self._ring.write(slots_B, counts_B - 1, ids_B)
+            history_BW = self._ring.last(slots_B, counts_B)
+            chosen_B = first_argmax(ban_repeats(logits_BV, history_BW, self._rule))
+        return pack(logits_BV, chosen_B, chosen_B != own_B)
+
+    def _capture(self, batch: int, context: int) -> _Graph:
+        # The scratch slot takes the writes of warm-up and capture.
+        column = torch.tensor([PAD_ID, self._scratch_slot, 0, 1], device=self._cache.device)
+        inputs_4B = column[:, None].repeat(1, batch)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate on first use, which a graph must not
+            self._compute(inputs_4B, context)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool):
+            packed_3B = self._compute(inputs_4B, context)
+        return _Graph(graph, inputs_4B, packed_3B)
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A captured step and the tensors it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs_4B: Tensor
+    packed_3B: Tensor
+
+    def replay(self, inputs_4B: Tensor) -> Tensor:
+        self.inputs_4B.copy_(inputs_4B)
+        self.graph.replay()
+        return self.packed_3B

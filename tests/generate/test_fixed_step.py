@@ -1,0 +1,162 @@
+"""The step that stays on the device: the same choices as the step that does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from toy_decoder import ToyDecoder
+
+from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.generate.fixed_step import FixedStep, HistoryRing
+from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.logits import NgramRule
+
+DEVICES = ["cpu"]
+if torch.cuda.is_available():
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))  # with graphs
+
+
+@given(
+    st.integers(1, 7),
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=20), min_size=1, max_size=4),
+    st.integers(0, 25),
+)
+def test_the_ring_holds_the_last_tokens_of_each_slot(
+    window: int, histories: list[list[int]], uploaded: int
+) -> None:
+    """Part comes from the host, the rest token by token; leftovers never show."""
+    ring = HistoryRing(len(histories), window, torch.device("cpu"))
+    for slot, history in enumerate(histories):
+        ring.upload(slot, [77] * 30)
+        first = min(uploaded, len(history))
+        ring.upload(slot, history[:first])
+        for number in range(first, len(history)):
+            at = torch.tensor([slot]), torch.tensor([number]), torch.tensor([history[number]])
+            ring.write(*at)
+    slots = torch.arange(len(histories))
+    counts = torch.tensor([len(history) for history in histories])
+    expected = [([-1] * window + history)[-window:] for history in histories]
+    assert ring.last(slots, counts).tolist() == expected
+
+
+class TableDecoder:
+    """Logits by the last token only, from one table on the device: can be captured as a graph."""
+
+    class config:
+        max_positions = 300
+
+    def __init__(self, device: str) -> None:
+        table = torch.randn(64, 64, generator=torch.Generator().manual_seed(3))
+        table[:, 1] -= 9  # the end token
+        self.table = table.to(device)
+
+    def prefill(self, x_TD: Tensor, cache: Any, slot: int) -> Tensor:
+        cache.reserve(slot, len(x_TD))
+        return self.table[int(x_TD[-1, 0])].clone()
+
+    def decode(self, ids_B: Tensor, cache: Any, slots: list[int]) -> Tensor:
+        for slot in slots:
+            cache.reserve(slot, 1)
+        return self.table[ids_B]
+
+    def verify(self, ids_BK: Tensor, cache: Any, slots: list[int]) -> Tensor:
+        for slot in slots:
+            cache.reserve(slot, ids_BK.shape[1])
+        return self.table[ids_BK]
+
+    def decode_fixed(
+        self, ids_B: Tensor, cache: Any, slots_B: Tensor, starts_B: Tensor, context: int
+    ) -> Tensor:
+        return self.table[ids_B]
+
+
+class LengthsOnly:
+    """A cache that only counts."""
+
+    def __init__(self, num_slots: int, device: str) -> None:
+        self.lengths = [0] * num_slots
+        self.device = torch.device(device)
+
+    def free(self, slot: int) -> None:
+        self.lengths[slot] = 0
+
+    def truncate(self, slot: int, length: int) -> None:
+        self.lengths[slot] = length
+
+    def reserve(self, slot: int, count: int) -> int:
+        self.lengths[slot] += count
+        return self.lengths[slot] - count
+
+
+def texts(device: str, *, fixed: bool, num_slots: int, draft: str = "off") -> dict[Any, Any]:
+    decoder = TableDecoder(device)
+    box = Generator(
+        decoder,
+        DecodeConfig(max_new_tokens=120, no_repeat_ngram=3, ngram_window=30, draft=draft),
+        eos_id=1,
+        exempt_ids=(2, 3),
+        num_slots=num_slots,
+        kv_tokens=600,
+        tuning=Tuning(fixed_steps=fixed, batch_buckets=(1, 2, 4), draft_batch_limit=2),
+        make_cache=lambda slots, _: LengthsOnly(slots, device),
+    )
+    for key in range(7):
+        own = DecodeConfig(no_repeat_ngram=0, dry=DryConfig()) if key == 5 else None
+        box.add(key, torch.tensor([[float(4 + key)]]), [4 + key], config=own)
+    done: dict[Any, Any] = {}
+    while box.has_work:
+        for f in box.step():
+            done[f.key] = (f.token_ids, pytest.approx(f.logprobs, abs=1e-5), f.finish_reason)
+    return done
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_slots", [1, 3, 4])
+@pytest.mark.parametrize("draft", ["off", "auto"])
+def test_fixed_steps_write_the_same_as_others_and_mix_with_them(
+    device: str, num_slots: int, draft: str
+) -> None:
+    fixed = texts(device, fixed=True, num_slots=num_slots, draft=draft)
+    plain = texts("cpu", fixed=False, num_slots=1)
+    assert {key: (ids, reason) for key, (ids, _, reason) in fixed.items()} == {
+        key: (ids, reason) for key, (ids, _, reason) in plain.items()
+    }
+    assert all(fixed[key][1] == tuple(plain[key][1].expected) for key in plain)
+
+
+def test_single_tokens_under_the_common_rule_take_the_fixed_path() -> None:
+    toy = ToyDecoder(eos_bias=-99)
+    box = Generator(
+        toy,
+        DecodeConfig(max_new_tokens=20),
+        eos_id=1,
+        num_slots=2,
+        kv_tokens=900,
+        tuning=Tuning(fixed_steps=True, batch_buckets=(4,)),
+        make_cache=toy.make_cache,
+    )
+    for key in range(2):
+        box.add(key, toy.embed(torch.tensor([5 + key])), [5 + key])
+    while box.has_work:
+        box.step()
+    assert toy.fixed_calls == 19 and toy.shapes[-1] == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_supported"),
+    [
+        (None, True),
+        (NgramRule(20, 90), True),
+        (NgramRule(20, 0), False),
+        (NgramRule(20, 90, over_prompt=True), False),
+    ],
+)
+def test_only_a_window_of_new_tokens_fits_the_ring(
+    rule: NgramRule | None, is_supported: bool
+) -> None:
+    assert FixedStep.supports(rule) == is_supported
