@@ -93,7 +93,7 @@ class MixtureOfExperts(nn.Module):
         if not can_pack(self.experts_down):
             return
         self.packed = [
-            (pack_weight(gate_up), can_pack, pack_weight(down))
+            (pack_weight(gate_up), pack_weight(down))
             for gate_up, down in zip(self.experts_gate_up, self.experts_down, strict=True)
         ]
         self.experts_gate_up = as_shape_only(self.experts_gate_up)
