@@ -1,0 +1,1 @@
+"""Training recipe of nano: pages, labels, stages and evaluation. Not part of the wheel."""

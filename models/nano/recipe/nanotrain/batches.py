@@ -1,0 +1,142 @@
+"""Batches for the decoder: labels of every visual token, both texts, and where each character stands.
+
+Knows nothing about tensors; runs in a child process. Pages are laid out here, never drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from nanotrain import cells, pages, vocabulary
+from nanotrain.fonts import Font
+
+
+@dataclass
+class TextRows:
+    """ids, targets, cells: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    cells: np.ndarray
+    places: np.ndarray
+
+
+@dataclass
+class PageBatch:
+    """kept: int64 [B, V], the visual tokens that are there; the last is the separator. slots: uint8
+    [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of the page.
+    texts: plain, then grounded, with cells that count kept tokens."""
+
+    kept: np.ndarray
+    slots: np.ndarray
+    token_places: np.ndarray
+    texts: list[TextRows]
+    num_tiles: int
+    num_visual: int
+
+
+def text_rows(truths: list[pages.Truth], prompt: str, laid: list[pages.Page]) -> TextRows:
+    """Prompt and truth of each page, padded with EOS; targets are the next ids."""
+    prompt_ids, _ = vocabulary.encode(prompt)
+    rows = []
+    for truth, page in zip(truths, laid, strict=True):
+        ids, starts = vocabulary.encode(truth.text)
+        windows = cells.page_windows(page.width, page.height)
+        aims = cells.token_of(truth.places, windows)[starts]
+        places = truth.places[starts] / np.array([page.width, page.height], np.float32)
+        rows.append((ids, aims, places))
+    longest = len(prompt_ids) + max(len(ids) for ids, _, _ in rows)
+    shape = (len(rows), longest)
+    out = TextRows(np.full(shape, vocabulary.EOS_ID), np.full(shape, -1), np.full(shape, -1),
+                   np.zeros((*shape, 2), np.float32))
+    n = len(prompt_ids)
+    for row, (ids, aims, places) in enumerate(rows):
+        end = n + len(ids)
+        out.ids[row, :end] = [*prompt_ids, *ids]
+        out.targets[row, n - 1 : end] = [*ids, vocabulary.EOS_ID]
+        out.cells[row, n - 1 : end - 1] = aims
+        out.places[row, n - 1 : end - 1] = places
+    return out
+
+
+def token_places(page: pages.Page) -> np.ndarray:
+    """float32 [V, 2]: middle of each visual token's cell, 0..1 of the page; separator at (0, 0)."""
+    tiles, view = cells.page_windows(page.width, page.height)
+    parts = []
+    for window in [*tiles, view]:
+        n = window.side // 64
+        rows, columns = np.divmod(np.arange(n * n), n)
+        x = (columns * 64 + 32 + window.left) / window.sx / page.width
+        y = (rows * 64 + 32 + window.top) / window.sy / page.height
+        parts.append(np.stack([x, y], axis=1))
+    return np.concatenate([*parts, np.zeros((1, 2))]).astype(np.float32)
+
+
+def shaken(glyphs: pages.Glyphs, noise: np.random.Generator, page: pages.Page) -> pages.Glyphs:
+    """Middles moved by a few pixels of the view, as the eyes will misjudge them."""
+    n = len(glyphs.label)
+    dx = noise.normal(0, 2.5 / page.scale[0], n).astype(np.float32)
+    dy = noise.normal(0, 2.5 / page.scale[1]) + noise.normal(0, 0.7 / page.scale[1], n)
+    return pages.Glyphs(glyphs.label, glyphs.x0 + dx, glyphs.x1 + dx,
+                        glyphs.middle + dy.astype(np.float32), glyphs.size)
+
+
+def thinned(rng: Random, has_text: np.ndarray, needed: list[np.ndarray], share: float) -> np.ndarray:
+    """Which tokens of each page to keep: int64 [B, V], rising, the separator last.
+
+    has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to keep, at
+    least; the rest of the rows is filled up with blanks.
+    """
+    must = has_text.copy()
+    for row, tokens in zip(must, needed, strict=True):
+        row[tokens[tokens >= 0]] = True
+        row |= np.array([rng.random() < share for _ in row])
+    must[:, -1] = True
+    count = int(must.sum(1).max())
+    out = np.zeros((len(must), count), np.int64)
+    for index, row in enumerate(must):
+        free = np.nonzero(~row)[0].tolist()
+        extra = rng.sample(free, count - int(row.sum()))
+        row[extra] = True
+        out[index] = np.nonzero(row)[0]
+    return out
+
+
+def page_batch(rng: Random, fonts: tuple[Font, ...], kind: pages.Kind, count: int, *,
+               max_characters: int, held_out: bool = False, misread: float = 0.02,
+               smallest: float = 41.0, blank_share: float = 0.1) -> PageBatch:
+    """blank_share: how many of the cells without text stay; 1 keeps all, as at reading."""
+    # Pages of about one length share a batch: less padding.
+    pool = [pages.random_page(rng, kind, fonts, max_characters=max_characters, held_out=held_out,
+                              smallest=smallest)
+            for _ in range(5 * count if not held_out else count)]
+    pool.sort(key=lambda page: page.num_characters())
+    start = rng.randrange(len(pool) - count + 1)
+    laid = pool[start : start + count]
+    noise = np.random.default_rng(rng.randrange(1 << 40))
+    slots = np.stack([_labels(page, noise, misread) for page in laid])
+    places = np.stack([token_places(page) for page in laid])
+    texts = [text_rows([pages.plain_truth(p) for p in laid], pages.PLAIN_PROMPT, laid),
+             text_rows([pages.grounded_truth(p) for p in laid], pages.GROUNDING_PROMPT, laid)]
+    needed = [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
+    kept = thinned(rng, (slots > 0).any(2), needed, blank_share)
+    for text in texts:
+        for row in range(count):
+            known = text.cells[row] >= 0
+            text.cells[row, known] = np.searchsorted(kept[row], text.cells[row, known])
+    tiles = (slots.shape[1] - 257) // 144
+    return PageBatch(kept, np.take_along_axis(slots, kept[..., None], 1),
+                     np.take_along_axis(places, kept[..., None], 1), texts, tiles, slots.shape[1])
+
+
+def _labels(page: pages.Page, noise: np.random.Generator, misread: float) -> np.ndarray:
+    """Slot labels of all visual tokens with some misjudged; uint8 [V, 16], the separator's empty."""
+    glyphs = shaken(pages.glyphs_of(page), noise, page)
+    tiles, view = cells.page_windows(page.width, page.height)
+    labels = np.concatenate([cells.slot_labels(glyphs, window) for window in [*tiles, view]])
+    wrong = (labels > 3) & (noise.random(labels.shape) < misread)
+    labels[wrong] = np.where(noise.random(wrong.sum()) < 0.2, 0, noise.integers(4, 150, wrong.sum()))
+    return np.concatenate([labels, np.zeros((1, 16), np.int64)]).astype(np.uint8)

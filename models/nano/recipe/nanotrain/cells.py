@@ -1,0 +1,106 @@
+"""From glyphs on a page to labels of a view: sub-cells of each visual token, and patches.
+
+A visual token stands for a 64 x 64 pixel cell of its view. Its label has 16 slots: 2 rows of
+32 pixels times 8 columns of 8 pixels; a slot names the character whose middle lies in it.
+Knows nothing about pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanotrain.characters import TINY
+from nanotrain.pages import Glyphs
+
+SLOT_W, SLOT_H, SLOTS = 8, 32, 16
+TOO_SMALL = 33.0  # pixels of type size in a view below which text is labelled TINY
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of a view: page pixel (x, y) lies at (x * sx - left, y * sy - top) in it."""
+
+    sx: float
+    sy: float
+    left: float
+    top: float
+    side: int
+
+
+def page_windows(width: int, height: int) -> tuple[list[Window], Window]:
+    """(tiles, global view) of a page, as document/tiles.py cuts them."""
+    w, h = (1024, round(height / width * 1024)) if width > height else (round(width / height * 1024), 1024)
+    view = Window(w / width, h / height, -float(round((1024 - w) * 0.5)),
+                  -float(round((1024 - h) * 0.5)), 1024)
+    if max(width, height) <= 768:
+        return [], view
+    columns, rows = (2, 1) if width > height else (2, 3)
+    return [
+        Window(768 * columns / width, 768 * rows / height, 768.0 * c, 768.0 * r, 768)
+        for r in range(rows) for c in range(columns)
+    ], view
+
+
+def slot_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
+    """int64 [cells, 16] of a window whose side is a multiple of 64."""
+    side = window.side
+    x = (glyphs.x0 + glyphs.x1) / 2 * window.sx - window.left
+    y = glyphs.middle * window.sy - window.top
+    inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+    label = np.where(glyphs.size * window.sy < TOO_SMALL, TINY, glyphs.label)[inside]
+    columns, rows = side // SLOT_W, side // SLOT_H
+    where = (y[inside] // SLOT_H).astype(np.int64) * columns + (x[inside] // SLOT_W).astype(np.int64)
+    fine = np.zeros(columns * rows, np.int64)
+    fine[where[::-1]] = label[::-1]
+    if len(np.unique(where)) < len(where):
+        _place_collided(fine, where, label)
+    cells = side // 64
+    fine = fine.reshape(cells, 2, cells, 8).transpose(0, 2, 1, 3)
+    return fine.reshape(cells * cells, SLOTS)
+
+
+def _place_collided(fine: np.ndarray, where: np.ndarray, label: np.ndarray) -> None:
+    """The second character of a slot goes to the next one if that is free."""
+    seen: set[int] = set()
+    for at, name in zip(where.tolist(), label.tolist(), strict=True):
+        if at in seen and name != TINY and at + 1 < len(fine) and fine[at + 1] == 0:
+            fine[at + 1] = name
+            seen.add(at + 1)
+        seen.add(at)
+
+
+def patch_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
+    """int64 [side/16, side/16]: the class whose box covers the middle of each patch."""
+    n = window.side // 16
+    out = np.zeros((n, n), np.int64)
+    size = glyphs.size * window.sy
+    low = glyphs.middle * window.sy - window.top - 0.5 * size
+    edges = np.stack([
+        (glyphs.x0 * window.sx - window.left + 8) // 16,
+        (glyphs.x1 * window.sx - window.left + 8) // 16,
+        (low + 8) // 16, (low + size + 8) // 16,
+    ]).clip(0, n).astype(np.int64)
+    for index in np.nonzero((edges[1] > edges[0]) & (edges[3] > edges[2]))[0]:
+        a, b, c, d = edges[:, index]
+        out[c:d, a:b] = TINY if size[index] < TOO_SMALL else glyphs.label[index]
+    return out
+
+
+def token_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
+    """Visual token (0-based, in sequence order) that holds each page place. int64 [n]."""
+    tiles, view = windows
+    if not tiles:
+        return _cell(places, view)
+    columns, rows = (2, len(tiles) // 2)
+    x = (places[:, 0] * tiles[0].sx).clip(0, 768 * columns - 1)
+    y = (places[:, 1] * tiles[0].sy).clip(0, 768 * rows - 1)
+    tile = (y // 768).astype(np.int64) * columns + (x // 768).astype(np.int64)
+    return tile * 144 + ((y % 768) // 64).astype(np.int64) * 12 + ((x % 768) // 64).astype(np.int64)
+
+
+def _cell(places: np.ndarray, view: Window) -> np.ndarray:
+    x = (places[:, 0] * view.sx - view.left).clip(0, view.side - 1)
+    y = (places[:, 1] * view.sy - view.top).clip(0, view.side - 1)
+    return (y // 64).astype(np.int64) * (view.side // 64) + (x // 64).astype(np.int64)

@@ -1,0 +1,309 @@
+"""Lays out a page: which character stands where, and the truth for both prompts.
+
+Knows nothing about pixels (draw.py) or about views and labels (cells.py). Lengths are pixels of the
+page image; y grows downwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+from nanotrain import texts
+from nanotrain.characters import CLASS_OF, LINE_END, LINE_START, READABLE
+from nanotrain.fonts import Font, pick_font
+
+PLAIN_PROMPT = "\nFree OCR."
+GROUNDING_PROMPT = "\n<|grounding|>Convert the document to markdown."
+_INDEX = {char: index for index, char in enumerate(READABLE)}
+
+Kind = Literal["note", "slide", "poster", "letter"]
+
+
+@dataclass
+class Line:
+    """One printed line. left: float [n] left edge of each character; right: its end."""
+
+    text: str
+    font: Font
+    size: int
+    baseline: float
+    left: np.ndarray
+    right: np.ndarray
+
+
+@dataclass
+class Block:
+    label: Literal["title", "sub_title", "text"]
+    lines: list[Line]
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) around the lines."""
+        first, last = self.lines[0], self.lines[-1]
+        return (
+            min(float(line.left[0]) for line in self.lines),
+            first.baseline - 0.8 * first.size,
+            max(float(line.right[-1]) for line in self.lines),
+            last.baseline + 0.25 * last.size,
+        )
+
+
+@dataclass
+class Page:
+    """A laid-out page. kind says its look; scale: (x, y) pixels of the read views per page pixel."""
+
+    kind: Kind
+    width: int
+    height: int
+    scale: tuple[float, float]
+    blocks: list[Block] = field(default_factory=list)
+
+    def lines(self) -> list[Line]:
+        return [line for block in self.blocks for line in block.lines]
+
+    def num_characters(self) -> int:
+        return sum(len(line.text) for line in self.lines())
+
+
+@dataclass
+class Truth:
+    """What the model should write. text: after the prompt, without the end token.
+
+    places: float32 [len(text), 2]: where on the page the character is printed, or what it is about.
+    """
+
+    text: str
+    places: np.ndarray
+
+
+def plain_truth(page: Page) -> Truth:
+    """The printed lines as they stand; a blank line between blocks."""
+    chars: list[str] = []
+    places: list[tuple[float, float]] = []
+    for index, block in enumerate(page.blocks):
+        if index:
+            _put(chars, places, "\n", places[-1])
+        _put_lines(chars, places, block.lines)
+    return Truth("".join(chars[:-1]), np.array(places[:-1], np.float32))
+
+
+def grounded_truth(page: Page) -> Truth:
+    """Blocks with label and box in 0..999 units of the page, then their markdown."""
+    chars: list[str] = []
+    places: list[tuple[float, float]] = []
+    for block in page.blocks:
+        x0, y0, x1, y1 = block.box
+        start = _start_of(block.lines[0])
+        _put(chars, places, f"<|ref|>{block.label}<|/ref|><|det|>[[", start)
+        corner = f"{_unit(x0, page.width)}, {_unit(y0, page.height)}, "
+        _put(chars, places, corner, (x0, y0 + 2))
+        corner = f"{_unit(x1, page.width)}, {_unit(y1, page.height)}"
+        _put(chars, places, corner, (x1 - 2, y1 - 2))
+        _put(chars, places, "]]<|/det|>\n", start)
+        if block.label != "text":
+            _put(chars, places, "# " if block.label == "title" else "## ", start)
+        _put_lines(chars, places, block.lines)
+        _put(chars, places, "\n", places[-1])
+    return Truth("".join(chars[:-2]), np.array(places[:-2], np.float32))
+
+
+def _unit(value: float, whole: int) -> int:
+    return max(0, min(999, int(value / whole * 999)))
+
+
+def _put(chars: list[str], places: list, text: str, place: tuple[float, float]) -> None:
+    chars.extend(text)
+    places.extend([place] * len(text))
+
+
+def _put_lines(chars: list[str], places: list, lines: list[Line]) -> None:
+    for line in lines:
+        middle = line.baseline - 0.3 * line.size
+        chars.extend(line.text)
+        places.extend((float(x), middle) for x in (line.left + line.right) / 2)
+        _put(chars, places, "\n", _end_of(line))
+
+
+def _start_of(line: Line) -> tuple[float, float]:
+    return float(line.left[0]) - 0.3 * line.size, line.baseline - 0.3 * line.size
+
+
+def _end_of(line: Line) -> tuple[float, float]:
+    return float(line.right[-1]) + 0.3 * line.size, line.baseline - 0.3 * line.size
+
+
+@dataclass
+class Glyphs:
+    """Every printed character of a page, flat. Arrays of one length n.
+
+    label: int64 classes; x0, x1: float edges; middle: float y of the label; size: float em.
+    """
+
+    label: np.ndarray
+    x0: np.ndarray
+    x1: np.ndarray
+    middle: np.ndarray
+    size: np.ndarray
+
+
+def glyphs_of(page: Page) -> Glyphs:
+    label, x0, x1, middle, size = [], [], [], [], []
+    for line in page.lines():
+        n = len(line.text)
+        em = line.size
+        label += [LINE_START, *[CLASS_OF[c] for c in line.text], LINE_END]
+        x0 += [[line.left[0] - 0.55 * em], line.left, [line.right[-1] + 0.05 * em]]
+        x1 += [[line.left[0] - 0.05 * em], line.right, [line.right[-1] + 0.55 * em]]
+        middle += [line.baseline - 0.3 * em] * (n + 2)
+        size += [em] * (n + 2)
+    return Glyphs(
+        np.array(label, np.int64),
+        np.concatenate(x0).astype(np.float32),
+        np.concatenate(x1).astype(np.float32),
+        np.array(middle, np.float32),
+        np.array(size, np.float32),
+    )
+
+
+def advances_em(font: Font, text: str) -> np.ndarray:
+    return font.advances[[_INDEX[c] for c in text]]
+
+
+def make_line(text: str, font: Font, size: int, *, x: float, baseline: float,
+              space: float = 1.0, tracking: float = 0.0) -> Line:
+    """A line whose first character starts at x. space: factor on the width of spaces."""
+    widths = advances_em(font, text) * size + tracking * size
+    if space != 1.0:
+        widths = np.where(np.array(list(text)) == " ", widths * space, widths)
+    right = x + np.cumsum(widths)
+    return Line(text, font, size, baseline, right - widths, right)
+
+
+# What a page of each kind looks like. sizes: of the type, as it will stand in the view, in pixels.
+_SHAPES: dict[str, list[tuple[int, int]]] = {
+    "slide": [(1920, 1080), (1280, 720), (1600, 900), (1366, 768)],
+    "poster": [(1190, 1684), (1191, 1684), (1224, 1584), (1654, 2339), (1240, 1754)],
+    "letter": [(1190, 1684), (1191, 1684), (1224, 1584)],
+}
+
+
+def view_scale(width: int, height: int) -> tuple[float, float]:
+    """(x, y) pixels of the views that are read per pixel of the page."""
+    if max(width, height) <= 768:
+        scale = 1024 / max(width, height)
+        return scale, scale
+    if width > height:
+        return 1536 / width, 768 / height
+    return 1536 / width, 2304 / height
+
+
+def random_page(rng: Random, kind: Kind, fonts: tuple[Font, ...], *, held_out: bool = False,
+                max_characters: int = 300, smallest: float = 41.0,
+                size: tuple[int, int] | None = None,
+                scale: tuple[float, float] | None = None) -> Page:
+    """A page with as many blocks as fit and as max_characters allows, at least one line.
+
+    smallest: size of the smallest type, in pixels of the view. size, scale: of the page, if not one
+    of the kind's own.
+    """
+    if size is not None:
+        width, height = size
+    elif kind == "note":
+        long = rng.randrange(420, 769)
+        short = rng.randrange(min(260, long), long + 1)
+        width, height = (long, short) if rng.random() < 0.65 else (short, long)
+    else:
+        width, height = rng.choice(_SHAPES[kind])
+    page = Page(kind, width, height, scale or view_scale(width, height))
+    for _ in range(20):
+        _fill(page, rng, fonts, held_out, max_characters, smallest)
+        if page.blocks:
+            return page
+    raise AssertionError("no line fits this page")
+
+
+def _fill(page: Page, rng: Random, fonts: tuple[Font, ...], held_out: bool,
+          max_characters: int, smallest: float) -> None:
+    unit = smallest / page.scale[1]
+    body_font, title_font = pick_font(rng, fonts), pick_font(rng, fonts)
+    if rng.random() < 0.6:
+        title_font = body_font
+    largest = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5}[page.kind]
+    body = round(unit * min(largest, 1.0 + rng.expovariate(1 / (0.35 * (largest - 1)))))
+    margin_x = page.width * rng.uniform(0.03, 0.16) + 0.6 * unit
+    top = page.height * rng.uniform(0.02, 0.2)
+    bottom = page.height * rng.uniform(0.9, 0.98)
+    centred = rng.random() < {"note": 0.2, "slide": 0.25, "poster": 0.6, "letter": 0.05}[page.kind]
+    pitch = rng.uniform(1.15, 1.6)
+    gap = rng.uniform(0.35, 1.6)
+    tracking = rng.choice([0, 0, 0, 0, 0.02, 0.05])
+    y = top
+    left_chars = rng.randrange(max_characters // 4, max_characters + 1)
+    num_blocks = 0
+    while left_chars > 0 and num_blocks < 9:
+        draw = rng.random()
+        if num_blocks == 0 and draw < 0.7:
+            label, font, size = "title", title_font, round(body * rng.uniform(1.2, 2.2))
+            count = rng.randrange(1, 8)
+        elif draw < 0.12:
+            label, font, size = "sub_title", title_font, round(body * rng.uniform(1.08, 1.3))
+            count = rng.randrange(1, 6)
+        else:
+            label, font, size = "text", body_font, body
+            count = rng.randrange(2, max(4, min(60, left_chars // 5)))
+        block, y_next = _set_block(
+            page, rng, texts.words(rng, count, held_out), font=font, size=size, label=label,
+            y=y, bottom=bottom, margin=margin_x, centred=centred, pitch=pitch, tracking=tracking,
+        )
+        if block is None:
+            break
+        page.blocks.append(block)
+        num_blocks += 1
+        left_chars -= sum(len(line.text) for line in block.lines)
+        y = y_next + gap * body
+
+
+def _set_block(page: Page, rng: Random, words: list[str], *, font: Font, size: int, label: str,
+               y: float, bottom: float, margin: float, centred: bool, pitch: float,
+               tracking: float) -> tuple[Block | None, float]:
+    usable = page.width - 2 * margin
+    text_words = [w if (font.advances[[_INDEX[c] for c in w]] > 0).all() else "ok" for w in words]
+    if label == "text" and not centred and rng.random() < 0.2:
+        text_words.insert(0, rng.choice(["\u2022", "-", "\u2013", f"{rng.randrange(1, 10)}."]))
+        if (advances_em(font, text_words[0]) <= 0).any():
+            text_words[0] = "-"
+    rows = wrap(text_words, font, size, usable, tracking)
+    lines: list[Line] = []
+    baseline = y + 0.85 * size
+    for row in rows:
+        if baseline + 0.3 * size > bottom:
+            break
+        width = float(advances_em(font, row).sum() * size + tracking * size * len(row))
+        x = (page.width - width) / 2 if centred else margin
+        lines.append(make_line(row, font, size, x=x, baseline=baseline, tracking=tracking))
+        baseline += pitch * size
+    if not lines:
+        return None, y
+    return Block(label, lines), lines[-1].baseline + 0.3 * size
+
+
+def wrap(words: list[str], font: Font, size: int, usable: float, tracking: float) -> list[str]:
+    """Break greedily; a word wider than a line is cut, as print without hyphenation must."""
+    rows: list[str] = []
+    row = ""
+    for word in words:
+        while float(advances_em(font, word).sum() * size + tracking * size * len(word)) > usable:
+            word = word[: max(1, len(word) * 2 // 3)]
+            if len(word) == 1:
+                break
+        longer = f"{row} {word}" if row else word
+        if row and float((advances_em(font, longer) + tracking).sum() * size) > usable:
+            rows.append(row)
+            row = word
+        else:
+            row = longer
+    return [*rows, row] if row else rows

@@ -1,0 +1,176 @@
+"""Training forward of the decoder: a page's visual tokens once, both prompts after it.
+
+Runs over the modules of ocr2cli.model; knows nothing about data. The two texts do not see each other
+and stand at the same positions, so each is what the decoder meets when it reads.
+
+Not all visual tokens need to be there: cells without text may be left out, each kept token stands at
+its true position. That makes a page several times cheaper while the decoder learns to read.
+
+Letters: B pages, P = 1 + kept visual tokens, T tokens of a text, L = P + all texts, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.layers import rotate
+
+GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
+LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
+MAPPED = (0, 1)  # layers after which visual tokens must know their own place
+
+
+class ReadHeads(nn.Module):
+    """Training only: where on the page a token is, or the next character is; (x, y) in 0..1."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.place_head = nn.ModuleList(nn.Linear(width, 2) for _ in range(layers))
+
+
+@dataclass
+class Text:
+    """ids, targets: int64 [B, T], target -1 where nothing is learned. cells: int64 [B, T], the visual
+    token to look at or -1. places: float [B, T, 2]."""
+
+    ids: Tensor
+    targets: Tensor
+    cells: Tensor
+    places: Tensor
+
+
+@dataclass
+class ReadLosses:
+    """Means over their tokens. right: share of targets with the highest logit; looked: attention of the
+    guided heads on the right cell, by layer."""
+
+    text: Tensor
+    guide: Tensor
+    place: Tensor
+    balance: Tensor
+    right: Tensor
+    looked: list[float]
+
+
+def read(decoder: Decoder, heads: ReadHeads, visual_BVD: Tensor, kept_BV: Tensor,
+         visual_places_BV2: Tensor, texts: list[Text], *, num_visual: int, noise: float = 0.03
+         ) -> ReadLosses:
+    """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. The cells of
+    texts count kept rows."""
+    batch, visual, _ = visual_BVD.shape
+    prefix = visual + 1
+    bos = decoder.embed.weight[0].expand(batch, 1, -1)
+    inputs = [_with_noise(text, noise) for text in texts]
+    x = torch.cat([bos, visual_BVD, *[decoder.embed(ids) for ids in inputs]], dim=1)
+    lengths = [text.ids.shape[1] for text in texts]
+    device = x.device
+    start = num_visual + 1
+    text_positions = torch.cat([torch.arange(start, start + n, device=device) for n in lengths])
+    positions = torch.cat([torch.zeros_like(kept_BV[:, :1]), kept_BV + 1,
+                           text_positions.expand(batch, -1)], dim=1)
+    cos, sin = decoder.rotary.at(positions)
+    turn = cos[:, None], sin[:, None]
+    mask = hidden_pairs(prefix, lengths, device) * -30000.0
+    aims = torch.cat([text.cells for text in texts], dim=1)
+    guides: list[Tensor] = []
+    looked: list[float] = []
+    places: list[Tensor] = []
+    balances: list[Tensor] = []
+    for index, layer in enumerate(decoder.layers):
+        mixed, logits = _attend(layer.attn, layer.attn_norm(x), turn, mask)
+        x = x + mixed
+        if index in GUIDED:
+            chance = _chance_on_cell(logits, aims, prefix)
+            guides.append(-chance.clamp(min=-20).mean())
+            looked.append(float(chance.detach().exp().mean()))
+        y = layer.ffn_norm(x)
+        if hasattr(layer.mlp, "router"):
+            out, balance = mixture(layer.mlp, y)
+            balances.append(balance)
+        else:
+            out = layer.mlp(y)
+        x = x + out
+        if index in MAPPED:
+            guess = heads.place_head[index](x[:, 1:prefix])
+            places.append(F.smooth_l1_loss(guess.float(), visual_places_BV2, beta=0.05))
+        if index in LOCATED:
+            guess = heads.place_head[index](x[:, prefix:]).float()
+            aim = torch.cat([text.places for text in texts], dim=1)
+            known = aims >= 0
+            places.append(F.smooth_l1_loss(guess[known], aim[known], beta=0.05))
+    h = decoder.norm(x[:, prefix:])
+    targets = torch.cat([text.targets for text in texts], dim=1)
+    learned = targets >= 0
+    guesses = decoder.lm_head(h[learned]).float()
+    aim = targets[learned]
+    return ReadLosses(
+        F.cross_entropy(guesses, aim), torch.stack(guides).mean(), torch.stack(places).mean(),
+        torch.stack(balances).mean(), (guesses.argmax(-1) == aim).float().mean(), looked,
+    )
+
+
+def _with_noise(text: Text, noise: float) -> Tensor:
+    if not noise:
+        return text.ids
+    is_noise = torch.rand(text.ids.shape, device=text.ids.device) < noise
+    # Only characters of the text are disturbed, never the prompt or a padding.
+    is_noise &= text.targets >= 0
+    return torch.where(is_noise, torch.randint_like(text.ids, 48, 143), text.ids)
+
+
+def hidden_pairs(prefix: int, lengths: list[int], device: torch.device) -> Tensor:
+    """bool [L, L]: what a row must not look at: what follows it, and the other texts."""
+    total = prefix + sum(lengths)
+    part = torch.zeros(total, dtype=torch.long, device=device)
+    at = prefix
+    for index, n in enumerate(lengths):
+        part[at : at + n] = index + 1
+        at += n
+    later = torch.ones(total, total, dtype=torch.bool, device=device).triu(1)
+    return later | ((part[None, :] > 0) & (part[None, :] != part[:, None]))
+
+
+def _attend(attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
+
+    mask: [L, L], added to the logits. Returns (output, the logits of head 0 [B, L, L])."""
+    qkv = attn.qkv(y).view(*y.shape[:2], 3, attn.num_heads, attn.head_dim)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    q, k = rotate(q, *turn) * attn.head_dim**-0.5, rotate(k, *turn)
+    logits = q @ k.transpose(-1, -2) + mask.to(q.dtype)
+    mixed = (logits.softmax(-1, dtype=q.dtype) @ v).transpose(1, 2).flatten(2)
+    return attn.out(mixed), logits[:, 0]
+
+
+def _chance_on_cell(logits_BLL: Tensor, cells_BT: Tensor, prefix: int) -> Tensor:
+    """Log of one head's attention on the right cell, for all text tokens that have one. [N]."""
+    rows = logits_BLL[:, prefix:].float()
+    aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
+    return (aim - rows.logsumexp(-1))[cells_BT >= 0]
+
+
+def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mixture of experts with its balance loss: experts * sum(share of tokens * mean chance)."""
+    flat = x.flatten(0, -2)
+    with torch.autocast(x.device.type, enabled=False):
+        chance = F.linear(flat.float(), mlp.router.weight.float()).softmax(-1)
+    weights, experts = chance.topk(mlp.router.experts_per_token, dim=-1)
+    count = chance.shape[-1]
+    share = torch.bincount(experts.flatten(), minlength=count).float() / experts.numel()
+    balance = count * (share * chance.mean(0)).sum()
+    order = experts.flatten().argsort()
+    rows = order // experts.shape[1]
+    sizes = torch.bincount(experts.flatten(), minlength=count).tolist()
+    parts = flat.index_select(0, rows).split(sizes)
+    outs = []
+    for index, part in enumerate(parts):
+        gate, up = F.linear(part, mlp.experts_gate_up[index]).chunk(2, dim=-1)
+        outs.append(F.linear(F.silu(gate) * up, mlp.experts_down[index]))
+    scaled = torch.cat(outs).float() * weights.flatten().index_select(0, order)[:, None]
+    routed = torch.zeros_like(flat, dtype=torch.float32).index_add(0, rows, scaled)
+    return (routed.to(x.dtype) + mlp.shared(flat)).view_as(x), balance

@@ -1,0 +1,169 @@
+"""Stage 1: the eyes learn to name characters on crops of views, before any decoder exists.
+
+    python -m nanotrain.train_eyes --state DIR [--steps N] [--resume]
+
+Runs on CPU and CUDA. Writes DIR/eyes.pt (weights, optimiser, step) and DIR/eyes.log (JSON lines).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanotrain import fonts, scenes, sizes
+from nanotrain.characters import NUM_CLASSES
+from nanotrain.optim import Optimisers
+from nanotrain.sight import EyeHeads, see_crops
+from nanotrain.train_reader import IdealEyes
+
+
+def crop_feed(seed: int, tiles: int, globals_: int, queue: mp.Queue) -> None:
+    """Child process: batches of crops for ever."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rng = Random(seed)
+    chosen = fonts.load_fonts(False)
+    while True:
+        queue.put((scenes.crop_batch(rng, chosen, 768, tiles), scenes.crop_batch(rng, chosen, 1024, globals_)))
+
+
+def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
+    pixels = torch.from_numpy(np.ascontiguousarray(crops.pixels)).to(device)
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def eye_loss(vision, heads: EyeHeads, crops: scenes.Crops, device: str,  # noqa: ANN001
+             ideal: IdealEyes | None = None) -> dict[str, Tensor]:
+    neck, tokens, guidance = see_crops(
+        vision, pixels_of(crops, device), torch.from_numpy(crops.places).to(device), crops.side
+    )
+    patch_loss, _ = named_loss(heads.patches(neck), torch.from_numpy(crops.patches).to(device))
+    slots = torch.from_numpy(crops.slots).to(device)
+    slot_loss, right = named_loss(heads.cells(tokens), slots)
+    parts = {"patch": patch_loss, "slot": slot_loss, "guide": guidance, "right": right}
+    if ideal is not None:
+        parts["far"] = distance(ideal, tokens, slots, torch.from_numpy(crops.places).to(device), crops.side)
+    return parts
+
+
+def distance(ideal: IdealEyes, tokens_BnD: Tensor, slots_BnS: Tensor, places_B2: Tensor, side: int) -> Tensor:
+    """Mean square of token minus ideal token, in units of the variance that characters make."""
+    cells = side // 64
+    inner = torch.arange(4, device=places_B2.device)
+    rows = places_B2[:, 0, None] * 4 + inner
+    columns = places_B2[:, 1, None] * 4 + inner
+    index = (rows[:, :, None] * cells + columns[:, None, :]).flatten(1)
+    with torch.no_grad(), torch.autocast(places_B2.device.type, enabled=False):
+        chars = ideal.chars(slots_BnS)
+        has_text = (slots_BnS > 0).any(-1)
+        spread = (chars[has_text] - ideal.join.bias).square().mean()
+        aim = chars + (ideal.tile_codes if side == 768 else ideal.global_codes)[index]
+    return (tokens_BnD.float() - aim).square().mean(-1).sum() / spread / has_text.sum()
+
+
+def named_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, blanks at a quarter of the weight of characters; and the share of characters named
+    right."""
+    logits, labels = logits.flatten(0, -2), labels.flatten()
+    is_char = labels > 0
+    # Blank slots far from text are certain at once: a sample of them is enough.
+    keep = is_char | (torch.rand(labels.shape, device=labels.device) < 0.25)
+    losses = F.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
+    kept_char = is_char[keep]
+    right = (logits[keep][kept_char].argmax(-1) == labels[keep][kept_char]).float().mean()
+    return losses.sum() / kept_char.sum().clamp(min=1), right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--tiles", type=int, default=12)
+    parser.add_argument("--globals", type=int, default=8, dest="globals_")
+    parser.add_argument("--muon-lr", type=float, default=4e-3)
+    parser.add_argument("--adam-lr", type=float, default=2e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule")
+    parser.add_argument("--codes", type=Path, help="reader.pt whose ideal tokens the eyes should give")
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    args.state.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = sizes.new_model()
+    vision = model.vision.to(device)
+    heads = EyeHeads(128, 256, NUM_CLASSES, 16).to(device)
+    optimisers = Optimisers({"vision": vision, "heads": heads}, muon_lr=args.muon_lr,
+                            adam_lr=args.adam_lr, total=args.steps)
+    ideal = None
+    if args.codes:
+        ideal = IdealEyes(256).to(device).requires_grad_(False)
+        ideal.load_state_dict(torch.load(args.codes, map_location=device, weights_only=True)["ideal"])
+    step = 0
+    kept = args.state / "eyes.pt"
+    if args.resume and kept.exists():
+        state = torch.load(kept, map_location=device, weights_only=True)
+        vision.load_state_dict(state["vision"])
+        heads.load_state_dict(state["heads"])
+        optimisers.load_state_dict(state["optimisers"])
+        step = state["step"]
+    queue: mp.Queue = mp.Queue(8)
+    feeds = [mp.Process(target=crop_feed, args=(1000 + step * 7 + i, args.tiles, args.globals_, queue), daemon=True)
+             for i in range(args.workers)]
+    for feed in feeds:
+        feed.start()
+    held = Random(5)
+    check = [scenes.crop_batch(held, fonts.load_fonts(True), side, 48, held_out=True) for side in (768, 1024)]
+    started, seen, sums = time.time(), 0, {}
+    waited = 0.0
+    while step < min(args.steps, args.stop_after):
+        t0 = time.time()
+        batches = queue.get()
+        waited += time.time() - t0
+        loss = 0.0
+        for crops in batches:
+            with torch.autocast(device, torch.bfloat16):
+                parts = eye_loss(vision, heads, crops, device, ideal)
+            slot_weight = min(1.0, 0.2 + step / 1000)
+            loss = loss + slot_weight * parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
+            if ideal is not None:
+                loss = loss + parts["far"]
+            for name, value in parts.items():
+                sums[f"{name}{crops.side}"] = sums.get(f"{name}{crops.side}", 0.0) + float(value.detach())
+        loss.backward()
+        optimisers.step(step)
+        sizes.impose_near_sight(vision)
+        seen += sum(len(c.pixels) for c in batches)
+        step += 1
+        if step % 20 == 0 or step == args.steps:
+            line = {"step": step, "seconds": round(time.time() - started, 1), "crops": seen, "waited": round(waited, 1),
+                    **{name: round(value / 20, 4) for name, value in sums.items()}}
+            sums = {}
+            if step % 100 == 0 or step == args.steps:
+                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                    for crops in check:
+                        found = eye_loss(vision, heads, crops, device, ideal)
+                        for name in {"right", "far"} & set(found):
+                            line[f"held_out_{name}{crops.side}"] = round(float(found[name]), 4)
+            with (args.state / "eyes.log").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+        if step % 50 == 0 or step == args.steps:
+            partial = kept.with_suffix(".partial")
+            torch.save({"vision": vision.state_dict(), "heads": heads.state_dict(),
+                        "optimisers": optimisers.state_dict(), "step": step}, partial)
+            partial.replace(kept)
+    for feed in feeds:
+        feed.terminate()
+
+
+if __name__ == "__main__":
+    main()

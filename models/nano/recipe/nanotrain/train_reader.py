@@ -1,0 +1,172 @@
+"""Stage 2: the decoder learns to follow lines and spell cells out, from ideal visual tokens.
+
+    python -m nanotrain.train_reader --state DIR [--steps N] [--resume]
+
+The ideal token of a cell is a sum of learned codes, one for each character at its place in the cell
+(IdealEyes); no page is drawn and no eye runs, so a page costs little. Stage 3 teaches the eyes to give
+these tokens. Runs on CPU and CUDA. Writes DIR/reader.pt and DIR/reader.log (JSON lines).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nanotrain import batches, fonts, sizes
+from nanotrain.characters import NUM_CLASSES
+from nanotrain.optim import Optimisers
+from nanotrain.reading import ReadHeads, ReadLosses, Text, read
+
+CHAR_WIDTH = 48
+# kind -> pages a step
+MIXES = {
+    "notes": {"note": 16},
+    "slides": {"note": 8, "slide": 6},
+    "all": {"note": 6, "slide": 5, "poster": 3, "letter": 2},
+}
+
+
+class IdealEyes(nn.Module):
+    """Visual tokens from slot labels: what the eyes will be taught to give."""
+
+    def __init__(self, width: int, slots: int = 16) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(NUM_CLASSES, CHAR_WIDTH)
+        self.join = nn.Linear(slots * CHAR_WIDTH, width)
+        self.tile_codes = nn.Parameter(torch.randn(144, width) * 0.5)
+        self.global_codes = nn.Parameter(torch.randn(256, width) * 0.5)
+        nn.init.normal_(self.codes.weight)
+
+    def forward(self, slots_BVS: Tensor, kept_BV: Tensor, num_tiles: int, separator: Tensor) -> Tensor:
+        """Tokens [B, V, D] of a page's kept cells; the last row is the separator's."""
+        return self.chars(slots_BVS) + self.place_codes(num_tiles, separator)[kept_BV]
+
+    def chars(self, slots: Tensor) -> Tensor:
+        """The characters' share of the tokens, [..., D]."""
+        return self.join((self.codes(slots) * (slots > 0)[..., None]).flatten(-2))
+
+    def place_codes(self, num_tiles: int, separator: Tensor) -> Tensor:
+        return torch.cat([*[self.tile_codes] * num_tiles, self.global_codes,
+                          (separator - self.join.bias)[None]])
+
+
+def text_of(rows: batches.TextRows, device: str) -> Text:
+    return Text(*(torch.from_numpy(a).to(device) for a in (rows.ids, rows.targets, rows.cells, rows.places)))
+
+
+def page_feed(seed: int, mix: dict[str, int], max_characters: int, queue: mp.Queue) -> None:
+    """Child process: groups of batches for ever."""
+    rng = Random(seed)
+    chosen = fonts.load_fonts(False)
+    while True:
+        queue.put([
+            batches.page_batch(rng, chosen, kind, count, max_characters=max_characters)
+            for kind, count in mix.items()
+        ])
+
+
+def ideal_losses(decoder: nn.Module, ideal: IdealEyes, separator: Tensor, heads: ReadHeads,
+                 batch: batches.PageBatch, device: str, noise: float = 0.03, num_texts: int = 2
+                 ) -> ReadLosses:
+    slots = torch.from_numpy(batch.slots).to(device).long()
+    kept = torch.from_numpy(batch.kept).to(device)
+    visual = ideal(slots, kept, batch.num_tiles, separator)
+    if noise:
+        visual = visual + 0.15 * torch.randn_like(visual)
+    places = torch.from_numpy(batch.token_places).to(device)
+    return read(decoder, heads, visual, kept, places, [text_of(t, device) for t in batch.texts[:num_texts]],
+                num_visual=batch.num_visual, noise=noise)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2000, help="length of the schedule")
+    parser.add_argument("--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule")
+    parser.add_argument("--mix", choices=MIXES, default="notes")
+    parser.add_argument("--max-characters", type=int, default=160)
+    parser.add_argument("--muon-lr", type=float, default=4e-3)
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--grounded", type=float, default=0.0, help="share of steps with both prompts")
+    parser.add_argument("--freeze-codes", action="store_true", help="keep the ideal tokens as they are")
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    args.state.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = sizes.new_model()
+    decoder = model.decoder.to(device)
+    separator = model.vision.view_separator.detach().to(device)
+    ideal = IdealEyes(256).to(device)
+    heads = ReadHeads(256, 5).to(device)
+    parts = {"decoder": decoder, "ideal": ideal, "heads": heads}
+    optimisers = Optimisers(parts, muon_lr=args.muon_lr, adam_lr=args.adam_lr, total=args.steps)
+    # After the optimisers, so that their state stays the same whether codes are frozen or not.
+    ideal.requires_grad_(not args.freeze_codes)
+    step = 0
+    kept = args.state / "reader.pt"
+    if args.resume and kept.exists():
+        state = torch.load(kept, map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        optimisers.load_state_dict(state["optimisers"])
+        step = state["step"]
+    queue: mp.Queue = mp.Queue(8)
+    feed = mp.Process(target=page_feed, args=(500 + step, MIXES[args.mix], args.max_characters, queue), daemon=True)
+    feed.start()
+    held = Random(11)
+    check = [batches.page_batch(held, fonts.load_fonts(True), kind, 6, max_characters=args.max_characters, held_out=True)
+             for kind in MIXES[args.mix]]
+    grounded = Random(step)
+    started, sums, characters = time.time(), {}, 0
+    while step < min(args.steps, args.stop_after):
+        group = queue.get()
+        num_texts = 2 if grounded.random() < args.grounded else 1
+        total = sum(int((t.targets >= 0).sum()) for b in group for t in b.texts[:num_texts])
+        for batch in group:
+            with torch.autocast(device, torch.bfloat16):
+                out = ideal_losses(decoder, ideal, separator, heads, batch, device,
+                                   num_texts=num_texts)
+            share = sum(int((t.targets >= 0).sum()) for t in batch.texts[:num_texts]) / total
+            loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
+            (loss * share).backward()
+            kind = batch.num_tiles
+            for name, value in (("text", out.text), ("guide", out.guide), ("place", out.place),
+                                ("balance", out.balance), ("right", out.right)):
+                sums[f"{name}{kind}"] = sums.get(f"{name}{kind}", 0.0) + float(value.detach())
+            looked = [round(v, 3) for v in out.looked]
+        optimisers.step(step)
+        characters += total
+        step += 1
+        if step % 20 == 0 or step == args.steps:
+            line = {"step": step, "seconds": round(time.time() - started, 1), "characters": characters,
+                    **{name: round(value / 20, 4) for name, value in sums.items()}, "looked": looked}
+            sums = {}
+            if step % 100 == 0 or step == args.steps:
+                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                    for batch in check:
+                        right = ideal_losses(decoder, ideal, separator, heads, batch, device,
+                                             noise=0.0, num_texts=2 if args.grounded else 1).right
+                        line[f"held_out_right{batch.num_tiles}"] = round(float(right), 4)
+            with (args.state / "reader.log").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+        if step % 50 == 0 or step == min(args.steps, args.stop_after):
+            partial = kept.with_suffix(".partial")
+            torch.save({**{name: part.state_dict() for name, part in parts.items()},
+                        "optimisers": optimisers.state_dict(), "step": step}, partial)
+            partial.replace(kept)
+    feed.terminate()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    main()
