@@ -8,6 +8,7 @@ used only between a run's own processes. Knows nothing about pages or stages.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pickle
 import struct
@@ -17,11 +18,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - only POSIX systems have it
-    fcntl = None  # type: ignore[assignment]
 
 _HEADER = struct.Struct("<IQQ")  # kind, serial, body size
 _COUNT = struct.Struct("<Q")
@@ -89,10 +85,23 @@ def decode_item(body: bytearray) -> Any:
 
 def open_pipe() -> tuple[int, int]:
     """(read end, write end), widened where the system allows it: fewer wake-ups per item."""
-    read_fd, write_fd = os.pipe()
+    read_fd, write_fd = (above_standard(fd) for fd in os.pipe())
     with contextlib.suppress(OSError, AttributeError):
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return read_fd, write_fd
+
+
+def above_standard(fd: int) -> int:
+    """The same file under a descriptor above 2; closes `fd` if that is another.
+
+    A process started with stdin, stdout or stderr closed gets their numbers for its own files,
+    and stray prints would go into them.
+    """
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
 
 
 class FrameReader:

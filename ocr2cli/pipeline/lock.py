@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ocr2cli.errors import OutputError, OutputInUse
+from ocr2cli.pipeline.channel import above_standard
 
 logger = logging.getLogger("ocr2")
 
@@ -100,7 +101,7 @@ def open_state_file(out: Path, name: str) -> int:
             os.path.join(real, _STATE), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         )
         try:
-            fd = os.open(name, _FILE_FLAGS, 0o666, dir_fd=folder)
+            fd = above_standard(os.open(name, _FILE_FLAGS, 0o666, dir_fd=folder))
             os.fsync(folder)
         finally:
             os.close(folder)

@@ -183,7 +183,16 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
         [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}", *(str(word) for word in words)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=None if _is_open(2) else subprocess.DEVNULL,
         pass_fds=(child_in, child_out),
         env=env,
         start_new_session=True,
     )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -388,6 +388,35 @@ def test_a_drain_ends_in_time_though_a_page_hangs() -> None:
     assert process.returncode == 130 and err == "" and "interrupted True" in out
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+def test_closed_standard_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    """Their descriptors would otherwise be reused for pipes and for the journal."""
+    code = f"""
+import os, sys
+sys.path[:0] = [{str(REPO)!r}, {str(HERE)!r}]
+from pathlib import Path
+import toys
+from ocr2cli.pipeline import local
+from ocr2cli.pipeline.journal import Journal
+from ocr2cli.pipeline.lock import OutputLock
+out = Path({str(tmp_path / "out")!r})
+with OutputLock(out):
+    journal = Journal.open(out, "f")
+    for result in local.run(toys.line(), toys.jobs(3)):
+        journal.record(result, "p")
+        for fd in (1, 2):
+            try:
+                os.write(fd, b"stray")
+            except OSError:
+                pass
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    subprocess.run(f"{sys.executable} {script} {closed}", shell=True, check=True, timeout=60)
+    lines = (tmp_path / "out" / ".ocr2" / "journal.jsonl").read_bytes().splitlines()
+    assert len(lines) == 3 and all(line.startswith(b'{"crc"') for line in lines)
+
+
 def test_a_plain_keyboard_interrupt_kills_the_workers() -> None:
     seen: list[int] = []
     with pytest.raises(KeyboardInterrupt):

@@ -75,7 +75,7 @@ def test_a_rolling_worker_is_fed_while_it_runs(run: Run) -> None:
     stages = [stage(Recipe("a")), Stage("roll", RollingMaker(slots=4), credit=8)]
     results = by_page(list(run(stages, jobs(30))))
     assert len(results) == 30
-    assert max(result.new_tokens for result in results.values()) == 4
+    assert 2 <= max(result.new_tokens for result in results.values()) <= 4
 
 
 def test_inline_fills_a_batch_before_it_runs_and_does_so_every_time(tmp_path: Path) -> None:
@@ -193,6 +193,19 @@ def test_an_idle_source_is_asked_again_and_finished_pages_do_not_wait_for_it(run
         results.append(result.key.page)
         done.set()
     assert results == [0, 1]
+
+
+def test_an_idle_source_costs_no_processor_time(run: Run) -> None:
+    until = time.monotonic() + 0.4
+
+    def source() -> Iterator[PageJob | None]:
+        yield from jobs(1)
+        while time.monotonic() < until:
+            yield None
+
+    started = time.process_time()
+    results = list(run([stage(Recipe("a", is_last=True))], source()))
+    assert len(results) == 1 and time.process_time() - started < 0.2
 
 
 def test_a_first_stop_finishes_what_is_under_way(run: Run) -> None:

@@ -159,7 +159,7 @@ class Maker:
 class RollingMaker:
     name: str = "roll"
     slots: int = 4
-    steps: int = 3
+    steps: int = 20
 
     def __call__(self) -> RollingWorker:
         return RollingWorker(self.name, self.slots, self.steps)
