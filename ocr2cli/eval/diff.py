@@ -31,7 +31,9 @@ def diff_words(truth: str, output: str) -> list[Stretch]:
     for op in Levenshtein.opcodes([w.strip() for w in a], [w.strip() for w in b]):
         left, right = a[op.src_start : op.src_end], b[op.dest_start : op.dest_end]
         if op.tag == "equal":
-            stretches.append(Stretch("equal", "".join(right)))
+            # the last word of a text has no space after it: keep the other text's
+            words = [max(pair, key=len) for pair in zip(left, right, strict=True)]
+            stretches.append(Stretch("equal", "".join(words)))
         elif op.tag == "replace":
             for x, y in zip(left, right, strict=True):
                 stretches += _diff_word(x, y)

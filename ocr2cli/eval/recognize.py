@@ -7,11 +7,13 @@ Knows nothing about scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines.finish import failed
+from ocr2cli.errors import InputError
 from ocr2cli.eval.cases import Case
+from ocr2cli.eval.pixels import page_job
 from ocr2cli.pages import PageKey, PageResult
 
 # One result per case, in order. A page that could not be read is a failed result.
@@ -21,57 +23,50 @@ Settings = tuple[str, str, str, DecodeConfig]
 
 
 def batch_recognizer(engine: EngineConfig, raster: RasterConfig) -> Recognize:
-    """The pipeline of `ocr2 run`, in this process, pages of equal settings decoded together."""
+    """The pipeline of `ocr2 run`, in this process, pages of equal settings decoded together.
+
+    The loop-recovery ladder is off: a second reading would be compared with a first one.
+    """
 
     def recognize(cases: Sequence[Case]) -> list[PageResult]:
-        groups: dict[Settings, list[int]] = {}
-        for i, case in enumerate(cases):
+        groups: dict[Settings, list[Case]] = {}
+        for case in cases:
             settings = (case.prompt, case.prompt_text, case.mode, case.decode)
-            groups.setdefault(settings, []).append(i)
-        results: dict[int, PageResult] = {}
+            groups.setdefault(settings, []).append(case)
+        results: dict[PageKey, PageResult] = {}
         for settings, members in groups.items():
-            found = _read_group([cases[i] for i in members], settings, engine, raster)
-            results.update(zip(members, found, strict=True))
-        return [results[i] for i in range(len(cases))]
+            results |= _read_group(members, settings, engine, raster)
+        return [results[_key(case)] for case in cases]
 
     return recognize
 
 
+def _key(case: Case) -> PageKey:
+    return PageKey(f"{case.suite}/{case.id}", case.page)
+
+
 def _read_group(
     cases: Sequence[Case], settings: Settings, engine: EngineConfig, raster: RasterConfig
-) -> list[PageResult]:
-    from dataclasses import replace
-
-    from ocr2cli.batch import read_pages
+) -> dict[PageKey, PageResult]:
+    from ocr2cli.batch import iter_pages
 
     prompt, prompt_own, mode, decode = settings
-    paths = list(dict.fromkeys(case.path for case in cases))
-    results = read_pages(
-        paths,
+    cfg = RunConfig(
         engine=replace(engine, prompt=prompt, prompt_text=prompt_own, mode=mode),
         raster=raster,
         decode=decode,
+        runner="inline",
+        recover_loops=False,
     )
-    by_page = _by_path(paths, results)
-    missing = "the run gave no result for this page"
-    return [
-        by_page.get((case.path, case.page))
-        or _document_error(case, by_page)
-        or failed(PageKey(case.id, case.page), "internal", missing)
-        for case in cases
-    ]
-
-
-def _by_path(
-    paths: Sequence[Path], results: Sequence[PageResult]
-) -> dict[tuple[Path, int], PageResult]:
-    """Results by (path, page). Documents come back in the order they were given."""
-    documents = list(dict.fromkeys(result.key.document for result in results))
-    place = dict(zip(documents, paths, strict=False))
-    return {(place[r.key.document], r.key.page): r for r in results if r.key.document in place}
-
-
-def _document_error(case: Case, by_page: dict[tuple[Path, int], PageResult]) -> PageResult | None:
-    """A document that cannot be opened has one failed result, which stands for all its pages."""
-    first = by_page.get((case.path, 0))
-    return first if first is not None and first.error is not None else None
+    results, jobs = {}, []
+    for case in cases:
+        try:
+            jobs.append(replace(page_job(case, raster), key=_key(case)))
+        except InputError as error:
+            results[_key(case)] = failed(_key(case), "unreadable", str(error))
+    results |= {result.key: result for result in iter_pages(cfg, jobs)} if jobs else {}
+    for case in cases:
+        if _key(case) not in results:
+            message = "the run gave no result for this page"
+            results[_key(case)] = failed(_key(case), "internal", message)
+    return results

@@ -101,7 +101,7 @@ def test_a_plain_folder_is_a_suite_when_every_page_has_its_truth(tmp_path: Path)
 
 
 def test_an_empty_folder_is_no_suite(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no suite.toml and no page image"):
+    with pytest.raises(InputError, match=r"no suite\.toml and no page image"):
         load_suite(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_facts_are_read_with_their_fields(make_suite: MakeSuite) -> None:
         ('[[case.fact]]\nkind = "present"\ntxt = "x"', r"Did you mean 'text'\?"),
         ('[[case.fact]]\nkind = "present"', "missing 1 required positional argument: 'text'"),
         ('[[case.fact]]\nkind = "present"\ntext = "x"\nmax_edits = 2', "needs a 'reason'"),
-        ("sha256 = \"00\"", "is not the page the truth was written for"),
+        ('sha256 = "00"', "is not the page the truth was written for"),
     ],
 )
 def test_a_mistake_in_a_suite_is_one_line_that_names_the_case(

@@ -21,7 +21,9 @@ from ocr2cli.eval.facts import (
     match_starts,
 )
 
-PAGE = "# The River\n\nThe **water** fell by a hand.\n\nFish gather \u201cbelow\u201d the weir.\n\n14"
+PAGE = (
+    "# The River\n\nThe **water** fell by a hand.\n\nFish gather \u201cbelow\u201d the weir.\n\n14"
+)
 TABLE = (
     "<table><tr><th>Day</th><th>Sacks</th></tr><tr><td>Monday</td><td>31</td></tr>"
     "<tr><td>Friday</td><td>40</td></tr></table>"

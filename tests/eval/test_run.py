@@ -208,9 +208,7 @@ def test_a_reference_is_asked_once_for_a_page_and_then_cached(
         asked.append(case.id)
         return ReferenceOutput(TRUTH, (1, 2), np.array([1.5], np.float32), ("a note",))
 
-    options = EvalOptions(
-        suites=(str(make_suite()),), ref="hf", cache=tmp_path / "cache"
-    )
+    options = EvalOptions(suites=(str(make_suite()),), ref="hf", cache=tmp_path / "cache")
     for _ in range(2):
         reference = Reference("hf", {"weights": "a"}, read)
         outcome = run_eval(options, reads_truth(), reference=reference, model=v2_model)
@@ -245,5 +243,5 @@ def test_an_unreadable_page_is_a_wrong_page_with_its_reason(
 
 
 def test_an_unknown_reference_is_a_usage_error(v2_model: ModelFacts) -> None:
-    with pytest.raises(UsageError, match="use one of hf, hf-processor, llama.cpp"):
+    with pytest.raises(UsageError, match=r"use one of hf, hf-processor, llama\.cpp"):
         run_eval(EvalOptions(ref="hff"), reads("x"), model=v2_model)
