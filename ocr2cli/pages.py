@@ -60,6 +60,17 @@ class PageKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """What one page wants instead of the run's settings; empty means as the run says.
+
+    prompt: exact prompt text. max_new_tokens: a lower token limit.
+    """
+
+    prompt: str = ""
+    max_new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PageJob:
     """One page to read. About 200 bytes; everything a worker needs to find the pixels.
 
@@ -79,6 +90,7 @@ class PageJob:
     attempt: int = 0
     known_pixels: str = ""
     error: PageError | None = None
+    ask: Ask = Ask()
 
     @property
     def size_bytes(self) -> int:
@@ -118,6 +130,7 @@ class Views:
     draft_text: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    ask: Ask = Ask()
 
     @property
     def num_tiles(self) -> int:
@@ -143,6 +156,7 @@ class VisualTokens:
     draft_text: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    ask: Ask = Ask()
 
     @property
     def size_bytes(self) -> int:

@@ -144,6 +144,7 @@ def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualT
         draft_text=page.draft_text,
         warnings=page.warnings,
         seconds={**page.seconds, "encode": seconds},
+        ask=page.ask,
     )
 
 
@@ -209,9 +210,8 @@ class DecodeWorker:
         tokens = page.visual.tokens
         if step.view == "global":
             tokens = tokens[-self._num_global_tokens() :]
-        ids = prompt_ids(
-            self.tokenizer, self.spec.prompt, tokens.shape[0], self.config.image_token_id
-        )
+        prompt = page.visual.ask.prompt or self.spec.prompt
+        ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], self.config.image_token_id)
         ids_T = torch.tensor(ids, device=self.device)
         x_TD = self.decoder.embed(ids_T)
         x_TD[ids_T == self.config.image_token_id] = tokens.to(x_TD.device, x_TD.dtype)
@@ -227,6 +227,7 @@ class DecodeWorker:
             x_TD,
             ids,
             draft=self._draft(page.visual),
+            max_new_tokens=page.visual.ask.max_new_tokens,
             config=decode_config_for(step, self.spec.decode),
         )
         self.pages[page.visual.key] = page

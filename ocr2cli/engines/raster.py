@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ocr2cli.config import RasterConfig, TileConfig
@@ -53,13 +54,14 @@ class RasterWorker:
         early = self._known(job, facts) or early_result(job, page, self.raster, facts)
         if early is not None:
             return early
-        return make_views(
+        views = make_views(
             page,
             self.tiles,
             digest=facts.pixels_sha256,
             draft_text=self._draft(job),
             seconds=facts.seconds,
         )
+        return replace(views, ask=job.ask)
 
     def _known(self, job: PageJob, facts: PageFacts) -> PageResult | None:
         """A page whose pixels an earlier run has read: in this output folder, or in the cache."""

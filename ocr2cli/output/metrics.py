@@ -36,7 +36,7 @@ def write_metrics(path: Path, summary: Summary, gauges: PipelineGauges) -> None:
 
 def metrics_text(summary: Summary, gauges: PipelineGauges) -> str:
     """Prometheus text exposition format 0.0.4."""
-    pages = {status.value: summary.by_status[status.value] for status in Status}
+    exit_code = int(summary.exit_code) if gauges.is_finished else 0
     depths, restarts = gauges.queue_depths, gauges.restarts
     numbers = {
         "ocr2_pages_resumed_total": ("Pages an earlier run had read.", summary.pages_resumed),
@@ -47,16 +47,34 @@ def metrics_text(summary: Summary, gauges: PipelineGauges) -> str:
         ),
         "ocr2_new_tokens_total": ("Tokens the decoder wrote.", summary.new_tokens),
         "ocr2_run_finished": ("1 once the run has ended.", int(gauges.is_finished)),
-        "ocr2_exit_code": ("Exit code as far as known.", int(summary.exit_code)),
+        "ocr2_exit_code": ("Exit code, 0 while the run goes on.", exit_code),
         "ocr2_last_update_timestamp_seconds": ("When this file was written.", gauges.time),
     }
-    lines = _family("ocr2_pages_total", "Pages by the state they ended in.", "status", pages)
+    lines = _pages(summary.by_status)
     lines += _family("ocr2_stage_seconds_total", "Time in it, summed.", "stage", summary.seconds)
-    lines += _family("ocr2_queue_depth", "Pages a stage holds or waits for.", "stage", depths)
-    lines += _family("ocr2_worker_restarts_total", "Workers replaced.", "stage", restarts)
+    lines += _stages(depths, restarts)
     for name, (text, value) in numbers.items():
         lines += [*_head(name, text), f"{name} {value!r}"]
     return "\n".join(lines) + "\n"
+
+
+def server_metrics(
+    by_status: Mapping[str, int], depths: Mapping[str, int], restarts: Mapping[str, int]
+) -> str:
+    """The same families for a server, which has pages and stages but no documents and no end."""
+    return "\n".join(_pages(by_status) + _stages(depths, restarts)) + "\n"
+
+
+def _pages(by_status: Mapping[str, int]) -> list[str]:
+    pages = {status.value: by_status.get(status.value, 0) for status in Status}
+    return _family("ocr2_pages_total", "Pages by the state they ended in.", "status", pages)
+
+
+def _stages(depths: Mapping[str, int], restarts: Mapping[str, int]) -> list[str]:
+    return [
+        *_family("ocr2_queue_depth", "Pages a stage holds or waits for.", "stage", depths),
+        *_family("ocr2_worker_restarts_total", "Workers replaced.", "stage", restarts),
+    ]
 
 
 def _head(name: str, text: str) -> list[str]:

@@ -1,0 +1,63 @@
+"""`ocr2 serve`: the HTTP server's flags, its address rule and its end."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import click
+
+from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.run import decode_config, decode_options, engine_config, engine_options
+from ocr2cli.errors import EngineError, UsageError
+
+
+@click.command(short_help="Serve an OpenAI-compatible HTTP endpoint.")
+@option("--host", default="127.0.0.1", help="Address to listen on.")
+@option("--port", default=8080, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
+@option("--api-key", default="", show_default="none",
+        help="Key clients must send; needed for any address but loopback.")
+@option("--allow-http", is_flag=True, show_default=False, help="Fetch http(s) image URLs.")
+@option("--max-body", default=64_000_000, help="Bytes of one request.")
+@option("--max-pages", default=200, help="Pages of one document.")
+@option("--max-queue", default=256, help="Pages waiting; more get status 429.")
+@option("--max-seconds", default=600.0, help="Seconds a request may take.")
+@option("--runner", default="local", type=click.Choice(["local", "inline"]),
+        help="Where the workers run.")
+@engine_options
+@decode_options
+@common
+def serve(
+    host: str, port: int, api_key: str, allow_http: bool, max_body: int, max_pages: int,
+    max_queue: int, max_seconds: float, runner: str, **flags: Any,
+) -> None:  # fmt: skip
+    """Serve /v1/chat/completions, /v1/ocr, /v1/models, /health, /metrics, and a page at /."""
+    set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
+    if not api_key and not is_loopback(host):
+        raise UsageError(f"--host {host} is open to others: give --api-key KEY as well")
+    try:
+        import uvicorn
+
+        from ocr2cli.serve.server import Server, ServerSettings
+    except ImportError:
+        raise EngineError("ocr2 serve needs more packages: pip install 'ocr2cli[serve]'") from None
+    from ocr2cli.config import RunConfig
+    from ocr2cli.serve.engine import Limits, ServeEngine
+
+    cfg = RunConfig(engine=engine_config(flags), decode=decode_config(flags), runner=runner)
+    engine = ServeEngine(cfg, Limits(max_body, max_pages, max_queue, max_seconds))
+    server = Server(engine, ServerSettings(cfg.engine.model, api_key, allow_http))
+    uvicorn.run(
+        server.app(), host=host, port=port, log_level="warning",
+        timeout_graceful_shutdown=int(cfg.drain), access_log=False,
+    )  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

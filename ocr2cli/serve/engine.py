@@ -1,0 +1,194 @@
+"""Serving is batch with an endless list: requests become page jobs, results find their way back.
+
+One thread runs the same runner and stages as `ocr2 run`; pages of different requests share its
+batches. Knows nothing about HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from ocr2cli.batch import runner_named
+from ocr2cli.config import RunConfig
+from ocr2cli.document.source import find_jobs
+from ocr2cli.engines.choose import EnginePlan, plan_engine
+from ocr2cli.errors import Ocr2Error
+from ocr2cli.pages import Ask, PageJob, PageKey, PageResult
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.stop import StopRequests
+
+logger = logging.getLogger("ocr2")
+
+
+class QueueFull(Exception):
+    """More pages wait than the server takes; `retry_after_s` is a guess at when there is room."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the queue is full")
+        self.retry_after_s = retry_after_s
+
+
+class TooManyPages(Exception):
+    """A document with more pages than the server reads in one request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes. body_bytes: of a request; pages: of a document; queued: pages."""
+
+    body_bytes: int = 64_000_000
+    pages: int = 200
+    queued: int = 256
+    seconds: float = 600.0
+
+
+class ServeEngine:
+    """Submit a document's bytes, get one future per page. Start it once, stop it once."""
+
+    def __init__(self, cfg: RunConfig, limits: Limits, plan: EnginePlan | None = None) -> None:
+        self.cfg = cfg
+        self.limits = limits
+        self.plan = plan or plan_engine(cfg)
+        self.pages_by_status: Counter[str] = Counter()
+        self.status = RunStatus()
+        self.fault: str = ""
+        self._jobs: queue.SimpleQueue[PageJob | None] = queue.SimpleQueue()
+        self._futures: dict[PageKey, Future[PageResult]] = {}
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._stop = StopRequests()
+        self._is_closing = threading.Event()
+        self._spool = tempfile.TemporaryDirectory(prefix="ocr2-serve-")
+        self._thread = threading.Thread(target=self._run, name="ocr2-runner", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take pages; workers load while the first one waits."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the pages under way (at most cfg.drain seconds), fail the rest, clean up."""
+        self._is_closing.set()
+        self._stop.request()
+        if self._thread.is_alive():
+            self._thread.join(self.cfg.drain + 5)
+        self._fail_all("the server is shutting down")
+        self._spool.cleanup()
+
+    @property
+    def num_queued(self) -> int:
+        """Pages submitted and not answered."""
+        return len(self._futures)
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._thread.is_alive() and not self.fault
+
+    def submit(
+        self, body: bytes, *, ending: str, ask: Ask, pages: str = ""
+    ) -> list[Future[PageResult]]:
+        """Queue every page of one document; futures in page order.
+
+        Raises: QueueFull, TooManyPages, UsageError for a bad page range.
+        """
+        if self.num_queued >= self.limits.queued:
+            raise QueueFull(self._retry_after())
+        name = f"request-{next(self._numbers)}"
+        path = Path(self._spool.name) / f"{name}{ending}"
+        path.write_bytes(body)
+        jobs = self._list(path, name, pages, ask)
+        if self.num_queued + len(jobs) > self.limits.queued:
+            path.unlink()
+            raise QueueFull(self._retry_after())
+        return self._enqueue(jobs, path)
+
+    def _list(self, path: Path, name: str, pages: str, ask: Ask) -> list[PageJob]:
+        jobs: list[PageJob] = []
+        # Counting a hostile PDF's pages may hang or crash: that happens in a process of its own.
+        is_isolated = path.suffix == ".pdf"
+        for job in find_jobs([str(path)], pages, self.cfg.raster, is_isolated=is_isolated):
+            if len(jobs) >= self.limits.pages:
+                path.unlink()
+                raise TooManyPages(f"at most {self.limits.pages} pages in one request")
+            jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
+        return jobs
+
+    def _enqueue(self, jobs: Sequence[PageJob], path: Path) -> list[Future[PageResult]]:
+        futures: list[Future[PageResult]] = []
+        open_pages = [len(jobs)]
+        for job in jobs:
+            future: Future[PageResult] = Future()
+            future.add_done_callback(lambda _: self._one_done(open_pages, path))
+            with self._lock:
+                self._futures[job.key] = future
+            futures.append(future)
+        for job in jobs:
+            self._jobs.put(job)
+        return futures
+
+    def _one_done(self, open_pages: list[int], path: Path) -> None:
+        """The document's file goes with its last page."""
+        with self._lock:
+            open_pages[0] -= 1
+            is_last = open_pages[0] == 0
+        if is_last:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _run(self) -> None:
+        options = RunnerOptions(
+            retries=self.cfg.retries, stop=self._stop, drain_s=self.cfg.drain, status=self.status
+        )
+        run = runner_named(self.cfg.runner)
+        try:
+            for result in run(self.plan.stages, self._endless(), options=options):
+                self._answer(result)
+        except Ocr2Error as error:
+            self.fault = str(error)
+            logger.error("the engine stopped: %s", error)
+        finally:
+            self._fail_all(self.fault or "the server is shutting down")
+
+    def _endless(self) -> Iterator[PageJob | None]:
+        """Jobs as they come; None tells the runner to look after its workers and ask again."""
+        while not self._is_closing.is_set():
+            try:
+                yield self._jobs.get_nowait()
+            except queue.Empty:
+                yield None
+
+    def _answer(self, result: PageResult) -> None:
+        self.pages_by_status[result.status] += 1
+        with self._lock:
+            future = self._futures.pop(result.key, None)
+        if future is not None and future.set_running_or_notify_cancel():
+            future.set_result(result)
+
+    def _fail_all(self, reason: str) -> None:
+        with self._lock:
+            left, self._futures = list(self._futures.values()), {}
+        for future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Ocr2Error(reason))
+
+    def _retry_after(self) -> int:
+        """Seconds until a page is likely to have left, from the pages so far."""
+        done = sum(self.pages_by_status.values())
+        busy = sum(stage.busy_s for stage in self.status.stages())
+        return max(1, min(60, round(busy / done))) if done else 5
+
+
+def now() -> int:
+    """Seconds since 1970, for the `created` field of answers."""
+    return int(time.time())

@@ -1,0 +1,240 @@
+"""The HTTP server: routes, limits and keys around a `ServeEngine`.
+
+A page is answered when it is done: a stream carries it in lines, not token by token. Knows nothing
+about models or how pages are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Route
+
+from ocr2cli.errors import Ocr2Error, UsageError
+from ocr2cli.output.metrics import server_metrics
+from ocr2cli.pages import Ask, PageResult
+from ocr2cli.serve import protocol
+from ocr2cli.serve.engine import QueueFull, ServeEngine, TooManyPages, now
+from ocr2cli.text.prompt import prompt_text
+
+# The page at / loads nothing from anywhere and talks to this server only.
+_PAGE_POLICY = "; ".join((
+    "default-src 'none'", "script-src 'unsafe-inline'", "style-src 'unsafe-inline'",
+    "img-src data: blob:", "connect-src 'self'",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """model: the name clients ask for. api_key: "" asks for none."""
+
+    model: str = "nano"
+    api_key: str = ""
+    allow_http: bool = False
+
+
+class Server:
+    """Handlers; one method a route."""
+
+    def __init__(self, engine: ServeEngine, settings: ServerSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+
+    def app(self) -> Starlette:
+        """The ASGI application. The engine starts and stops with it."""
+        routes = [
+            Route("/", self.page),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+            Route("/v1/models", self.models),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/ocr", self.ocr, methods=["POST"]),
+        ]
+        handlers: Any = {Exception: _bug}
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        self.engine.start()
+        yield
+        await run_in_threadpool(self.engine.close)
+
+    async def page(self, _request: Request) -> Response:
+        html = resources.files("ocr2cli.serve").joinpath("page.html").read_text(encoding="utf-8")
+        return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    async def health(self, _request: Request) -> Response:
+        is_healthy = self.engine.is_healthy
+        body = {"status": "ok" if is_healthy else "failed", "reason": self.engine.fault}
+        return JSONResponse(body, 200 if is_healthy else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        stages = self.engine.status.stages()
+        text = server_metrics(
+            self.engine.pages_by_status,
+            {stage.name: stage.num_waiting + stage.num_held for stage in stages},
+            {stage.name: stage.num_restarts for stage in stages},
+        )
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def models(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        row = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "ocr2"}
+        return JSONResponse({"object": "list", "data": [row]})
+
+    async def chat(self, request: Request) -> Response:
+        """A page image to its text, as OpenAI's chat completions."""
+        if refusal := self._refuse(request):
+            return refusal
+        try:
+            ask = protocol.parse_chat(
+                await self._body(request),
+                allow_http=self.settings.allow_http,
+                max_bytes=self.engine.limits.body_bytes,
+            )
+            (result,) = await self._read(ask.image, Ask(ask.prompt, ask.max_tokens), "1")
+        except _HANDLED as error:
+            return _refusal(error)
+        if result.error is not None:
+            return _error(422, result.error.message, result.error.code)
+        names = {"name": f"chatcmpl-{uuid4().hex}", "created": now(), "model": self.settings.model}
+        if ask.is_stream:
+            chunks = protocol.chat_chunks(result, **names)  # type: ignore[arg-type]
+            return StreamingResponse(_events(chunks), media_type="text/event-stream")
+        return JSONResponse(protocol.chat_answer(result, **names))  # type: ignore[arg-type]
+
+    async def ocr(self, request: Request) -> Response:
+        """A PDF or an image (raw body, or a form's `file`) to markdown or JSON.
+
+        Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json.
+        """
+        if refusal := self._refuse(request):
+            return refusal
+        query = request.query_params
+        wants_json = query.get("format", "") == "json" or (
+            "format" not in query and "application/json" in request.headers.get("accept", "")
+        )
+        try:
+            ask = Ask(prompt_text(query.get("prompt", "markdown")), _limit(query))
+            results = await self._read(await self._document(request), ask, query.get("pages", ""))
+        except _HANDLED as error:
+            return _refusal(error)
+        if not wants_json:
+            return PlainTextResponse(protocol.as_markdown(results), media_type="text/markdown")
+        rows = [protocol.page_row(result) for result in results]
+        return JSONResponse({"pages": rows, "usage": protocol.usage(results)})
+
+    async def _read(self, body: bytes, ask: Ask, pages: str) -> list[PageResult]:
+        """All pages of one document, or the reason why not."""
+        ending = protocol.ending_of(body)
+        futures = await run_in_threadpool(
+            self.engine.submit, body, ending=ending, ask=ask, pages=pages
+        )
+        gathered = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+
+    async def _document(self, request: Request) -> bytes:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return await self._body(request)
+        await self._check_length(request)
+        form = await request.form(max_files=1, max_fields=8)
+        upload = form.get("file")
+        if upload is None or isinstance(upload, str):
+            raise protocol.BadRequest("send the document as the form's field `file`")
+        body: bytes = await upload.read()
+        if len(body) > self.engine.limits.body_bytes:
+            raise protocol.BadRequest("the document is too large", 413)
+        return body
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, read no further than the limit whatever its headers say."""
+        await self._check_length(request)
+        pieces, size = [], 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > self.engine.limits.body_bytes:
+                raise protocol.BadRequest("the body is too large", 413)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _check_length(self, request: Request) -> None:
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.engine.limits.body_bytes:
+            limit = self.engine.limits.body_bytes
+            raise protocol.BadRequest(f"at most {limit} bytes in one request", 413)
+
+    def _refuse(self, request: Request) -> Response | None:
+        key = self.settings.api_key
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key and not secrets.compare_digest(given.encode(), key.encode()):
+            return _error(401, "send the header Authorization: Bearer KEY", "unauthorized")
+        return None
+
+
+_HANDLED = (
+    protocol.BadRequest, QueueFull, TooManyPages, UsageError, Ocr2Error, TimeoutError,
+    ClientDisconnect,
+)  # fmt: skip
+
+
+def _refusal(error: Exception) -> Response:
+    match error:
+        case protocol.BadRequest():
+            return _error(error.status, str(error), "bad_request")
+        case QueueFull():
+            wait = {"Retry-After": str(error.retry_after_s)}
+            return _error(429, "too many pages wait; try again later", "queue_full", wait)
+        case TooManyPages():
+            return _error(413, str(error), "too_many_pages")
+        case UsageError():
+            return _error(400, str(error), "bad_request")
+        case TimeoutError():
+            return _error(504, "the pages took longer than this server allows", "timeout")
+        case _:
+            return _error(503, str(error), "engine")
+
+
+def _error(
+    status: int, message: str, code: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "code": code}}
+    return JSONResponse(body, status, headers=headers)
+
+
+async def _bug(_request: Request, error: Exception) -> Response:
+    return _error(500, f"a bug in ocr2: {type(error).__name__}", "bug")
+
+
+async def _events(chunks: list[dict[str, Any]]) -> AsyncIterator[str]:
+    for chunk in chunks:
+        yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def _limit(query: Any) -> int:
+    text = query.get("max_new_tokens", "0")
+    if not text.isdigit():
+        raise protocol.BadRequest("max_new_tokens is a whole number")
+    return int(text)
