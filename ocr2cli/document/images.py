@@ -1,0 +1,214 @@
+"""Image files to pixels: Pillow behind an allow-list, with its limits turned into faults.
+
+Knows nothing about PDF, dpi choices or views.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from ocr2cli.document.files import InputFile, Kind, shown
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import Uint8Array
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Nothing else is opened, whatever Pillow could do: each format is code that parses hostile bytes.
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF")
+HEIF_FORMATS = ("HEIF",)
+
+# The resolution of a file that does not tell it.
+UNKNOWN_DPI = 72.0
+
+_EXIF_ORIENTATION = 0x0112
+# Orientations 5 to 8 lie on their side.
+_FIRST_SIDEWAYS_ORIENTATION = 5
+
+
+class ImageDocument:
+    """An open image file. Pages are a TIFF's frames; every other format has one."""
+
+    def __init__(self, source: InputFile, kind: Kind) -> None:
+        self._path = source.path
+        stream: IO[bytes] = io.BytesIO(source.read()) if source.is_small else source.file
+        self._image: Image.Image = _open(stream, source.path, kind)
+        self.num_pages = self._count_frames()
+
+    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
+        """(uint8 [H, W, 3] upright, the file's own dpi, notes). `dpi` is for PDFs; unused here.
+
+        Raises: PageFault unreadable, too_large or unsupported.
+        """
+        from PIL import ImageOps
+
+        notes: list[str] = []
+        try:
+            image = self._frame(page)
+            own_dpi = _dpi(image)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            image = _shrink(_to_rgb(image, notes), max_pixels, notes)
+        except PageFault:
+            raise
+        except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
+            raise _unreadable(self._path, page, error) from error
+        return np.asarray(image), own_dpi, notes
+
+    def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
+        """(width, height) in pixels, upright, without decoding. Raises: PageFault."""
+        try:
+            image = self._frame(page)
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception as error:  # as in render
+            raise _unreadable(self._path, page, error) from error
+        width, height = image.size
+        is_sideways = orientation >= _FIRST_SIDEWAYS_ORIENTATION
+        return (height, width) if is_sideways else (width, height)
+
+    def text(self, page: int) -> str:
+        """An image has no text layer."""
+        return ""
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _frame(self, page: int) -> Image.Image:
+        with warnings.catch_warnings():
+            _bombs_are_errors()
+            self._image.seek(page)
+        return self._image
+
+    def _count_frames(self) -> int:
+        if self._image.format != "TIFF":
+            return 1
+        try:
+            return int(getattr(self._image, "n_frames", 1))
+        except Exception as error:  # as in render
+            raise _unreadable(self._path, 0, error) from error
+
+
+def _open(stream: IO[bytes], path: str, kind: Kind) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if kind is Kind.HEIF:
+        _register_heif(path)
+    stream.seek(0)
+    try:
+        with warnings.catch_warnings():
+            _bombs_are_errors()
+            return Image.open(stream, formats=HEIF_FORMATS if kind is Kind.HEIF else FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PageFault(
+            "too_large",
+            f"{shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise PageFault(
+            "unreadable", f"{shown(path)} is damaged from its first bytes on. Copy the file again."
+        ) from error
+    except Exception as error:  # as in render
+        raise _unreadable(path, 0, error) from error
+
+
+def _bombs_are_errors() -> None:
+    from PIL import Image
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def _register_heif(path: str) -> None:
+    try:
+        import pi_heif
+    except ImportError as error:
+        raise PageFault(
+            "unsupported",
+            f"{shown(path)} is HEIC, which needs an extra package. "
+            "Type: pip install 'ocr2cli[heic]'",
+        ) from error
+    pi_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """RGB; alpha composited on white where the image really is transparent."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image, notes)
+    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        return _composite_on_white(image, notes)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _composite_on_white(image: Image.Image, notes: list[str]) -> Image.Image:
+    from PIL import Image
+
+    lowest, highest = image.getchannel("A").getextrema()
+    if lowest == 255:
+        return image.convert("RGB")
+    if highest == 0:
+        # Every pixel invisible: a writer that left alpha out, not an empty page.
+        notes.append("the whole image is marked transparent; transparency ignored")
+        return image.convert("RGB")
+    # The reference drops alpha: black text on a transparent ground would be black on black.
+    notes.append("transparent image shown on white")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """16-bit grey keeps its range; 32-bit and float ones are stretched from darkest to lightest."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (
+        image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535
+    ):
+        grey = (values.astype(np.float64) * 255 / 65535).round()
+    else:
+        finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
+        low, high = float(finite.min()), float(finite.max())
+        grey = (finite - low) * (255.0 / (high - low) if high > low else 0.0)
+        notes.append(f"grey values {low:g} to {high:g} stretched to black and white")
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _shrink(image: Image.Image, max_pixels: int, notes: list[str]) -> Image.Image:
+    from PIL import Image
+
+    width, height = image.size
+    if width * height <= max_pixels:
+        return image
+    factor = (max_pixels / (width * height)) ** 0.5
+    size = (max(1, int(width * factor)), max(1, int(height * factor)))
+    notes.append(f"{width}x{height} pixels made smaller, to {size[0]}x{size[1]}")
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _dpi(image: Image.Image) -> float:
+    try:
+        dpi = float(image.info["dpi"][0])
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return UNKNOWN_DPI
+    return dpi if 10 <= dpi <= 10_000 else UNKNOWN_DPI
+
+
+def _unreadable(path: str, page: int, error: Exception) -> PageFault:
+    from PIL import Image
+
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return PageFault(
+            "too_large",
+            f"page {page + 1} of {shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. "
+            "Make it smaller.",
+        )
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return PageFault(
+        "unreadable",
+        f"page {page + 1} of {shown(path)} cannot be decoded: {reason}. Copy the file again.",
+    )

@@ -1,0 +1,77 @@
+"""Is anything on this page? Blank paper, with or without scanner noise, needs no model.
+
+Knows nothing about text: a page is blank when almost nothing on it stands out from its paper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ocr2cli.pages import Uint8Array
+
+# Grey levels by which ink differs from the paper. Scanner noise and paper grain stay within about
+# 25; the lightest print that is meant to be read is at about 60.
+MIN_CONTRAST = 32
+
+# An ink pixel counts when this many of its eight neighbours are ink: a stroke of one pixel has
+# two, a speck of dust or a noisy pixel none.
+MIN_NEIGHBOURS = 2
+
+# Neighbouring pixels of pure noise are independent; of anything drawn or photographed they are not.
+_MAX_NOISE_CORRELATION = 0.05
+_MIN_NOISE_DEVIATION = 20.0
+_MIN_NOISE_PIXELS = 4096
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def is_blank(rgb: Uint8Array, min_share: float) -> bool:
+    """True for an empty page: less than `min_share` of it is ink, or all of it is noise.
+
+    rgb: uint8 [H, W, 3]. min_share: 0 to 1. An all black page is blank as well: nothing stands out.
+    """
+    if ink_coverage(rgb) < min_share:
+        return True
+    return _is_noise(rgb)
+
+
+def ink_coverage(rgb: Uint8Array) -> float:
+    """Share of pixels, 0 to 1, that differ from the paper and have neighbours that do, too.
+
+    The paper is the page's most frequent colour, channel by channel, so a dark ground or a
+    yellowed sheet counts as paper.
+    """
+    ink = np.zeros(rgb.shape[:2], np.bool_)
+    for channel in range(3):
+        values = rgb[:, :, channel]
+        paper = int(np.bincount(values.ravel(), minlength=256).argmax())
+        low, high = max(paper - MIN_CONTRAST, 0), min(paper + MIN_CONTRAST, 255)
+        ink |= (values < low) | (values > high)
+    return float(np.count_nonzero(_supported(ink))) / ink.size
+
+
+def _supported(ink: BoolArray) -> BoolArray:
+    """The ink pixels with enough ink around them. bool [H, W]."""
+    rows = np.flatnonzero(ink.any(axis=1))
+    if not rows.size:
+        return ink
+    # Only the band that holds ink: on a nearly empty page that is almost nothing.
+    band = np.pad(ink[rows[0] : rows[-1] + 1], 1).astype(np.uint8)
+    across = band[:, :-2] + band[:, 1:-1] + band[:, 2:]
+    around = across[:-2] + across[1:-1] + across[2:]
+    centre = band[1:-1, 1:-1].astype(np.bool_)
+    supported: BoolArray = centre & (around > MIN_NEIGHBOURS)
+    return supported
+
+
+def _is_noise(rgb: Uint8Array) -> bool:
+    """True when no pixel says anything about its neighbour."""
+    grey = rgb[:, :, 1].astype(np.float32)
+    if grey.size < _MIN_NOISE_PIXELS or grey.std() < _MIN_NOISE_DEVIATION:
+        return False
+    grey -= grey.mean()
+    power = float(np.mean(grey * grey))
+    across = float(np.mean(grey[:, 1:] * grey[:, :-1])) / power
+    down = float(np.mean(grey[1:] * grey[:-1])) / power
+    return max(abs(across), abs(down)) < _MAX_NOISE_CORRELATION

@@ -1,0 +1,188 @@
+"""How many pages a file has and what its digest is, found out where it cannot do harm.
+
+MuPDF and image libraries can hang or crash in C on a hostile file, and no Python code in the same
+process can stop that. So a child process opens the files; the kernel ends it when a file takes too
+long, and the next file gets a fresh one. Knows nothing about names or page ranges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document.files import open_input, shown, sniff
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import PageError
+
+# Time to open a file and count, on top of reading it once at a slow disk's speed.
+BASE_DEADLINE_S = 20
+SLOWEST_BYTES_PER_S = 20_000_000
+MAX_ADDRESS_SPACE = 8 << 30
+
+# Files named to the child ahead of time, so that it works while the pages of one are read.
+_AHEAD = 4
+_BOOT = "from ocr2cli.document.listing import serve; serve()"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What opening a file showed. num_pages is 0 when `error` is set."""
+
+    sha256: str = ""
+    num_pages: int = 0
+    error: PageError | None = None
+
+
+def list_documents(
+    paths: Sequence[str], cfg: RasterConfig, *, is_isolated: bool = True
+) -> Iterator[Listing]:
+    """One listing a path, in order. Nothing here raises for what a file holds."""
+    if not is_isolated:
+        yield from (inspect(path, cfg) for path in paths)
+        return
+    with contextlib.ExitStack() as stack:
+        child: _Child | None = None
+        waiting = deque(paths)
+        while waiting:
+            if child is None:
+                child = stack.enter_context(_Child(cfg))
+            listing = child.next_listing(waiting)
+            if listing is None:
+                listing = Listing(error=child.death_of(waiting[0]))
+                child = None
+                stack.close()
+            waiting.popleft()
+            yield listing
+
+
+def inspect(path: str, cfg: RasterConfig) -> Listing:
+    """Open one file in this process. Its faults become `error`; a hang stays a hang."""
+    from ocr2cli.document.raster import open_document
+
+    sha256 = ""
+    try:
+        with contextlib.closing(open_input(path)) as source:
+            sniff(source)  # before the digest: what is no document need not be read whole
+            sha256 = source.sha256()
+            with contextlib.closing(open_document(source, cfg)) as document:
+                num_pages = document.num_pages
+    except PageFault as fault:
+        return Listing(sha256, error=PageError(fault.code, fault.message))
+    except MemoryError:
+        return Listing(sha256, error=PageError("out_of_memory", _no_memory(path)))
+    return Listing(sha256, num_pages)
+
+
+def serve() -> None:
+    """The child: reads one JSON line a file from stdin, answers with one on stdout."""
+    _settle()
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # nothing a library prints may look like an answer
+    cfg = RasterConfig(**json.loads(sys.stdin.readline()))
+    for line in sys.stdin:
+        path = json.loads(line)
+        _limit_seconds(path)
+        listing = inspect(path, cfg)
+        signal.alarm(0)
+        answers.write(json.dumps(asdict(listing)) + "\n")
+        answers.flush()
+
+
+class _Child:
+    """The process that opens files. One that died is not used again."""
+
+    def __init__(self, cfg: RasterConfig) -> None:
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            text=True,
+            encoding="ascii",
+            start_new_session=True,
+        )
+        self._num_named = 0
+        self._say(asdict(cfg))
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+
+    def next_listing(self, waiting: deque[str]) -> Listing | None:
+        """The listing of `waiting[0]`; None when the child died of it."""
+        while self._num_named < min(len(waiting), _AHEAD):
+            self._say(waiting[self._num_named])
+            self._num_named += 1
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer.endswith("\n"):
+            return None
+        self._num_named -= 1
+        fields = json.loads(answer)
+        error = PageError(**fields["error"]) if fields["error"] else None
+        return Listing(fields["sha256"], fields["num_pages"], error)
+
+    def death_of(self, path: str) -> PageError:
+        """Why the child died while it had this file open."""
+        status = self._process.wait()
+        if status == -getattr(signal, "SIGALRM", 0):
+            return PageError(
+                "timeout",
+                f"{shown(path)} took too long to open. It may be damaged; try `qpdf` to repair it.",
+            )
+        return PageError(
+            "worker_died",
+            f"{shown(path)} ended the process that opened it (status {status}). "
+            "It may be damaged; try `qpdf` to repair it.",
+        )
+
+    def _say(self, message: object) -> None:
+        # Few and short messages: they fit the pipe's buffer, so this never waits for the child.
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+
+def _settle() -> None:
+    """Die with the parent, whatever a library is doing; bound memory."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE, MAX_ADDRESS_SPACE))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_seconds(path: str) -> None:
+    """Let the kernel end this process: no handler, so that it works inside C code too."""
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError):
+        size = 0
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(BASE_DEADLINE_S + size // SLOWEST_BYTES_PER_S)
+
+
+def _no_memory(path: str) -> str:
+    return f"there is not enough memory to open {shown(path)}. Split the file or leave it out."

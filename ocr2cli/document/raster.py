@@ -1,0 +1,388 @@
+"""PageJob to PageImage. All of PyMuPDF is behind this file.
+
+Knows nothing about views, and nothing about which pages are wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff, stamp_of
+from ocr2cli.document.images import ImageDocument
+from ocr2cli.document.letters import FloatArray, reference_pictures
+from ocr2cli.document.orientation import rotation_to_upright, turned
+from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import PageImage, PageJob, Uint8Array
+
+if TYPE_CHECKING:
+    import pymupdf
+
+POINTS_PER_INCH = 72.0
+MAX_TEXT_CHARACTERS = 200_000
+
+_MAX_WARNINGS = 12
+_MAX_OPEN_DOCUMENTS = 2
+# PDF's own sans, serif, italic serif, bold italic serif and typewriter.
+_LETTER_FONTS = ("helv", "tiro", "tiit", "tibi", "cour")
+
+
+class PageSource(Protocol):
+    """An open document of either kind; `images.ImageDocument` documents the methods."""
+
+    num_pages: int
+
+    def render(
+        self, page: int, dpi: float, max_pixels: int
+    ) -> tuple[Uint8Array, float, list[str]]: ...
+
+    def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]: ...
+
+    def text(self, page: int) -> str: ...
+
+    def close(self) -> None: ...
+
+
+def render_page(job: PageJob, cfg: RasterConfig) -> PageImage:
+    """The pixels of one page, upright, uint8 [H, W, 3], with what was odd about it as warnings.
+
+    The document stays open for the next page of the same file.
+
+    Raises: PageFault: the job's own error, or encrypted, unreadable, changed, too_large, ...
+    Source: model-spec 2.1 and 2.7 (144 dpi is `get_pixmap(matrix=Matrix(2, 2), alpha=False)`).
+    """
+    with _open_documents.borrow(job, cfg) as document:
+        rgb, dpi, notes = document.render(job.key.page, job.dpi, cfg.max_pixels)
+    if cfg.rotate == "auto" and (degrees := rotation_to_upright(rgb, _letters())):
+        rgb = turned(rgb, degrees)
+        notes.append(f"turned by {degrees} degrees clockwise")
+    return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)))
+
+
+def text_layer(job: PageJob, cfg: RasterConfig) -> str:
+    """The page's own text, as the file gives it; "" for an image. Raises: PageFault."""
+    with _open_documents.borrow(job, cfg) as document:
+        return document.text(job.key.page)
+
+
+def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
+    """The page's own text where `cfg.text_layer` allows its use instead of reading the pixels.
+
+    trust: whenever there is any. auto: when it agrees with the pixels, see `text_layer.py`. None:
+    read the pixels. Raises: PageFault.
+    """
+    with _open_documents.borrow(job, cfg) as document:
+        text = document.text(job.key.page)
+        if not text.strip() or not isinstance(document, PdfDocument):
+            return None
+        if cfg.text_layer == "trust":
+            return text
+        if cfg.text_layer != "auto":
+            return None
+        rgb, dpi, _ = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        characters = document.characters(job.key.page, dpi)
+    return text if is_trustworthy(characters, rgb, _letters()) else None
+
+
+def page_estimate(job: PageJob, cfg: RasterConfig) -> tuple[int, int, int]:
+    """(width, height, characters of the text layer) of a page, without rendering it.
+
+    Raises: PageFault.
+    """
+    with _open_documents.borrow(job, cfg) as document:
+        width, height = document.size(job.key.page, job.dpi, cfg.max_pixels)
+        return width, height, len(document.text(job.key.page))
+
+
+def open_document(source: InputFile, cfg: RasterConfig) -> PageSource:
+    """Open a file by its first bytes; it must stay open as long as the result is used.
+
+    Raises: PageFault.
+    """
+    kind = sniff(source)
+    if kind is Kind.PDF:
+        return PdfDocument(source, cfg.password)
+    return ImageDocument(source, kind)
+
+
+class PdfDocument:
+    """An open PDF."""
+
+    def __init__(self, source: InputFile, password: str) -> None:
+        self._path = source.path
+        self._document = _open_pdf(source)
+        try:
+            self._check(password)
+            self.num_pages = self._count()
+        except PageFault:
+            self.close()
+            raise
+        # What MuPDF said on opening concerns every page of the file.
+        self._notes = _muttered(self._document)
+
+    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
+        """(uint8 [H, W, 3], dpi as rendered, notes). Raises: PageFault."""
+        import pymupdf
+
+        with self._page(page) as drawn:
+            usable, notes = self._usable_dpi(drawn, dpi, max_pixels)
+            zoom = usable / POINTS_PER_INCH
+            pixmap = drawn.get_pixmap(
+                matrix=pymupdf.Matrix(zoom, zoom), colorspace=pymupdf.csRGB, alpha=False
+            )
+            rgb = _pixels(pixmap)
+        return rgb, usable, [*notes, *self._notes, *_muttered()]
+
+    def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
+        """(width, height) in pixels, as `render` would make it. Raises: PageFault."""
+        import pymupdf
+
+        with self._page(page) as drawn:
+            usable, _ = self._usable_dpi(drawn, dpi, max_pixels)
+            zoom = usable / POINTS_PER_INCH
+            box = (drawn.rect * pymupdf.Matrix(zoom, zoom)).irect
+        return (max(1, box.width), max(1, box.height))
+
+    def text(self, page: int) -> str:
+        """The text layer, in the file's order. Raises: PageFault."""
+        with self._page(page) as drawn:
+            return str(drawn.get_text())[:MAX_TEXT_CHARACTERS]
+
+    def characters(self, page: int, dpi: float) -> list[TextCharacter]:
+        """Every character of the text layer with its box in pixels. Raises: PageFault."""
+        zoom = dpi / POINTS_PER_INCH
+        with self._page(page) as drawn:
+            to_pixels = drawn.rotation_matrix
+            return [
+                character
+                for span in drawn.get_texttrace()
+                for character in _span_characters(span, to_pixels, zoom)
+            ]
+
+    def close(self) -> None:
+        import pymupdf
+
+        self._document.close()
+        pymupdf.TOOLS.store_shrink(100)
+
+    @contextlib.contextmanager
+    def _page(self, page: int) -> Iterator[Any]:
+        """The loaded page; what MuPDF raises becomes one fault of this page."""
+        try:
+            yield self._document.load_page(page)
+        except PageFault:
+            raise
+        except MemoryError:
+            raise
+        except Exception as error:  # MuPDF's own classes all derive from plain Exceptions
+            raise PageFault(
+                "unreadable",
+                f"page {page + 1} of {shown(self._path)} cannot be drawn: {_one_line(error)}. "
+                "Try to repair the file with `qpdf IN OUT`.",
+            ) from error
+
+    def _check(self, password: str) -> None:
+        where = shown(self._path)
+        if not self._document.is_pdf:
+            raise PageFault("unsupported", f"{where} is no PDF. Convert it to PDF.")
+        if self._document.needs_pass and not self._document.authenticate(password):
+            what = "the password does not open it" if password else "it needs a password"
+            raise PageFault(
+                "encrypted",
+                f"{where}: {what}. Give it with --password-file FILE, or remove it with "
+                "`qpdf --decrypt`.",
+            )
+
+    def _count(self) -> int:
+        try:
+            return len(self._document)
+        except Exception as error:  # as in _page
+            raise PageFault(
+                "unreadable",
+                f"{shown(self._path)}: the pages cannot be counted ({_one_line(error)}). "
+                "Try to repair the file with `qpdf IN OUT`.",
+            ) from error
+
+    def _usable_dpi(
+        self, drawn: pymupdf.Page, dpi: float, max_pixels: int
+    ) -> tuple[float, list[str]]:
+        width, height = drawn.rect.width, drawn.rect.height
+        if not (math.isfinite(width) and math.isfinite(height) and width > 0 and height > 0):
+            raise PageFault(
+                "unreadable",
+                f"page {drawn.number + 1} of {shown(self._path)} has no size. "
+                "Try to repair the file with `qpdf IN OUT`.",
+            )
+        # One pixel more each way: MuPDF rounds the box outwards.
+        zoom = dpi / POINTS_PER_INCH
+        if (width * zoom + 1) * (height * zoom + 1) <= max_pixels:
+            return dpi, []
+        smaller = math.sqrt(max_pixels / (width * height)) * POINTS_PER_INCH * 0.999
+        # A strip so long that one pixel of it is over the limit.
+        longest = max_pixels / max(width, height) * POINTS_PER_INCH / 2
+        smaller = min(smaller, longest)
+        return smaller, [
+            f"rendered at {smaller:.4g} dpi instead of {dpi:g}: the page is "
+            f"{width:.0f} x {height:.0f} points"
+        ]
+
+
+@dataclass(slots=True)
+class _Opened:
+    source: InputFile
+    sha256: str
+    document: PageSource
+    password: str
+
+
+class _OpenDocuments:
+    """The last documents used in this process, so that a file is opened once, not once a page."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        # MuPDF's state is one a process; the lock is for callers with threads.
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def borrow(self, job: PageJob, cfg: RasterConfig) -> Iterator[PageSource]:
+        """The job's document. Raises: PageFault, also when the file is not the one listed."""
+        if job.error is not None:
+            raise PageFault(job.error.code, job.error.message)
+        with self._lock:
+            opened = self._current(job, cfg) or self._open(job, cfg)
+            self._opened.move_to_end(job.path)
+            try:
+                yield opened.document
+            finally:
+                # A large file is read while it is drawn: what was drawn may be neither file.
+                if not opened.source.is_small and opened.source.has_changed():
+                    self._drop(job.path)
+                    raise _changed(job.path)
+
+    def _current(self, job: PageJob, cfg: RasterConfig) -> _Opened | None:
+        opened = self._opened.get(job.path)
+        if opened is None:
+            return None
+        is_same = (
+            stamp_of(job.path) == opened.source.stamp
+            and opened.password == cfg.password
+            and job.sha256 in ("", opened.sha256)
+        )
+        if is_same:
+            return opened
+        self._drop(job.path)
+        return None
+
+    def _open(self, job: PageJob, cfg: RasterConfig) -> _Opened:
+        source = open_input(job.path)
+        try:
+            sha256 = source.sha256()
+            if job.sha256 not in ("", sha256):
+                raise _changed(job.path)
+            opened = _Opened(source, sha256, open_document(source, cfg), cfg.password)
+        except BaseException:
+            source.close()
+            raise
+        self._opened[job.path] = opened
+        while len(self._opened) > _MAX_OPEN_DOCUMENTS:
+            self._drop(next(iter(self._opened)))
+        return opened
+
+    def _drop(self, path: str) -> None:
+        opened = self._opened.pop(path)
+        opened.document.close()
+        opened.source.close()
+
+
+# The one piece of state here: open files, which belong to a process.
+_open_documents = _OpenDocuments()
+
+
+def _open_pdf(source: InputFile) -> pymupdf.Document:
+    import pymupdf
+
+    # Kept and shown as the page's warnings instead.
+    pymupdf.TOOLS.mupdf_display_errors(False)
+    pymupdf.TOOLS.mupdf_display_warnings(False)
+    pymupdf.TOOLS.reset_mupdf_warnings()
+    try:
+        if source.is_small:
+            return pymupdf.open(stream=source.read(), filetype="pdf")
+        # By descriptor: the name may hold bytes that PyMuPDF cannot take, or point elsewhere now.
+        return pymupdf.open(f"/dev/fd/{source.file.fileno()}", filetype="pdf")
+    except Exception as error:  # PyMuPDF raises several kinds, all plain Exceptions
+        raise PageFault(
+            "unreadable",
+            f"{shown(source.path)} is damaged and cannot be repaired here ({_one_line(error)}). "
+            "Try `qpdf IN OUT`, or copy the file again.",
+        ) from error
+
+
+def _muttered(document: pymupdf.Document | None = None) -> list[str]:
+    """MuPDF's messages since the last call, each once; first whether the file was repaired."""
+    import pymupdf
+
+    lines = dict.fromkeys(pymupdf.TOOLS.mupdf_warnings(reset=True).splitlines())
+    notes = [f"MuPDF: {line[:200]}" for line in lines if line.strip()]
+    if len(notes) > _MAX_WARNINGS:
+        notes = [*notes[:_MAX_WARNINGS], f"MuPDF: {len(notes) - _MAX_WARNINGS} more messages"]
+    if document is not None and document.is_repaired:
+        notes.insert(0, "the PDF is damaged and was repaired on opening")
+    return notes
+
+
+def _pixels(pixmap: pymupdf.Pixmap) -> Uint8Array:
+    """uint8 [H, W, 3], a copy: the pixmap's memory goes with it."""
+    rows = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(pixmap.height, pixmap.stride)
+    return rows[:, : pixmap.width * 3].reshape(pixmap.height, pixmap.width, 3).copy()
+
+
+def _span_characters(
+    span: dict[str, Any], to_upright: pymupdf.Matrix, zoom: float
+) -> list[TextCharacter]:
+    import pymupdf
+
+    # Type 3 is the invisible text that OCR programs put under a scan.
+    is_visible = span["type"] != 3 and span["opacity"] > 0
+    characters = []
+    for code, _, _, box in span["chars"]:
+        x0, y0, x1, y1 = pymupdf.Rect(box) * to_upright * zoom
+        characters.append(TextCharacter(chr(code), (x0, y0, x1, y1), is_visible))
+    return characters
+
+
+@cache
+def _letters() -> FloatArray:
+    """Reference pictures of letters in the built-in fonts. See `letters.py`."""
+    return reference_pictures(_draw_letter, _LETTER_FONTS)
+
+
+def _draw_letter(font: str, letter: str) -> FloatArray:
+    import pymupdf
+
+    with pymupdf.open() as document:
+        page = document.new_page(width=96, height=96)
+        page.insert_text((24, 66), letter, fontname=font, fontsize=48)
+        pixmap = page.get_pixmap(colorspace=pymupdf.csGRAY, alpha=False)
+    grey = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(pixmap.height, pixmap.stride)
+    return 1 - grey[:, : pixmap.width].astype(np.float32) / np.float32(255)
+
+
+def _changed(path: str) -> PageFault:
+    return PageFault(
+        "changed", f"{shown(path)} was changed while the run was reading it. Run again."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
