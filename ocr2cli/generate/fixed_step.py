@@ -19,7 +19,8 @@ from ocr2cli.generate.greedy import Choice, first_argmax, pack, unpack
 from ocr2cli.generate.logits import NgramRule, ban_repeats
 from ocr2cli.generate.step import PAD_ID, Cache, Row, round_up
 
-CONTEXT_BUCKETS = (512, 1024, 1536, 2048, 3072, 4096, 6144)
+# Lengths that attention looks at; the cache's own length is the last. A graph each.
+CONTEXTS = (512, 1024, 1536, 2048, 3072, 4096, 6144)
 
 
 class FixedDecoder(Protocol):
@@ -66,7 +67,8 @@ class HistoryRing:
 class FixedStep:
     """Decode steps without drafts under one windowed n-gram rule (or none).
 
-    batch_buckets: batch sizes, ascending. use_graphs: capture and replay (CUDA only).
+    max_context: tokens a slot of the cache can hold. batch_buckets: batch sizes, ascending.
+    use_graphs: capture and replay (CUDA only).
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class FixedStep:
         rule: NgramRule | None,
         *,
         scratch_slot: int,
+        max_context: int,
         batch_buckets: Sequence[int],
         use_graphs: bool,
     ) -> None:
@@ -83,6 +86,7 @@ class FixedStep:
         self._cache = cache
         self._rule = rule
         self._scratch_slot = scratch_slot
+        self._contexts = (*(length for length in CONTEXTS if length < max_context), max_context)
         self._batch_buckets = tuple(batch_buckets)
         self._use_graphs = use_graphs
         window = rule.window if rule else 1
@@ -108,7 +112,7 @@ class FixedStep:
             self._bring_up_to_date(row)
         starts = [self._cache.reserve(row.slot, 1) for row in rows]
         batch = round_up(len(rows), self._batch_buckets)
-        context = round_up(max(starts) + 1, CONTEXT_BUCKETS)
+        context = round_up(max(starts) + 1, self._contexts)
         padding = [(PAD_ID, self._scratch_slot, 0, 1)] * (batch - len(rows))
         columns = [
             (row.ids[0], row.slot, start, len(row.written))

@@ -32,6 +32,7 @@ from ocr2cli.pages import PageError
 __all__ = ["Finished", "Generator", "Statistics", "Tuning"]
 
 DRAFT_MODES = ("off", "text-layer", "ngram", "auto")
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 MakeCache = Callable[[int, int], Cache]
 
 
@@ -114,6 +115,7 @@ class Generator:
         self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
         self._num_slots, self._kv_tokens = num_slots, kv_tokens
         self._context = min(decoder.config.max_positions, kv_tokens)
+        self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
             num_slots,
@@ -306,6 +308,7 @@ class Generator:
             self._cache,
             rule,
             scratch_slot=self._num_slots,
+            max_context=self._max_cached,
             batch_buckets=self._tuning.batch_buckets,
             use_graphs=self._cache.device.type == "cuda",
         )
@@ -332,7 +335,7 @@ class Generator:
     def _allocate(self, make_cache: MakeCache) -> Cache:
         try:
             # One slot more than sequences: padding decodes into it.
-            return make_cache(self._num_slots + 1, self._context + self._tuning.most_fed)
+            return make_cache(self._num_slots + 1, self._max_cached)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -360,4 +363,4 @@ def _is_out_of_memory(error: Exception) -> bool:
     """torch's own class on a device; on a CPU a RuntimeError that only its text tells apart."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return any(words in str(error) for words in OUT_OF_MEMORY_WORDS)

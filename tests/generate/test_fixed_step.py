@@ -129,14 +129,14 @@ def test_fixed_steps_write_the_same_as_others_and_mix_with_them(
     assert all(fixed[key][1] == tuple(plain[key][1].expected) for key in plain)
 
 
-def test_single_tokens_under_the_common_rule_take_the_fixed_path() -> None:
-    toy = ToyDecoder(eos_bias=-99)
+def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes() -> None:
+    toy = ToyDecoder(eos_bias=-99, max_positions=540)
     box = Generator(
         toy,
-        DecodeConfig(max_new_tokens=20),
+        DecodeConfig(max_new_tokens=530),
         eos_id=1,
         num_slots=2,
-        kv_tokens=900,
+        kv_tokens=2000,
         tuning=Tuning(fixed_steps=True, batch_buckets=(4,)),
         make_cache=toy.make_cache,
     )
@@ -144,7 +144,8 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path() -> None:
         box.add(key, toy.embed(torch.tensor([5 + key])), [5 + key])
     while box.has_work:
         box.step()
-    assert toy.fixed_calls == 19 and toy.shapes[-1] == (4, 1)
+    assert toy.shapes[-1] == (4, 1)
+    assert toy.contexts == [512] * 511 + [549] * 18
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ class ToyCache:
 @dataclass
 class ToyDecoder:
     """poison: a history whose last token is in it gets NaN logits. fails: called before each
-    forward with the number of rows; may raise to play out of memory. calls: forwards so far."""
+    forward with the number of rows; may raise to play out of memory. calls: forwards so far.
+    shapes: (B, K) of each. contexts: as `decode_fixed` was told."""
 
     vocab_size: int = 40
     order: int = 0
@@ -70,8 +71,8 @@ class ToyDecoder:
     poison: frozenset[int] = frozenset()
     fails: Callable[[int], None] = lambda rows: None
     calls: int = 0
-    fixed_calls: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
+    contexts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
@@ -116,7 +117,7 @@ class ToyDecoder:
     ) -> Tensor:
         """As decode, the slots' new places reserved by the caller."""
         self._forward(len(ids_B), 1)
-        self.fixed_calls += 1
+        self.contexts.append(context)
         rows = []
         for token, slot, start in zip(
             *(t.tolist() for t in (ids_B, slots_B, starts_B)), strict=True
