@@ -5,10 +5,12 @@ Knows the name map and torch; knows nothing about pages or devices' choice.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ocr2cli.errors import ModelError
 from ocr2cli.model.config import ModelConfig
@@ -113,9 +115,27 @@ def _build(
     unknown = parts - set(ALL_PARTS)
     if unknown or not parts:
         raise ValueError(f"parts are {ALL_PARTS}, not {sorted(parts)}")
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         if parts == {"vision"}:
             return VisionEncoder(config), "vision."
         if parts == {"decoder"}:
             return Decoder(config.decoder), "decoder."
         return OcrModel(config), ""
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out random initial values: the checkpoint has the real ones.
+
+    Not for the cost of drawing them: on the meta device `normal_` and `mul` are written in Python
+    and their first call imports torch's compiler and sympy, which doubles the time to start a
+    worker.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("normal_", "mul"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -24,10 +24,12 @@ DEFAULT_ALIGNMENT = 32
 MAX_HEADER_BYTES = 128 << 20
 MAX_KEYS = 4096
 MAX_TENSORS = 65_536
-MAX_ARRAY = 4 << 20
+MAX_ITEMS = 1 << 19  # of all arrays together
 MAX_NAME_BYTES = 1024
 MAX_TENSOR_NAME_BYTES = 256
 MAX_DIMENSIONS = 4
+
+_STEP_BYTES = 16 << 20
 
 # Tensor types by number; the ones that are not blocks hold one item of so many bytes.
 TENSOR_TYPES = {
@@ -89,16 +91,27 @@ class _Cursor:
 
     def __init__(self, file: WeightFile) -> None:
         self.file = file
-        self.data = file.read(0, min(file.size, MAX_HEADER_BYTES))
+        self.end = min(file.size, MAX_HEADER_BYTES)
+        self.data = b""
         self.position = 0
+        self.items_left = MAX_ITEMS
 
     @property
     def left(self) -> int:
-        return len(self.data) - self.position
+        return self.end - self.position
 
-    def take(self, count: int, what: str) -> bytes:
+    def need(self, count: int, what: str) -> None:
+        """Have `count` more bytes in `data`. Headers are a thousandth of their files: the file
+        is read in steps, not up to the limit."""
         if count > self.left:
             raise self.damaged(f"it ends within {what}")
+        if self.position + count > len(self.data):
+            more = max(self.position + count - len(self.data), _STEP_BYTES)
+            more = min(more, self.end - len(self.data))
+            self.data += self.file.read(len(self.data), more, what)
+
+    def take(self, count: int, what: str) -> bytes:
+        self.need(count, what)
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -138,13 +151,17 @@ class _Cursor:
         kind = self.number("I", what)
         if kind in _SCALARS:
             item = struct.calcsize("<" + _SCALARS[kind])
-            length = self.count("Q", what, limit=MAX_ARRAY, least_bytes=item)
+            length = self._length(what, item)
             return list(struct.unpack(f"<{length}{_SCALARS[kind]}", self.take(length * item, what)))
         if kind == _STRING:
-            length = self.count("Q", what, limit=MAX_ARRAY, least_bytes=8)
-            return [self.string(what) for _ in range(length)]
+            return [self.string(what) for _ in range(self._length(what, 8))]
         # Arrays of arrays are in the format and in no file of this model.
         raise self.damaged(f"{what} is an array of the type {kind}")
+
+    def _length(self, what: str, item_bytes: int) -> int:
+        length = self.count("Q", what, limit=self.items_left, least_bytes=item_bytes)
+        self.items_left -= length
+        return length
 
     def damaged(self, why: str) -> ModelError:
         return ModelError(f"{self.file.path} is damaged: {why}. Download it again.")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +56,15 @@ def test_weights_arrive_in_the_dtype_asked_for(v2_folder, dtype):
     assert {p.dtype for p in model.parameters()} == {dtype}
     wanted = tensors["lm_head.weight"].to(dtype)
     assert torch.equal(model.state_dict()["decoder.lm_head.weight"], wanted)
+
+
+def test_loading_does_not_import_torchs_compiler(v2_folder):
+    code = (
+        "import sys; from ocr2cli.weights.load import load_model; load_model(sys.argv[1]);"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(v2_folder)], check=True, cwd=root)
 
 
 def test_parts_give_the_part_and_read_only_its_tensors(v2_folder, monkeypatch):
