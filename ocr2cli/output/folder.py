@@ -125,7 +125,7 @@ class OutFolder:
             descriptor = self._folder(folder, is_made=True)
             try:
                 os.rename(staged.name, name, src_dir_fd=self._tmp, dst_dir_fd=descriptor)
-                os.fsync(descriptor)
+                _sync_folder(descriptor)
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
                     raise DocumentFault(
@@ -229,7 +229,7 @@ class OutFolder:
         if is_made:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, dir_fd=parent)
-                os.fsync(parent)
+                _sync_folder(parent)
         return os.open(part, _FOLDER_FLAGS, dir_fd=parent)
 
     def _sweep(self) -> None:
@@ -270,6 +270,15 @@ def output_error(path: Path, error: OSError) -> OutputError:
     number = error.errno or 0
     advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
     return OutputError(f"cannot write {printable(str(path))}: {advice}; finished pages are kept.")
+
+
+def _sync_folder(descriptor: int) -> None:
+    """Makes new names durable; some network file systems cannot, and say EINVAL."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _split(relative: str) -> tuple[str, str]:

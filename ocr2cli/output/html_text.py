@@ -10,10 +10,10 @@ import html
 import re
 from collections.abc import Callable, Iterator
 
-from ocr2cli.output.markdown import page_text
+from ocr2cli.output.markdown import OpenTags, page_text
 from ocr2cli.text.markup import safe_html
 
-_HEADING = re.compile(r" {0,3}(#{1,6})\s+(.*?)\s*#*$")
+_HEADING = re.compile(r" {0,3}(#{1,6})\s+(\S.*)$")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+\S")
 _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _ROW = re.compile(r"\s*\|.*\|\s*$")
@@ -33,20 +33,18 @@ def text_html(markdown: str) -> str:
 def _nested(text: str) -> str:
     """Tags in pairs, none crossing another: an open table would swallow the pages after it."""
     pieces, end = [], 0
-    open_tags: list[str] = []
+    open_tags = OpenTags()
     for tag in _TAG.finditer(text):
         slash, name = tag.group(1), tag.group(2).lower()
         pieces.append(text[end : tag.start()])
         end = tag.end()
-        if not slash:
+        if slash:
+            pieces.append(open_tags.close(name))
+        else:
             pieces.append(tag.group())
-            open_tags += [name] if name != "br" else []
-        elif name in open_tags:
-            while (last := open_tags.pop()) != name:
-                pieces.append(f"</{last}>")
-            pieces.append(f"</{name}>")
-    closing = "".join(f"</{name}>" for name in reversed(open_tags))
-    return "".join([*pieces, text[end:], closing])
+            if name != "br":
+                open_tags.open(name)
+    return "".join([*pieces, text[end:], open_tags.close_all()])
 
 
 def _elements(lines: list[str]) -> Iterator[str]:
@@ -89,7 +87,7 @@ def _goes_on(kind: str, lines: list[str], start: int, end: int) -> bool:
 def _heading(lines: list[str]) -> str:
     marks, text = _HEADING.findall(lines[0])[0]
     level = min(len(marks) + 2, 6)  # h1 and h2 are the document and the page
-    return f"<h{level}>{_inline(text)}</h{level}>"
+    return f"<h{level}>{_inline(text.rstrip().rstrip('#').rstrip())}</h{level}>"
 
 
 def _code(lines: list[str]) -> str:

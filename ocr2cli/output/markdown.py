@@ -7,6 +7,7 @@ a page marker, or swallow the pages after it. Knows nothing about how figures ar
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ocr2cli.output.assembly import Assembly
@@ -102,15 +103,37 @@ def _close(text: str) -> str:
     fence = _open_fence(text)
     if fence:
         text = text.rstrip("\n") + f"\n{fence}\n"
-    open_tags: list[str] = []
-    for slash, written in _OPEN_OR_CLOSE.findall(text):
-        name = written.lower()
-        if not slash and name not in _VOID_TAGS:
-            open_tags.append(name)
-        elif name in open_tags:
-            while open_tags.pop() != name:
-                pass
-    return text + "".join(f"</{name}>" for name in reversed(open_tags))
+    open_tags = OpenTags()
+    for slash, name in _OPEN_OR_CLOSE.findall(text):
+        if slash:
+            open_tags.close(name.lower())
+        elif name.lower() not in _VOID_TAGS:
+            open_tags.open(name.lower())
+    return text + open_tags.close_all()
+
+
+class OpenTags:
+    """Tags that are open at a place in a text; constant time a tag, for a page holds thousands."""
+
+    def __init__(self) -> None:
+        self._stack: list[str] = []
+        self._counts: Counter[str] = Counter()
+
+    def open(self, name: str) -> None:
+        self._stack.append(name)
+        self._counts[name] += 1
+
+    def close(self, name: str) -> str:
+        """The end tags that close `name` and what is open inside it; "" when it is not open."""
+        closing = ""
+        while self._counts[name] and not closing.endswith(f"</{name}>"):
+            last = self._stack.pop()
+            self._counts[last] -= 1
+            closing += f"</{last}>"
+        return closing
+
+    def close_all(self) -> str:
+        return "".join(f"</{name}>" for name in reversed(self._stack))
 
 
 def _open_fence(text: str) -> str:

@@ -15,11 +15,12 @@ _TAG = re.compile(
     r"|code|pre|span|div|br)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-_IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)")
-_LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)")
-_LINE_START = re.compile(r"^\s{0,3}(?:#{1,6}\s+|>\s?|[-*+]\s+(?=\S))", re.MULTILINE)
+_IMAGE = re.compile(r"!\[[^\[\]\n]*\]\([^()\n]*\)")
+_LINK = re.compile(r"\[([^\[\]\n]+)\]\([^()\n]*\)")
+_LINE_START = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]+|>[ \t]?|[-*+][ \t]+(?=\S))", re.MULTILINE)
 _RULE = re.compile(
-    r"^\s*(?:[-*_]\s*){3,}$|^\s*\|?\s*:?-{2,}[-:|\s]*$|^\s*(?:```|~~~).*$", re.MULTILINE
+    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*\|?[ \t]*:?-{2,}[-:| \t]*$|^[ \t]*(?:```|~~~).*$",
+    re.MULTILINE,
 )
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]<>#+\-.!|~&$])")

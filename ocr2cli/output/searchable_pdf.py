@@ -122,12 +122,13 @@ def _columns(text: str) -> int:
 def _wrap(lines: list[str], columns: int) -> list[str]:
     rows: list[str] = []
     for line in lines:
-        row = ""
+        row, taken = "", 0
         for word in _words(line):
-            if row and _columns(row + word.rstrip()) > columns:
+            if row and taken + _columns(word.rstrip()) > columns:
                 rows.append(row.rstrip())
-                row = ""
+                row, taken = "", 0
             row += word
+            taken += _columns(word)
         rows.append(row.rstrip())
     return [row for row in rows if row]
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -340,3 +341,31 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
 )  # fmt: skip
 def test_markdown_becomes_html(markdown: str, expected: str) -> None:
     assert text_html(markdown) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a" + " " * 100_000 + "b",
+        "-\n" * 40_000 + "x",
+        "|" * 60_000 + "x",
+        "- " * 50_000 + "x",
+        "*" * 60_000,
+        "a " * 60_000,
+        "\u6f22" * 60_000,
+        "<table>" * 8_000,
+        "<" * 100_000,
+        "![](" * 20_000,
+        "\\[" * 40_000,
+        "`" * 100_000,
+        "[" * 100_000,
+        "<b>" * 15_000 + "</i>" * 15_000,
+    ],
+    ids=lambda text: text[:4] + "...",
+)
+def test_no_page_text_takes_long_to_write(tmp_path: Path, text: str) -> None:
+    start = time.process_time()
+    raw = f"<|ref|>text<|/ref|><|det|>[[1, 1, 500, 999]]<|/det|>\n{text}"
+    boxes = parse(raw).boxes
+    write(tmp_path, page("d", 0, text, raw=raw, boxes=boxes), formats=("md", "pdf", "html"))
+    assert time.process_time() - start < 8
