@@ -60,7 +60,7 @@ class Scheduler:
         self.expected_new = expected_new
         self.prefill_tokens = prefill_tokens
         self.prefill_chunk = prefill_chunk
-        self.running: list[Sequence] = []  # by arrival
+        self.running: list[Sequence] = []  # by arrival: nobody overtakes
         self._waiting: list[tuple[int, Sequence]] = []  # heap by arrival
         self._free_slots = list(range(num_slots))  # heap: lowest first
 
@@ -125,7 +125,6 @@ class Scheduler:
             sequence.slot = heapq.heappop(self._free_slots)
             sequence.state = State.PREFILL
             self.running.append(sequence)
-            self.running.sort(key=_arrival)
 
     def _fits(self, sequence: Sequence, lookahead: int) -> bool:
         if not self.running:
@@ -153,7 +152,3 @@ class Scheduler:
                 left -= stop - start
                 start = stop
         return tuple(chunks)
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival

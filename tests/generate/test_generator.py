@@ -117,7 +117,7 @@ tunings = st.builds(
 
 
 @given(toys, configs, tunings, st.integers(1, 5), st.integers(30, 200), st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_every_way_of_running_writes_what_the_definition_writes(
     toy: ToyDecoder,
     config: DecodeConfig,

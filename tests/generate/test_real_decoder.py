@@ -101,7 +101,7 @@ def known_ends(decoder: Decoder, which: int) -> list[Any]:
     st.permutations(range(4)),
     st.integers(0, 5),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_ids_are_those_of_the_definition_however_it_runs(
     decoder: Decoder,
     which: int,
