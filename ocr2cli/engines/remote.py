@@ -182,7 +182,7 @@ def to_generation(
     return Generation(
         key=key,
         token_ids=(0,) * int(usage.get("completion_tokens") or 0),
-        text=str((choice.get("message") or {}).get("content") or "").strip(),
+        text=str((choice.get("message") or {}).get("content") or ""),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),

@@ -1,0 +1,86 @@
+"""What the server takes and refuses, without a socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from ocr2cli.pages import FinishReason, PageError, PageKey, PageResult, Status
+from ocr2cli.serve import protocol
+from ocr2cli.serve.protocol import BadRequest
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+
+
+def chat(content: object, **more: object) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": content}], **more}).encode()
+
+
+def parse(body: bytes) -> protocol.ChatRequest:
+    return protocol.parse_chat(body, allow_http=False, max_bytes=1000)
+
+
+def image(url: str = URL) -> dict[str, object]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def text(words: str) -> dict[str, object]:
+    return {"type": "text", "text": words}
+
+
+def test_the_page_stands_before_the_prompt_in_any_part_order() -> None:
+    for content in ([image(), text("Free OCR.")], [text("Free OCR."), image()]):
+        asked = parse(chat(content))
+        assert asked.prompt == "<image>\nFree OCR." and asked.image == PNG
+
+
+def test_without_words_the_markdown_prompt_is_used() -> None:
+    assert "Convert the document to markdown" in parse(chat([image()])).prompt
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"messages": []}', chat("words only"), chat([text("no page")]),
+     chat([image(), image()]), chat([image("https://example.org/a.png")]),
+     chat([image("file:///etc/passwd")]), chat([image("data:image/png,raw")]),
+     chat([image("data:image/png;base64,!!!")]), chat([{"type": "audio"}, image()]),
+     chat([image()], max_tokens=0), chat([image()], max_tokens="5"),
+     chat([image()], max_tokens=True),
+     chat([image(), text("<image> twice")]), chat([image(), text("x" * 5000)]),
+     b'{"messages":' + b"[" * 100_000],
+)  # fmt: skip
+def test_a_request_that_breaks_the_form_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse(body)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254", "[::1]"])
+def test_a_fetching_server_is_no_way_into_its_own_network(host: str) -> None:
+    with pytest.raises(BadRequest, match="public"):
+        protocol.fetch_image(f"http://{host}/a.png", allow_http=True, max_bytes=10)
+
+
+def test_a_loop_is_told_from_a_stop() -> None:
+    result = PageResult(PageKey("a", 0), Status.LOOP, raw="x x", finish_reason=FinishReason.LOOP)
+    answer = protocol.chat_answer(result, name="n", created=0, model="m")
+    choice = answer["choices"][0]
+    assert choice["finish_reason"] == "stop" and choice["ocr2_finish_reason"] == "loop"
+
+
+def test_the_streams_deltas_add_up_to_the_text() -> None:
+    result = PageResult(PageKey("a", 0), Status.OK, raw="one\ntwo\n\nthree",
+                        finish_reason=FinishReason.STOP)  # fmt: skip
+    chunks = protocol.chat_chunks(result, name="n", created=0, model="m")
+    deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+    assert "".join(deltas) == result.raw
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_failed_page_leaves_its_reason_in_the_markdown() -> None:
+    bad = PageResult(PageKey("a", 1), Status.FAILED, error=PageError("unreadable", "broken xref"))
+    good = PageResult(PageKey("a", 0), Status.OK, markdown="hello")
+    joined = protocol.as_markdown([good, bad])
+    assert "<!-- page: 1 -->\n\nhello" in joined and "page 2 failed: broken xref" in joined
