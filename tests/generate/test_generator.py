@@ -140,6 +140,8 @@ def test_every_way_of_running_writes_what_the_definition_writes(
             done |= {f.key: f for f in box.step()}
     done |= drain(box)
     assert ends([done[key] for key in range(len(inputs))]) == wanted
+    for f in done.values():
+        assert len(f.logprobs) == len(f.token_ids) + (f.finish_reason is FinishReason.STOP)
 
 
 def vars_of(config: DecodeConfig) -> dict[str, Any]:
@@ -335,6 +337,7 @@ def test_a_small_budget_preempts_and_the_text_stays_the_same() -> None:
         add(box, toy, key, prompt)
     done = drain(box)
     assert box.statistics.preemptions > 0
+    assert all(len(f.logprobs) == len(f.token_ids) for f in done.values())
     assert ends([done[key] for key in range(6)]) == expected(toy, inputs, config)
 
 
