@@ -5,8 +5,10 @@ Knows nothing about PDF, dpi choices or views.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Nothing else is opened, whatever Pillow could do: each format is code that parses hostile bytes.
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 HEIF_FORMATS = ("HEIF",)
 
 # The resolution of a file that does not tell it.
@@ -50,7 +52,8 @@ class ImageDocument:
         try:
             image = self._frame(page)
             own_dpi = _dpi(image)
-            image.load()
+            with _bombs_are_errors():
+                image.load()
             image = ImageOps.exif_transpose(image)
             image = _shrink(_to_rgb(image, notes), max_pixels, notes)
         except PageFault:
@@ -78,16 +81,22 @@ class ImageDocument:
         self._image.close()
 
     def _frame(self, page: int) -> Image.Image:
-        with warnings.catch_warnings():
-            _bombs_are_errors()
+        from PIL import Image
+
+        with _bombs_are_errors():
             self._image.seek(page)
+        # Pillow checks the first frame when it opens a file, and not every later one.
+        width, height = self._image.size
+        if width * height > (Image.MAX_IMAGE_PIXELS or 0):
+            raise Image.DecompressionBombError(f"{width}x{height}")
         return self._image
 
     def _count_frames(self) -> int:
         if self._image.format != "TIFF":
             return 1
         try:
-            return int(getattr(self._image, "n_frames", 1))
+            with _bombs_are_errors():
+                return int(getattr(self._image, "n_frames", 1))
         except Exception as error:  # as in render
             raise _unreadable(self._path, 0, error) from error
 
@@ -99,8 +108,7 @@ def _open(stream: IO[bytes], path: str, kind: Kind) -> Image.Image:
         _register_heif(path)
     stream.seek(0)
     try:
-        with warnings.catch_warnings():
-            _bombs_are_errors()
+        with _bombs_are_errors():
             return Image.open(stream, formats=HEIF_FORMATS if kind is Kind.HEIF else FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PageFault(
@@ -115,11 +123,15 @@ def _open(stream: IO[bytes], path: str, kind: Kind) -> Image.Image:
         raise _unreadable(path, 0, error) from error
 
 
-def _bombs_are_errors() -> None:
+@contextlib.contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    """Too many pixels raise; Pillow's other warnings, about odd metadata, are not for users."""
     from PIL import Image
 
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _register_heif(path: str) -> None:
@@ -169,13 +181,13 @@ def _deep_grey_to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (
         image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535
     ):
-        grey = (values.astype(np.float64) * 255 / 65535).round()
+        grey = values.astype(np.float64) * 255 / 65535
     else:
         finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
         low, high = float(finite.min()), float(finite.max())
         grey = (finite - low) * (255.0 / (high - low) if high > low else 0.0)
         notes.append(f"grey values {low:g} to {high:g} stretched to black and white")
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
 
 
 def _shrink(image: Image.Image, max_pixels: int, notes: list[str]) -> Image.Image:

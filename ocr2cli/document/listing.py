@@ -83,7 +83,10 @@ def inspect(path: str, cfg: RasterConfig) -> Listing:
 
 def serve() -> None:
     """The child: reads one JSON line a file from stdin, answers with one on stdout."""
+    from ocr2cli.document.raster import load_libraries
+
     _settle()
+    load_libraries()  # before the first file's time runs
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # nothing a library prints may look like an answer
     cfg = RasterConfig(**json.loads(sys.stdin.readline()))

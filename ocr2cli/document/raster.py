@@ -104,6 +104,15 @@ def page_estimate(job: PageJob, cfg: RasterConfig) -> tuple[int, int, int]:
         return width, height, len(document.text(job.key.page))
 
 
+def load_libraries() -> None:
+    """Import what opens documents, which takes a while."""
+    import PIL.Image
+    import pymupdf
+
+    PIL.Image.preinit()
+    pymupdf.TOOLS.reset_mupdf_warnings()
+
+
 def open_document(source: InputFile, cfg: RasterConfig) -> PageSource:
     """Open a file by its first bytes; it must stay open as long as the result is used.
 

@@ -133,6 +133,7 @@ def _walk(folder: str, hidden: str) -> Iterator[str]:
 def _glob(pattern: str, hidden: str) -> tuple[str, list[str]]:
     """Matches of a quoted glob, sorted; the pattern itself when nothing matches."""
     found = sorted(glob.glob(pattern, recursive=True), key=os.fsencode)
+    found = [match for match in found if not _is_below(match, hidden)]
     plain = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.abspath(os.path.dirname(plain))
     paths: list[str] = []
@@ -144,6 +145,10 @@ def _glob(pattern: str, hidden: str) -> tuple[str, list[str]]:
         elif "**" not in pattern or _has_document_ending(path):
             paths.append(path)
     return root, paths or [os.path.abspath(pattern)]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return bool(folder) and (os.path.realpath(path) + os.sep).startswith(folder + os.sep)
 
 
 def _has_document_ending(path: str) -> bool:

@@ -1,0 +1,232 @@
+"""Pages to pixels: image files of every odd kind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document.raster import page_estimate, render_page, text_layer
+from ocr2cli.document.source import find_jobs
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import PageImage, PageJob
+
+CFG = RasterConfig()
+EXIF_ORIENTATION = 0x0112
+
+
+def _jobs(path: Path) -> list[PageJob]:
+    return list(find_jobs([str(path)], "", CFG, is_isolated=False))
+
+
+def _render(path: Path, cfg: RasterConfig = CFG) -> PageImage:
+    (job,) = _jobs(path)
+    return render_page(job, cfg)
+
+
+def _gradient(width: int = 40, height: int = 20) -> Image.Image:
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
+    rgb[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    return Image.fromarray(rgb)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "lossless.webp"])
+def test_lossless_formats_give_their_pixels(tmp_path: Path, name: str) -> None:
+    image = _gradient()
+    image.save(tmp_path / name, **({"lossless": True} if "webp" in name else {}))
+    page = _render(tmp_path / name)
+    assert np.array_equal(page.rgb, np.asarray(image)) and page.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.gif"])
+def test_lossy_formats_give_nearly_their_pixels(tmp_path: Path, name: str) -> None:
+    _gradient().save(tmp_path / name)
+    difference = _render(tmp_path / name).rgb.astype(int) - np.asarray(_gradient())
+    assert np.abs(difference).mean() < 8
+
+
+def test_each_frame_of_a_tiff_gives_its_own_pixels(tmp_path: Path) -> None:
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    frames = [Image.new("RGB", (10 + n, 10), color) for n, color in enumerate(colors)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    jobs = _jobs(tmp_path / "a.tif")
+    for n in (2, 0, 1):  # workers may ask in any order
+        page = render_page(jobs[n], CFG)
+        assert page.rgb.shape == (10, 10 + n, 3) and tuple(page.rgb[0, 0]) == colors[n]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = np.asarray(_gradient())
+    # What a camera stores so that each orientation shows the same picture.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(_render(tmp_path / "a.png").rgb, upright)
+    assert page_estimate(_jobs(tmp_path / "a.png")[0], CFG) == (40, 20, 0)
+
+
+def test_black_text_on_a_transparent_ground_stays_readable(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    image.putpixel((5, 5), (0, 0, 0, 255))
+    image.putpixel((6, 5), (0, 0, 0, 128))
+    image.save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png")
+    assert tuple(page.rgb[0, 0]) == (255, 255, 255) and tuple(page.rgb[5, 5]) == (0, 0, 0)
+    assert 120 < page.rgb[5, 6, 0] < 135
+    assert page.warnings == ("transparent image shown on white",)
+
+
+def test_alpha_that_hides_nothing_changes_nothing(tmp_path: Path) -> None:
+    image = _gradient()
+    image.putalpha(255)
+    image.save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png")
+    assert np.array_equal(page.rgb, np.asarray(_gradient())) and page.warnings == ()
+
+
+def test_alpha_that_hides_everything_is_ignored(tmp_path: Path) -> None:
+    image = _gradient()
+    image.putalpha(0)
+    image.save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png")
+    assert np.array_equal(page.rgb, np.asarray(_gradient()))
+    assert "transparency ignored" in page.warnings[0]
+
+
+def test_transparency_of_palettes_and_grey_is_seen(tmp_path: Path) -> None:
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    palette.putpixel((1, 1), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    grey = Image.new("LA", (8, 8), (0, 0))
+    grey.putpixel((1, 1), (0, 255))
+    grey.save(tmp_path / "la.png")
+    palette.save(tmp_path / "g.gif", transparency=0)
+    for name, ink in (("p.png", (200, 0, 0)), ("la.png", (0, 0, 0)), ("g.gif", (200, 0, 0))):
+        page = _render(tmp_path / name)
+        assert tuple(page.rgb[0, 0]) == (255, 255, 255), name
+        assert tuple(page.rgb[1, 1]) == ink, name
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB"])
+def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    white = Image.new("RGB", (16, 16), "white")
+    ImageDraw.Draw(white).rectangle((4, 4, 11, 11), fill="black")
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(white, srgb, lab, outputMode="LAB")
+        assert image is not None
+    else:
+        image = white.convert(mode)
+    image.save(tmp_path / "a.tif")
+    page = _render(tmp_path / "a.tif")
+    assert page.rgb[0, 0].min() > 245 and page.rgb[8, 8].max() < 40
+
+
+def test_a_cmyk_jpeg_is_not_inverted(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 0, 0, 0)).save(tmp_path / "a.jpg")
+    assert _render(tmp_path / "a.jpg").rgb.min() > 245
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_grey_keeps_its_range(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(np.repeat(values, 4, axis=0)).save(tmp_path / name)
+    assert _render(tmp_path / name).rgb[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_float_and_32_bit_grey_are_stretched_and_say_so(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-1.0, 0.0, 3.0]], np.float32)).save(tmp_path / "f.tif")
+    Image.fromarray(np.array([[-100, 0, 300]], np.int32)).save(tmp_path / "i.tif")
+    for name in ("f.tif", "i.tif"):
+        page = _render(tmp_path / name)
+        assert page.rgb[0, :, 0].tolist() == [0, 64, 255]
+        assert "stretched" in page.warnings[0]
+
+
+def test_a_large_image_is_made_smaller_and_says_so(tmp_path: Path) -> None:
+    _gradient(400, 200).save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png", RasterConfig(max_pixels=20_000))
+    assert page.rgb.shape == (100, 200, 3)
+    assert page.warnings == ("400x200 pixels made smaller, to 200x100",)
+
+
+def test_a_picture_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "warned.png")
+    for job in _jobs(tmp_path):
+        assert job.error is not None and job.error.code == "too_large"
+        assert "89,478,485 pixels" in job.error.message
+
+
+def test_a_frame_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    small, bomb = Image.new("1", (10, 10)), Image.new("1", (10_000, 9_500))
+    small.save(tmp_path / "a.tif", save_all=True, append_images=[bomb], compression="group4")
+    first, second = _jobs(tmp_path / "a.tif")
+    render_page(first, CFG)
+    with pytest.raises(PageFault, match=r"page 2 of .*89,478,485 pixels") as caught:
+        render_page(second, CFG)
+    assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.bmp"])
+def test_a_truncated_image_is_one_error(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    path = tmp_path / name
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (job,) = _jobs(path)
+    if job.error is None:
+        with pytest.raises(PageFault, match="cannot be decoded") as caught:
+            render_page(job, CFG)
+        message = caught.value.message
+    else:
+        message = job.error.message
+    assert name in message and "\n" not in message
+
+
+def test_a_format_outside_the_list_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 5)).save(tmp_path / "a.ppm")
+    Image.new("RGB", (5, 5)).save(tmp_path / "b.ico")
+    for name in ("a.ppm", "b.ico"):
+        (job,) = _jobs(tmp_path / name)
+        assert job.error is not None and job.error.code == "unsupported"
+
+
+def test_the_resolution_of_the_file_is_kept(tmp_path: Path) -> None:
+    _gradient().save(tmp_path / "a.jpg", dpi=(300, 300))
+    _gradient().save(tmp_path / "b.jpg")
+    assert _render(tmp_path / "a.jpg").dpi == 300 and _render(tmp_path / "b.jpg").dpi == 72
+
+
+def test_an_image_has_no_text_layer(tmp_path: Path) -> None:
+    _gradient().save(tmp_path / "a.png")
+    assert text_layer(_jobs(tmp_path / "a.png")[0], CFG) == ""
+
+
+def test_heic_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 100)
+    (job,) = _jobs(tmp_path / "a.heic")
+    assert job.error is not None and job.error.code == "unsupported"
+    assert "pip install 'ocr2cli[heic]'" in job.error.message

@@ -1,0 +1,102 @@
+"""Counting pages in a process that may hang or die."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document import listing
+from ocr2cli.document.listing import inspect, list_documents
+
+MakePdf = Callable[..., Path]
+
+
+def test_the_child_finds_the_same_as_this_process(tmp_path: Path, make_pdf: MakePdf) -> None:
+    good = make_pdf("good.pdf", pages=4)
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 nonsense")
+    paths = [str(good), str(tmp_path / "bad.pdf"), str(tmp_path / "gone.pdf"), str(good)]
+    isolated = list(list_documents(paths, RasterConfig()))
+    assert isolated == [inspect(path, RasterConfig()) for path in paths]
+    assert isolated[0].num_pages == 4
+    assert isolated[0].sha256 == hashlib.sha256(good.read_bytes()).hexdigest()
+
+
+def test_more_files_than_are_named_ahead_keep_their_order(make_pdf: MakePdf) -> None:
+    paths = [str(make_pdf(f"{n}.pdf", pages=n % 3 + 1)) for n in range(11)]
+    found = [entry.num_pages for entry in list_documents(paths, RasterConfig())]
+    assert found == [n % 3 + 1 for n in range(11)]
+
+
+@pytest.fixture
+def hostile_opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the child, opening a file whose name says so hangs in C, or ends the process."""
+    folder = tmp_path / "child"
+    folder.mkdir()
+    (folder / "hostile_opener.py").write_text(
+        textwrap.dedent("""
+        import ctypes, os
+        from ocr2cli.document import listing
+
+        listing.BASE_DEADLINE_S = 3
+        real = listing.inspect
+
+        def inspect(path, cfg):
+            if "hang" in path:
+                ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock, like MuPDF
+            if "die" in path:
+                os._exit(3)
+            return real(path, cfg)
+
+        listing.inspect = inspect
+        """)
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    monkeypatch.setattr(listing, "_BOOT", f"import hostile_opener; {listing._BOOT}")
+
+
+@pytest.mark.usefixtures("hostile_opener")
+def test_a_file_that_hangs_or_kills_its_opener_is_one_error(make_pdf: MakePdf) -> None:
+    names = ["1.pdf", "hang.pdf", "2.pdf", "die.pdf", "die_too.pdf", "3.pdf"]
+    paths = [str(make_pdf(name, pages=2)) for name in names]
+    start = time.perf_counter()
+    found = list(list_documents(paths, RasterConfig()))
+    assert time.perf_counter() - start < 200
+    codes = [entry.error.code if entry.error else entry.num_pages for entry in found]
+    assert codes == [2, "timeout", 2, "worker_died", "worker_died", 2]
+    assert found[1].error is not None and "hang.pdf took too long" in found[1].error.message
+    assert found[3].error is not None and "status 3" in found[3].error.message
+
+
+def test_the_child_is_gone_when_the_listing_is_dropped(make_pdf: MakePdf) -> None:
+    entries = list_documents([str(make_pdf("a.pdf"))] * 3, RasterConfig())
+    next(entries)
+    child = _children()
+    entries.close()  # type: ignore[attr-defined]
+    assert child and not set(child) & set(_children())
+
+
+def _children() -> list[int]:
+    task = f"/proc/{os.getpid()}/task/{os.getpid()}/children"
+    return [int(pid) for pid in Path(task).read_text().split()]
+
+
+def test_a_password_reaches_the_child_but_not_its_command_line(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    import pymupdf
+
+    path = make_pdf("a.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="s3cret-word")
+    entries = list_documents([str(path), str(path)], RasterConfig(password="s3cret-word"))
+    assert next(entries).num_pages == 1
+    for pid in _children():
+        assert b"s3cret-word" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"s3cret-word" not in Path(f"/proc/{pid}/environ").read_bytes()
+    entries.close()  # type: ignore[attr-defined]

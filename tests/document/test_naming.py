@@ -1,0 +1,56 @@
+"""Names of documents: below the common root, unique, never outside OUT."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ocr2cli.document.naming import common_root, document_ids
+
+
+@pytest.mark.parametrize(
+    ("paths", "root", "ids"),
+    [
+        (["/in/report.pdf"], "/in", ["report"]),
+        (["/in/a/report.pdf", "/in/b/x.png"], "/in", ["a/report", "b/x"]),
+        (["/in/report.pdf", "/in/report.png"], "/in", ["report.pdf", "report.png"]),
+        (["/in/a.pdf", "/in/a.png", "/in/b.pdf"], "/in", ["a.pdf", "a.png", "b"]),
+        (
+            ["/in/a.pdf", "/in/a.png", "/in/a.pdf.pdf"],
+            "/in",
+            ["a.pdf", "a.png", "a.pdf.pdf"],
+        ),
+        (["/in/-x.pdf"], "/in", ["-x"]),
+        (["/in/v1.2.pdf", "/in/.pdf"], "/in", ["v1.2", ".pdf"]),
+        (["/in/a b\nc.pdf"], "/in", ["a b\nc"]),
+        (["/in/\udcff.pdf"], "/in", ["\udcff"]),
+        (["/other/a.pdf"], "/in/deep", ["other/a"]),
+    ],
+)
+def test_names_of_documents(paths: list[str], root: str, ids: list[str]) -> None:
+    assert document_ids(paths, root) == ids
+
+
+@pytest.mark.parametrize(
+    ("folders", "root"),
+    [(["/a/b", "/a/c"], "/a"), (["/a/b"], "/a/b"), (["/a", "/ab"], "/"), ([], "/")],
+)
+def test_the_common_root(folders: list[str], root: str) -> None:
+    assert common_root(folders) == root
+
+
+PARTS = st.sampled_from(["a", "b", "a.pdf", "a.png", "a.pdf.pdf", "..pdf", "...", "-", " .tif"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sets(st.lists(PARTS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=12))
+def test_names_are_unique_and_stay_below_the_output(names: set[str]) -> None:
+    paths = [f"/root/{name}" for name in sorted(names)]
+    ids = document_ids(paths, "/root")
+    assert len(set(ids)) == len(ids)
+    for name in ids:
+        assert not {"", ".", ".."} & set(name.split("/"))
+        assert os.path.normpath(f"/out/{name}").startswith("/out/")

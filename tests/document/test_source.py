@@ -1,0 +1,269 @@
+"""From inputs as people give them to PageJobs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document import listing
+from ocr2cli.document.listing import Listing
+from ocr2cli.document.source import find_jobs, find_sources
+from ocr2cli.errors import UsageError
+from ocr2cli.pages import PageJob
+
+MakePdf = Callable[..., Path]
+
+
+def _jobs(*inputs: Path | str, pages: str = "", out: Path | None = None) -> list[PageJob]:
+    given = [str(item) for item in inputs]
+    return list(find_jobs(given, pages, out=out, is_isolated=False))
+
+
+def _ids(sources: Sequence[object]) -> list[str]:
+    return [source.id for source in sources]  # type: ignore[attr-defined]
+
+
+def _image(path: Path, **save: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10), "white").save(path, **save)
+    return path
+
+
+def test_every_page_becomes_a_job_with_digest_dpi_and_count(make_pdf: MakePdf) -> None:
+    path = make_pdf("report.pdf", pages=3)
+    jobs = list(find_jobs([str(path)], "", RasterConfig(dpi=200), is_isolated=False))
+    assert [(job.key.document, job.key.page) for job in jobs] == [("report", n) for n in range(3)]
+    assert {job.sha256 for job in jobs} == {hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert {(job.num_pages, job.dpi, job.path) for job in jobs} == {(3, 200, str(path))}
+
+
+def test_page_ranges_pick_pages_and_count_only_those(make_pdf: MakePdf) -> None:
+    jobs = _jobs(make_pdf("report.pdf", pages=9), pages="2-3,8-")
+    assert [job.key.page for job in jobs] == [1, 2, 7, 8]
+    assert {job.num_pages for job in jobs} == {4}
+
+
+def test_a_range_that_selects_nothing_is_one_error_that_tells_the_page_count(
+    make_pdf: MakePdf,
+) -> None:
+    (job,) = _jobs(make_pdf("report.pdf", pages=3), pages="5")
+    assert job.error is not None and job.error.code == "empty"
+    assert "has 3 pages" in job.error.message and "--pages" in job.error.message
+
+
+def test_a_bad_range_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(UsageError):
+        find_jobs(["/nonexistent"], "x")
+
+
+def test_every_kind_of_file_is_found_in_a_folder(tmp_path: Path, make_pdf: MakePdf) -> None:
+    for ending in ("png", "jpg", "tif", "webp", "bmp", "gif"):
+        _image(tmp_path / f"a_{ending}.{ending.upper()}")
+    make_pdf("sub/deep/b.PDF", pages=2)
+    (tmp_path / "notes.txt").write_text("no document")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    _image(tmp_path / ".git/c.png")
+    jobs = _jobs(tmp_path)
+    assert all(job.error is None for job in jobs)
+    names = [str(job.key) for job in jobs]
+    endings = ("bmp", "gif", "jpg", "png", "tif", "webp")
+    assert names == [f"a_{e} page 1" for e in endings] + [
+        "sub/deep/b page 1",
+        "sub/deep/b page 2",
+    ]
+
+
+def test_every_frame_of_a_tiff_is_a_page_and_one_of_a_gif(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
+    for name in ("a.tif", "b.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    jobs = _jobs(tmp_path / "a.tif", tmp_path / "b.gif")
+    assert [str(job.key) for job in jobs] == ["a page 1", "a page 2", "a page 3", "b page 1"]
+
+
+def test_a_name_used_twice_keeps_its_ending(tmp_path: Path, make_pdf: MakePdf) -> None:
+    make_pdf("report.pdf")
+    _image(tmp_path / "report.png")
+    _image(tmp_path / "other.png")
+    assert _ids(find_sources([str(tmp_path)])) == ["other", "report.pdf", "report.png"]
+
+
+def test_files_of_two_folders_are_named_from_their_common_root(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    inputs = [str(make_pdf("x/a.pdf")), str(make_pdf("y/a.pdf"))]
+    assert _ids(find_sources(inputs)) == ["x/a", "y/a"]
+    assert _ids(find_sources([str(tmp_path / "x"), str(tmp_path / "y/a.pdf")])) == ["x/a", "y/a"]
+    assert _ids(find_sources([str(tmp_path / "x")])) == ["a"]
+
+
+def test_a_file_given_in_three_ways_is_listed_once(
+    tmp_path: Path, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pdf("sub/a.pdf")
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    monkeypatch.chdir(tmp_path)
+    sources = find_sources(["sub/a.pdf", "./sub/../sub/a.pdf", "link/a.pdf", "sub", "sub/*.pdf"])
+    assert len(sources) == 1 and sources[0].path == str(tmp_path / "sub/a.pdf")
+
+
+def test_a_link_and_its_target_are_two_documents(tmp_path: Path, make_pdf: MakePdf) -> None:
+    (tmp_path / "b.pdf").symlink_to(make_pdf("a.pdf"))
+    assert _ids(find_sources([str(tmp_path)])) == ["a", "b"]
+
+
+def test_a_folder_that_links_to_itself_ends(tmp_path: Path, make_pdf: MakePdf) -> None:
+    make_pdf("a.pdf")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert _ids(find_sources([str(tmp_path)])) == ["a"]
+
+
+def test_a_quoted_glob_is_expanded_in_order(tmp_path: Path, make_pdf: MakePdf) -> None:
+    for name in ("b/2.pdf", "b/1.pdf", "a/3.pdf", "a/deep/4.pdf"):
+        make_pdf(name)
+    _image(tmp_path / "a/5.png")
+    assert _ids(find_sources([str(tmp_path / "*/*.pdf")])) == ["a/3", "b/1", "b/2"]
+    everything = ["a/3", "a/5", "a/deep/4", "b/1", "b/2"]
+    assert _ids(find_sources([str(tmp_path / "**")])) == everything
+    assert _ids(find_sources([str(tmp_path / "*")])) == everything
+
+
+def test_a_name_with_glob_signs_is_taken_as_it_is(tmp_path: Path, make_pdf: MakePdf) -> None:
+    path = make_pdf("[1]*.pdf")
+    make_pdf("1.pdf")
+    assert _ids(find_sources([str(path)])) == ["[1]*"]
+
+
+def test_a_glob_that_matches_nothing_is_one_error(tmp_path: Path) -> None:
+    (job,) = _jobs(tmp_path / "*.pdf")
+    assert job.error is not None and job.error.code == "unreadable"
+    assert "*.pdf is not there" in job.error.message
+
+
+def test_the_output_folder_is_not_read_as_input(tmp_path: Path, make_pdf: MakePdf) -> None:
+    make_pdf("a.pdf")
+    _image(tmp_path / "out/a.images/0001-1.png")
+    assert _ids(find_sources([str(tmp_path)], out=tmp_path / "out")) == ["a"]
+    assert _ids(find_sources([str(tmp_path / "**")], out=tmp_path / "out")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"-x.pdf",
+        b"a b.pdf",
+        b"line\nbreak.pdf",
+        b"\x1b[31mred.pdf",
+        b"latin1-\xe4\xff.pdf",
+        b"n" * 251 + b".pdf",
+        "\u202egnp.pdf".encode(),
+    ],
+)
+def test_hostile_names_are_read_and_shown_on_one_line(
+    name: bytes, tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    os.rename(make_pdf("plain.pdf"), path)
+    (job,) = find_jobs([path])
+    assert job.error is None and job.path == path
+    with open(path, "wb") as file:
+        file.write(b"no pdf any more")
+    (job,) = _jobs(path)
+    assert job.error is not None
+    assert job.error.message.isprintable()
+
+
+def test_non_files_are_errors_within_a_second(tmp_path: Path) -> None:
+    (tmp_path / "folder.pdf").mkdir()
+    os.mkfifo(tmp_path / "pipe.pdf")
+    (tmp_path / "dangling.pdf").symlink_to(tmp_path / "nothing")
+    (tmp_path / "device.pdf").symlink_to("/dev/zero")
+    (tmp_path / "loop.pdf").symlink_to(tmp_path / "loop.pdf")
+    with open(tmp_path / "sparse.pdf", "wb") as file:
+        file.write(b"%PDF-1.7\n")
+        file.truncate(6 << 30)
+    start = time.perf_counter()
+    jobs = {job.key.document: job for job in _jobs(tmp_path)}
+    assert time.perf_counter() - start < 3
+    reasons = {
+        "device": "is a device",
+        "dangling": "is a link to a file that is not there",
+        "folder": "is a folder",
+        "loop": "cannot be opened",
+        "pipe": "is a pipe",
+        "sparse": "is a sparse file",
+    }
+    assert set(jobs) == set(reasons)
+    for name, reason in reasons.items():
+        error = jobs[name].error
+        assert error is not None and reason in error.message, error
+        assert f"{name}.pdf" in error.message and jobs[name].num_pages == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "reason"),
+    [
+        (b"", "empty", "is empty"),
+        (b"<!DOCTYPE html><html><body>%</body></html>", "unsupported", "web page"),
+        (b"PK\x03\x04\x14\x00", "unsupported", "ZIP"),
+        (b"just text", "unsupported", "plain text"),
+        (b"\0" * 5000, "unsupported", "zeros"),
+        (b"%PDF-1.7\nnonsense", "unreadable", "damaged"),
+        (b"\x89PNG\r\n\x1a\nnonsense", "unreadable", "cannot be decoded"),
+    ],
+)
+def test_what_is_no_document_gives_one_clear_line(
+    tmp_path: Path, content: bytes, code: str, reason: str
+) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(content)
+    (job,) = _jobs(path)
+    assert job.error is not None and job.error.code == code
+    assert reason in job.error.message and "report.pdf" in job.error.message
+    assert (job.key.page, job.num_pages) == (0, 1)
+
+
+def test_the_kind_is_told_by_the_content_not_by_the_name(tmp_path: Path, make_pdf: MakePdf) -> None:
+    os.rename(make_pdf("a.pdf", pages=2), tmp_path / "a.png")
+    _image(tmp_path / "b.png")
+    os.rename(tmp_path / "b.png", tmp_path / "b.pdf")
+    assert [str(job.key) for job in _jobs(tmp_path)] == ["a page 1", "a page 2", "b page 1"]
+
+
+def test_an_unreadable_file_says_so(tmp_path: Path, make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf")
+    path.chmod(0)
+    (job,) = _jobs(path)
+    # root may read everything
+    assert job.error is None if os.geteuid() == 0 else "may not be read" in str(job.error)
+
+
+def test_jobs_are_made_as_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        _image(tmp_path / f"{n}.png")
+    opened: list[str] = []
+
+    def inspect(path: str, cfg: RasterConfig) -> Listing:
+        opened.append(os.path.basename(path))
+        return Listing("digest", 10**9)
+
+    monkeypatch.setattr(listing, "inspect", inspect)
+    tracemalloc.start()
+    jobs = find_jobs([str(tmp_path)], is_isolated=False)
+    assert opened == []
+    num_jobs = sum(1 for _ in itertools.islice(jobs, 20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_jobs == 20_000 and opened == ["0.png"]
+    assert peak < 1_000_000, "pages must not pile up in memory"
