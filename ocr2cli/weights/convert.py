@@ -8,7 +8,6 @@ Knows which dtype each tensor gets; knows nothing about containers' bytes.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,17 +18,21 @@ import torch
 
 from ocr2cli.errors import ModelError, UsageError
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig
+from ocr2cli.text.prompt import PROMPTS
+from ocr2cli.text.tokenizer import Tokenizer
 from ocr2cli.weights.checkpoint import (
     Checkpoint,
     has_tokenizer,
     open_checkpoint,
     read_tokenizer_json,
 )
+from ocr2cli.weights.convert_report import ConvertReport, ErrorRow
+from ocr2cli.weights.gguf_config import gguf_tokenizer_json
 from ocr2cli.weights.hub import ModelFiles, resolve_model
 from ocr2cli.weights.load import read_param
 from ocr2cli.weights.names import Naming, Param, Piece, model_params
 from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
-from ocr2cli.weights.read_gguf import Value
+from ocr2cli.weights.read_gguf import GgufHeader, Value
 from ocr2cli.weights.tensors import TORCH_DTYPES
 from ocr2cli.weights.write_config import (
     native_config,
@@ -47,59 +50,14 @@ COMPANIONS = (
     "preprocessor_config.json", "generation_config.json",
 )
 CHUNK_ITEMS = 8 << 20
+# Texts that tell splitting rules apart.
+_PROBES = (
+    "In 1984, 12345.67 people's  co-op\n\n x",
+    "<td>\u00a35</td>\t\u4e2d\u6587\u304b\u306a",
+    "#a $B",
+)
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class ErrorRow:
-    """Rounding of the tensors of one kind. max_abs: largest difference. The rest: sums."""
-
-    kind: str
-    dtype: str
-    num_tensors: int = 0
-    numel: int = 0
-    max_abs: float = 0.0
-    squared_error: float = 0.0
-    squared_value: float = 0.0
-
-    @property
-    def relative_rms(self) -> float:
-        """Root of squared error over squared value; 0 when nothing changed."""
-        if not self.squared_error:
-            return 0.0
-        return math.sqrt(self.squared_error / max(self.squared_value, 1e-300))
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertReport:
-    """What was written. rows: one for each kind of tensor and dtype."""
-
-    paths: tuple[Path, ...]
-    num_bytes: int
-    rows: tuple[ErrorRow, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def is_exact(self) -> bool:
-        """True when every value stands in the new files as it stood in the old."""
-        return all(not row.squared_error and not row.max_abs for row in self.rows)
-
-    def to_text(self, *, with_errors: bool = True) -> str:
-        """A few lines for people, the error table under them."""
-        lines = [f"wrote {path}" for path in self.paths]
-        exact = "every value unchanged" if self.is_exact else "values rounded"
-        lines.append(f"{self.num_bytes:,} bytes, {exact}")
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        if with_errors:
-            lines += ["", f"{'tensors':<24} {'as':<5} {'count':>6} {'max abs error':>14} "
-                      f"{'relative rms':>13}"]
-            lines += [
-                f"{row.kind:<24} {row.dtype:<5} {row.num_tensors:>6} {row.max_abs:>14.3e} "
-                f"{row.relative_rms:>13.3e}"
-                for row in self.rows
-            ]
-        return "\n".join(lines)
 
 
 def convert(
@@ -178,7 +136,9 @@ class _Conversion:
         text = text_metadata(self.config, name, quant)
         if tokenizer:
             where = str(self.checkpoint.files.path)
-            text |= vocabulary_metadata(tokenizer, self.config, where)
+            vocabulary = vocabulary_metadata(tokenizer, self.config, where)
+            warnings += _splitting_differs(tokenizer, vocabulary)
+            text |= vocabulary
         mmproj = dst.with_name(f"mmproj-{dst.name}")
         dst.parent.mkdir(parents=True, exist_ok=True)
         halves = [
@@ -306,6 +266,20 @@ def _kind(param: Param) -> str:
         return "decoder attention" if ".attn." in name else "decoder other"
     section = name.split(".")[1]
     return f"vision {section}" if section in ("sam", "query_encoder", "clip") else "vision other"
+
+
+def _splitting_differs(tokenizer: str, vocabulary: Mapping[str, Value]) -> tuple[str, ...]:
+    """GGUF names the rule that splits text and cannot hold another: say so when it matters."""
+    before = Tokenizer.from_json(tokenizer)
+    after = Tokenizer.from_json(gguf_tokenizer_json(GgufHeader(vocabulary, {}), "the new file"))
+    texts = (*PROMPTS.values(), *_PROBES)
+    wrong = [text for text in texts if before.encode(text) != after.encode(text)]
+    if not wrong:
+        return ()
+    return (
+        f"the new file's vocabulary splits some texts in another way, such as {wrong[0]!r}: "
+        "tokenizer.json does not follow DeepSeek's rule",
+    )
 
 
 def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:

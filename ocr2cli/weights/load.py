@@ -20,7 +20,8 @@ from ocr2cli.model.vision import VisionEncoder
 from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint
 from ocr2cli.weights.hub import ModelFiles
 from ocr2cli.weights.names import Param, model_params
-from ocr2cli.weights.tensors import is_finite, read_into
+from ocr2cli.weights.tensors import is_finite, read_into, read_tensor
+from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 
 ALL_PARTS = ("vision", "decoder")
 
@@ -101,11 +102,19 @@ def read_param(
         box = out[piece.index] if piece.index else out
         read_into(file, stored, box)
         if check_finite and not is_finite(box):
-            raise ModelError(
-                f"{file.path}: {piece.name} holds NaN or infinity. Download the file again; if "
-                "it stays so, the checkpoint is broken."
-            )
+            raise _not_finite(file, stored, dtype)
     return out
+
+
+def _not_finite(file: WeightFile, stored: StoredTensor, dtype: torch.dtype) -> ModelError:
+    if dtype is torch.float16 and is_finite(read_tensor(file, stored)):
+        return ModelError(
+            f"{file.path}: {stored.name} holds values too large for float16. Use --dtype bf16."
+        )
+    return ModelError(
+        f"{file.path}: {stored.name} holds NaN or infinity. Download the file again; if it stays "
+        "so, the checkpoint is broken."
+    )
 
 
 def _build(

@@ -11,7 +11,8 @@ roundtrip  safetensors -> GGUF pair -> safetensors, every byte compared, peak me
 
 Needs 34 GB of disk in DIR and 10 GB of memory. The decoder's weights stay bf16 in memory, but each
 module computes in float32 (a hook widens its own weights for the call), so that the two programs
-can be compared far below bf16's rounding. The figures of the last run stand in README.md beside this file.
+can be compared far below bf16's rounding. The figures of the last run stand in README.md beside
+this file.
 """
 
 from __future__ import annotations
@@ -88,11 +89,13 @@ def stage_write(folder: Path) -> None:
 def random_values(base: torch.Tensor, entry: Entry) -> torch.Tensor:
     """A stretch of normal numbers that begins anywhere: as good as new ones, at memory speed."""
     numel = entry.num_bytes // 2
-    start = int(torch.randint(len(base), ()))
-    values = base.roll(-start) if numel >= len(base) else torch.cat((base[start:], base[:start]))
-    values = values.repeat(-(-numel // len(base)))[:numel]
+    if numel < len(base):
+        start = int(torch.randint(len(base) - numel, ()))
+        values = base[start : start + numel]
+    else:
+        values = base.roll(int(torch.randint(len(base), ()))).repeat(-(-numel // len(base)))[:numel]
     is_norm = "norm" in entry.name and entry.name.endswith("weight")
-    return values + 1 if is_norm else values.clone()
+    return values + 1 if is_norm else values
 
 
 def stage_ours(folder: Path) -> None:

@@ -191,6 +191,19 @@ def test_a_vocabulary_survives_the_way_through_gguf(tmp_path, with_vocabulary):
     assert fields["tokenizer.ggml.merges"] == [" ".join(pair) for pair in MERGES]
 
 
+def test_a_vocabulary_that_splits_text_otherwise_is_warned_of(tmp_path, with_vocabulary):
+    path = with_vocabulary / "tokenizer.json"
+    vocabulary = json.loads(path.read_text())
+    # One rule fewer: words are no longer kept apart, so merges reach across.
+    del vocabulary["pre_tokenizer"]["pretokenizers"][2]
+    vocabulary["model"]["merges"].append(["s", "\u0120"])
+    vocabulary["model"]["vocab"]["s\u0120"] = 264
+    vocabulary["added_tokens"] = vocabulary["added_tokens"][:3]
+    path.write_text(json.dumps(vocabulary))
+    report = convert(with_vocabulary, tmp_path / "v.gguf")
+    assert "splits some texts in another way" in "".join(report.warnings)
+
+
 def test_the_image_token_is_found_by_name(tmp_path, with_vocabulary):
     convert(with_vocabulary, tmp_path / "v.gguf")
     with WeightFile(tmp_path / "v.gguf") as file:

@@ -146,6 +146,8 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(v2_folder, value, name):
 def test_large_finite_weights_are_not_taken_for_infinite(v2_folder):
     rewrite(v2_folder, lambda t: t["lm_head.weight"].fill_(3e38))
     load_model(v2_folder)
+    with pytest.raises(ModelError, match=r"lm_head\.weight holds values too large for float16"):
+        load_model(v2_folder, dtype=torch.float16)
 
 
 def test_pickled_weights_are_refused_and_never_opened(tmp_path):
