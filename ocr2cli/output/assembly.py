@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
-from ocr2cli.output.names import document_digest, document_stem
+from ocr2cli.output.names import document_digest, document_stem, printable
 from ocr2cli.output.parts import PartDamaged, read_part
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 
@@ -121,22 +121,23 @@ class Assembly:
         self.files[relative] = self._staged[-1]
 
     def publish(self) -> None:
-        """Writes the record of what the files are to be, then renames all of them into place.
+        """Renames all files into place, then writes the record of what they are.
 
-        In this order a kill between two renames is seen by the next run, which writes them anew.
+        In this order a kill in between is seen by the next run, which still has the old record:
+        it writes the files anew and removes the figures that are no longer there.
         """
         for relative in self.files:
             if self._folder.is_same_file(relative, self.job.path):
                 raise DocumentFault(
-                    f"{relative} would replace the input itself. Choose another folder with `-o`."
+                    f"{printable(relative)} would replace the input itself. "
+                    "Choose another folder with `-o`."
                 )
-        old = self._record()
+        for relative, staged in self.files.items():
+            self._folder.publish(staged, relative)
+        self._remove_old_figures(self._record())
         files = {relative: staged.sha256 for relative, staged in sorted(self.files.items())}
         record = {"document": self.id, "key": self.key, "files": files}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
-        for relative in files:
-            self._folder.publish(self.files[relative], relative)
-        self._remove_old_figures(old)
 
     def drop(self) -> None:
         """Removes whatever was staged and not published."""

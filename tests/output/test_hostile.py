@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -264,18 +266,30 @@ def test_a_kill_at_any_write_leaves_no_half_file_and_a_rerun_completes(
 ) -> None:
     run(tmp_path / "whole")
     whole = canonical_tree(tmp_path / "whole")
-    for nth in range(1, num_calls(tmp_path, name) + 1):
+    unlink = OutFolder._unlink
+    for nth in count(1):
         out = tmp_path / f"out{nth}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", lambda _: None)
-            fail_at(patch, name, nth, Killed())
-            patch.setattr(OutFolder, "_unlink", lambda *_: None)  # a killed run cleans nothing up
-            with pytest.raises(Killed):
+            # An older state of the document, with a figure that the new one has not.
+            write(out, figure_page("dir/d", 0), page("dir/d", 1))
+            calls = fail_at(patch, name, nth, Killed())
+            # A killed run cleans nothing up.
+            patch.setattr(
+                OutFolder,
+                "_unlink",
+                lambda *names, calls=calls, nth=nth: calls[0] < nth and unlink(*names),
+            )
+            is_killed = True
+            with contextlib.suppress(Killed):
                 run(out)
-        assert canonical_tree(out).items() <= whole.items()
+                is_killed = False
         run(out)
         assert canonical_tree(out) == whole
         assert list((out / STATE / "tmp").iterdir()) == []
+        if not is_killed:
+            break
+    assert nth > 6
 
 
 def test_a_real_file_size_limit_gives_one_message_and_no_half_file(tmp_path: Path) -> None:
