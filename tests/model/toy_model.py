@@ -76,7 +76,9 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             elif "embed" in name or "quer" in name or "rel_pos" in name:
                 parameter.copy_(0.7 * noise)
             else:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+                is_experts = parameter.ndim == 3
+                fan_in = parameter.shape[-1] if is_experts else parameter[0].numel()
+                parameter.copy_(noise / fan_in**0.5)
 
 
 def build_reference() -> Any:

@@ -1,0 +1,212 @@
+"""Prefill, decode, verify and the fixed-shape step agree with the plain whole-sequence forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from toy_model import TOY, randomise, relative_error
+
+from ocr2cli.model import moe
+from ocr2cli.model.attention import causal_mask
+from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.kv_cache import KVCache
+from ocr2cli.model.layers import Rotary, rotate
+from ocr2cli.model.moe import MixtureOfExperts
+
+TOLERANCE = 1e-5
+LENGTHS = (23, 5, 40)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    model = Decoder(TOY.decoder).eval()
+    randomise(model, seed=4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(0, 64, (length,), generator=generator) for length in LENGTHS]
+
+
+def filled_cache(decoder: Decoder, texts: list[Tensor], upto: int = -1) -> KVCache:
+    """One slot for each text, holding all but its last tokens; other memory is rubbish."""
+    cache = KVCache(TOY.decoder, len(texts), 64)
+    for tensor in (*cache.keys, *cache.values):
+        tensor.fill_(7.0)
+    for slot, text in enumerate(texts):
+        decoder.prefill(decoder.embed(text[:upto]), cache, slot)
+    return cache
+
+
+def plain_logits(decoder: Decoder, text: Tensor) -> Tensor:
+    return decoder(decoder.embed(text)[None])[0]
+
+
+def test_prefill_gives_the_last_row_of_the_plain_forward(
+    decoder: Decoder, texts: list[Tensor]
+) -> None:
+    logits = decoder.prefill(decoder.embed(texts[0]), KVCache(TOY.decoder, 1, 64), 0)
+    assert logits.dtype == torch.float32
+    assert relative_error(logits, plain_logits(decoder, texts[0])[-1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16])
+def test_prefill_in_chunks_equals_prefill_at_once(
+    decoder: Decoder, texts: list[Tensor], chunk: int
+) -> None:
+    cache = KVCache(TOY.decoder, 2, 64)
+    for part in decoder.embed(texts[2]).split(chunk):
+        logits = decoder.prefill(part, cache, 1)
+    assert cache.lengths == [0, 40]
+    assert relative_error(logits, plain_logits(decoder, texts[2])[-1]) < TOLERANCE
+
+
+def test_decode_gives_each_slot_its_own_next_logits(decoder: Decoder, texts: list[Tensor]) -> None:
+    cache = filled_cache(decoder, texts)
+    order = [2, 0, 1]
+    ids = torch.stack([texts[slot][-1] for slot in order])
+    logits = decoder.decode(ids, cache, order)
+    for row, slot in enumerate(order):
+        assert relative_error(logits[row], plain_logits(decoder, texts[slot])[-1]) < TOLERANCE
+    assert cache.lengths == list(LENGTHS)
+
+
+@pytest.mark.parametrize("count", [4, 10])
+def test_verify_gives_all_drafted_positions_in_one_step(decoder: Decoder, count: int) -> None:
+    texts = [torch.arange(30) % 64, torch.arange(45) * 7 % 64]
+    cache = filled_cache(decoder, texts, upto=-count)
+    logits = decoder.verify(torch.stack([text[-count:] for text in texts]), cache, [0, 1])
+    for row, text in enumerate(texts):
+        assert relative_error(logits[row], plain_logits(decoder, text)[-count:]) < TOLERANCE
+
+
+def test_a_rejected_draft_leaves_no_trace(decoder: Decoder, texts: list[Tensor]) -> None:
+    cache = filled_cache(decoder, texts)
+    decoder.verify(torch.tensor([[9, 9, 9]]), cache, [0])
+    cache.truncate(0, LENGTHS[0] - 1)
+    logits = decoder.decode(texts[0][-1:], cache, [0])
+    assert relative_error(logits[0], plain_logits(decoder, texts[0])[-1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_fixed_shape_step_equals_verify(
+    decoder: Decoder, texts: list[Tensor], count: int
+) -> None:
+    cache = filled_cache(decoder, texts, upto=-count)
+    starts = torch.tensor(cache.lengths)
+    ids = torch.stack([text[-count:] for text in texts])
+    fixed = decoder.step_fixed(ids, starts, cache, span=48)
+    assert cache.lengths == starts.tolist(), "the step must not touch host state"
+    assert relative_error(fixed, decoder.verify(ids, cache, [0, 1, 2])) < TOLERANCE
+
+
+def test_company_does_not_change_a_sequence(decoder: Decoder, texts: list[Tensor]) -> None:
+    alone = decoder.decode(texts[0][-1:], filled_cache(decoder, texts), [0])
+    ids = torch.stack([text[-1] for text in texts])
+    together = decoder.decode(ids, filled_cache(decoder, texts), [0, 1, 2])
+    assert relative_error(together[:1], alone) < TOLERANCE
+    assert together[0].argmax() == alone[0].argmax()
+
+
+def test_the_decoder_can_be_trained(decoder: Decoder, texts: list[Tensor]) -> None:
+    with torch.enable_grad():
+        logits = decoder(decoder.embed(texts[0])[None])
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1], texts[0][1:])
+        gradients = torch.autograd.grad(loss, list(decoder.parameters()))
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+
+
+def test_keys_of_the_future_are_hidden() -> None:
+    assert causal_mask(2, 3, torch.device("cpu")).int().tolist() == [
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1],
+    ]
+
+
+def test_rotary_products_depend_on_distance_only() -> None:
+    cos, sin = Rotary(16, 10_000.0, 200).tables(torch.device("cpu"))
+    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(6))
+
+    def product(i: int, j: int) -> float:
+        return float(rotate(q[None], cos[i], sin[i]) @ rotate(k[None], cos[j], sin[j]).T)
+
+    assert product(7, 2) == pytest.approx(product(105, 100), abs=1e-4)
+    assert product(7, 2) != pytest.approx(product(2, 7), abs=1e-2)
+
+
+def test_rotary_pairs_the_two_halves() -> None:
+    cos, sin = Rotary(4, 100.0, 2).tables(torch.device("cpu"))
+    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 0.0]), cos[1], sin[1])
+    assert turned.tolist() == pytest.approx([0.5403023, 0.0, 0.8414710, 0.0])
+
+
+def dense_experts(layer: MixtureOfExperts, x_TD: Tensor) -> Tensor:
+    """The plain path: every expert on every token, the not chosen ones times zero."""
+    weights_TK, experts_TK = layer.router(x_TD)
+    share_TE = torch.zeros(x_TD.shape[0], layer.router.num_experts)
+    share_TE = share_TE.scatter(1, experts_TK, weights_TK)
+    gate, up = torch.einsum("td,eid->eti", x_TD, layer.experts_gate_up).chunk(2, dim=-1)
+    y_ETD = torch.einsum("eti,edi->etd", gate * gate.sigmoid() * up, layer.experts_down)
+    return torch.einsum("te,etd->td", share_TE, y_ETD) + layer.shared(x_TD)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 50])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_sorted_experts_equal_the_plain_sum(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tokens: int, grouped: bool
+) -> None:
+    layer = decoder.layers[1].mlp
+    assert isinstance(layer, MixtureOfExperts)
+    if not hasattr(torch.nn.functional, "grouped_mm"):
+        assert not moe.can_group(torch.zeros(1))
+        grouped = False
+    monkeypatch.setattr(moe, "can_group", lambda rows: grouped)
+    x_TD = torch.randn(tokens, 32, generator=torch.Generator().manual_seed(tokens))
+    assert relative_error(layer(x_TD), dense_experts(layer, x_TD)) < TOLERANCE
+
+
+def test_chosen_probabilities_sum_to_less_than_one(decoder: Decoder) -> None:
+    layer = decoder.layers[1].mlp
+    assert isinstance(layer, MixtureOfExperts)
+    weights_TK, experts_TK = layer.router(torch.randn(9, 32))
+    assert weights_TK.dtype == torch.float32
+    assert bool((weights_TK.sum(dim=1) < 1).all())
+    assert all(len(set(row)) == 3 for row in experts_TK.tolist())
+
+
+def test_router_works_in_float32_in_a_bf16_model() -> None:
+    layer = MixtureOfExperts(TOY.decoder).bfloat16()
+    x_TD = torch.randn(4, 32).bfloat16()
+    expected = torch.softmax(x_TD.double() @ layer.router.weight.double().T, dim=-1)
+    assert torch.allclose(layer.router.probabilities(x_TD).double(), expected, atol=1e-6)
+
+
+def test_a_bf16_decoder_stays_near_float32(decoder: Decoder, texts: list[Tensor]) -> None:
+    low = Decoder(TOY.decoder).eval()
+    low.load_state_dict(decoder.state_dict())
+    low = low.bfloat16()
+    cache = KVCache(TOY.decoder, 1, 64, dtype=torch.bfloat16)
+    low.prefill(low.embed(texts[2][:-1]), cache, 0)
+    logits = low.decode(texts[2][-1:], cache, [0])[0]
+    assert logits.dtype == torch.float32
+    assert relative_error(logits, plain_logits(decoder, texts[2])[-1]) < 0.05
+
+
+def test_packed_weights_give_equal_bits(decoder: Decoder, texts: list[Tensor]) -> None:
+    low = Decoder(TOY.decoder).eval()
+    low.load_state_dict(decoder.state_dict())
+    low = low.bfloat16()
+    plain = low(low.embed(texts[2])[None])
+    low.pack()
+    assert torch.equal(low(low.embed(texts[2])[None]), plain)
+    assert low.state_dict().keys() == decoder.state_dict().keys()
+
+
+def test_packing_a_float32_model_changes_nothing(decoder: Decoder) -> None:
+    decoder.pack()
+    assert all(parameter.device.type == "cpu" for parameter in decoder.parameters())

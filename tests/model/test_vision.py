@@ -1,0 +1,216 @@
+"""Self-tests of the vision encoder that need no reference, and v1 against a plain restatement."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from toy_model import TOY, normalise, random_views, randomise, relative_error
+
+from ocr2cli.model import sam
+from ocr2cli.model.config import ModelConfig
+from ocr2cli.model.model import OcrModel
+from ocr2cli.model.query_encoder import QueryEncoder, query_mask
+from ocr2cli.model.vision import VisionEncoder
+
+TOLERANCE = 1e-5
+
+
+def test_the_query_mask_for_two_image_tokens() -> None:
+    assert query_mask(2).int().tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 1, 1, 1],
+    ]
+
+
+def test_the_full_model_has_3389119360_parameters() -> None:
+    with torch.device("meta"):
+        model = OcrModel(ModelConfig())
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in _parts(model)}
+    assert count == {"sam": 94_979_328, "vision": 454_385_280, "decoder": 2_934_734_080}
+    assert count["vision"] + count["decoder"] == 3_389_119_360
+
+
+def _parts(model: OcrModel) -> list[tuple[str, torch.nn.Module]]:
+    return [("sam", model.vision.sam), ("vision", model.vision), ("decoder", model.decoder)]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> QueryEncoder:
+    assert TOY.query_encoder is not None
+    model = QueryEncoder(TOY.query_encoder).eval()
+    randomise(model, seed=8)
+    return model
+
+
+def test_changing_a_query_changes_no_image_row_and_no_earlier_query(encoder: QueryEncoder) -> None:
+    image = torch.randn(1, 144, 24, generator=torch.Generator().manual_seed(9))
+    before = _rows_of_first_layer(encoder, image), encoder(image)
+    with torch.no_grad():
+        encoder.tile_queries[100] += 1
+    after = _rows_of_first_layer(encoder, image), encoder(image)
+    with torch.no_grad():
+        encoder.tile_queries[100] -= 1
+    assert torch.equal(before[0][:, :144], after[0][:, :144])
+    assert torch.equal(before[1][:, :100], after[1][:, :100])
+    assert bool((before[1][:, 100:] != after[1][:, 100:]).any(dim=-1).all())
+
+
+def _rows_of_first_layer(encoder: QueryEncoder, image: Tensor) -> Tensor:
+    rows: list[Tensor] = []
+    hook = encoder.layers[0].register_forward_hook(lambda *call: rows.append(call[2]))
+    encoder(image)
+    hook.remove()
+    return rows[0]
+
+
+def test_a_view_of_a_size_the_model_never_saw_is_refused(encoder: QueryEncoder) -> None:
+    with pytest.raises(ValueError, match="no query table for 100 image tokens"):
+        encoder(torch.zeros(1, 100, 24))
+
+
+def test_chunked_attention_equals_the_whole_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(10)
+    q, k, v = torch.randn(3, 2, 3, 24 * 24, 8, generator=generator)
+    rows, columns = torch.randn(2, 2, 3, 24 * 24, 24, generator=generator)
+    whole = F.scaled_dot_product_attention(q, k, v, attn_mask=sam.spread_bias(rows, columns))
+    monkeypatch.setattr(sam, "BIAS_CHUNK", 100 * 24 * 24)
+    assert relative_error(sam.attend_with_positions(q, k, v, rows, columns), whole) < TOLERANCE
+
+
+def test_the_product_of_places_equals_the_spread_bias() -> None:
+    rows, columns = torch.randn(2, 5, 9, 14, generator=torch.Generator().manual_seed(11))
+    product = torch.cat((rows, columns), dim=-1) @ sam.key_places(14, rows)
+    assert torch.equal(product, sam.spread_bias(rows, columns))
+
+
+@pytest.mark.parametrize("side", [14, 48, 64, 3])
+def test_windows_come_back_as_they_were(side: int) -> None:
+    x = torch.randn(2, side, side, 4)
+    windows = sam.split_windows(x, 14)
+    assert windows.shape[0] == 2 * (-(-side // 14)) ** 2
+    assert torch.equal(sam.join_windows(windows, 14, side), x)
+
+
+def test_windows_are_filled_with_zeros_at_the_right_and_bottom() -> None:
+    windows = sam.split_windows(torch.ones(1, 48, 48, 1), 14)
+    assert windows[3, :, :6].eq(1).all()
+    assert windows[3, :, 6:].eq(0).all()
+    assert windows[12, 6:].eq(0).all()
+
+
+def test_kept_tables_follow_the_weights(ours: OcrModel) -> None:
+    encoder = ours.vision.sam
+    pixels = normalise(random_views(1, 768, seed=12))
+    first = encoder(pixels)
+    before = encoder.blocks[1].attn.rel_pos_h.clone()
+    encoder.blocks[1].attn.rel_pos_h.mul_(2)
+    changed = encoder(pixels)
+    encoder.blocks[1].attn.rel_pos_h.copy_(before)
+    assert relative_error(changed, first) > 1e-3
+    assert torch.equal(encoder(pixels), first)
+
+
+def test_a_view_does_not_see_its_batch(ours: OcrModel, our_pages: dict[int, Tensor]) -> None:
+    """The six tiles were encoded together; one alone gives the same rows."""
+    alone = ours.vision.encode_views(random_views(6, 768, seed=2)[4:5])[0]
+    assert relative_error(our_pages[6][4 * 144 : 5 * 144], alone) < TOLERANCE
+
+
+def test_the_vision_encoder_can_be_trained() -> None:
+    model = VisionEncoder(TOY)
+    randomise(model, seed=13)
+    with torch.enable_grad():
+        rows = model(normalise(random_views(1, 768, seed=14)))
+        page = model.assemble(rows, torch.zeros(256, 32), (1, 1))
+        loss = (page * torch.randn(page.shape)).sum()
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    unused = [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+    assert unused == ["query_encoder.global_queries"]
+
+
+def test_v1_equals_a_plain_restatement(vision_v1: VisionEncoder) -> None:
+    views = random_views(1, 640, seed=15)
+    image = vision_v1.sam(normalise(views))[0].flatten(1).T
+    expected = _clip_restated(vision_v1, image)
+    assert image.shape == (100, 24)
+    assert relative_error(vision_v1.encode_views(views)[0], expected) < TOLERANCE
+
+
+def test_v1_at_1024_needs_no_resized_positions(vision_v1: VisionEncoder) -> None:
+    image = torch.randn(256, 24, generator=torch.Generator().manual_seed(16))
+    expected = _clip_restated(vision_v1, image)
+    features = torch.cat((vision_v1.clip(image[None])[0], image), dim=-1)
+    assert relative_error(vision_v1.projector(features), expected) < TOLERANCE
+
+
+def _clip_restated(model: VisionEncoder, image_nD: Tensor) -> Tensor:
+    """Section 13.1 word by word, one token matrix, no fused anything."""
+    weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    image = image_nD.double()
+    side = int(image.shape[0] ** 0.5)
+    table = weights["clip.position_embedding.weight"]
+    square = table[1:].T.reshape(1, 24, 16, 16)
+    if side != 16:
+        square = F.interpolate(square, size=(side, side), mode="bicubic", antialias=True)
+    positions = torch.cat((table[:1], square.flatten(2)[0].T))
+    x = torch.cat((weights["clip.class_embedding"][None], image)) + positions
+    x = _layer_norm(x, weights, "clip.pre_norm")
+    for k in range(2):
+        name = f"clip.layers.{k}"
+        x = x + _clip_attention(_layer_norm(x, weights, f"{name}.norm1"), weights, name)
+        y = _affine(_layer_norm(x, weights, f"{name}.norm2"), weights, f"{name}.mlp.fc1")
+        x = x + _affine(y / (1 + torch.exp(-1.702 * y)), weights, f"{name}.mlp.fc2")
+    features = torch.cat((x[1:], image), dim=1)
+    return _affine(features, weights, "projector").float()
+
+
+def _clip_attention(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    q, k, v = _affine(x, weights, f"{name}.attn.qkv").split(24, dim=1)
+    heads = []
+    for h in range(3):
+        part = slice(8 * h, 8 * h + 8)
+        share = torch.softmax(q[:, part] @ k[:, part].T / 8**0.5, dim=1)
+        heads.append(share @ v[:, part])
+    return _affine(torch.cat(heads, dim=1), weights, f"{name}.attn.out")
+
+
+def _affine(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _layer_norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    centred = x - x.mean(dim=1, keepdim=True)
+    scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def test_v1_lays_tiles_out_as_one_raster_with_newlines(vision_v1: VisionEncoder) -> None:
+    """Row by row: tile rows side by side, a newline after each, the global view, the separator."""
+    columns, rows, side = 2, 3, 10
+    tiles = torch.randn(columns * rows, side * side, 32)
+    whole = torch.randn(256, 32)
+    expected = []
+    for y in range(rows * side):
+        for x in range(columns * side):
+            tile = (y // side) * columns + x // side
+            expected.append(tiles[tile, (y % side) * side + x % side])
+        expected.append(vision_v1.image_newline)
+    for y in range(16):
+        expected += [*whole[16 * y : 16 * y + 16], vision_v1.image_newline]
+    expected.append(vision_v1.view_separator)
+    page = vision_v1.assemble(tiles, whole, (columns, rows))
+    assert page.shape[0] == 903
+    assert torch.equal(page, torch.stack(expected))
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 73), (10, 111), (16, 273), (20, 421)])
+def test_v1_without_tiles_has_the_nominal_lengths(
+    vision_v1: VisionEncoder, side: int, count: int
+) -> None:
+    page = vision_v1.assemble(torch.zeros(0, 100, 32), torch.zeros(side * side, 32), (1, 1))
+    assert page.shape[0] == count
