@@ -47,7 +47,7 @@ def doctor(
     quiet: bool,
     log_format: str,
 ) -> None:
-    """Check every stage of the model on a golden page.
+    """Find the first stage that reads a page wrongly.
 
     Exit 0 when all stages give what was recorded, 7 when one differs.
     """

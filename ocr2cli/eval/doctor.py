@@ -31,6 +31,8 @@ MEANS = {
     "small changes of pixels are harmless, but results are not comparable byte by byte.",
     "views": "the same pixels were cut or resized differently: another version of Pillow, or a "
     "change of the tile rule.",
+    "weights": "the weight files are not those recorded under this model's name: another release, "
+    "or damaged. Fetch them again, or record the new ones with --record.",
     "encoder": "the vision encoder computes something else: damaged or wrong weights, another "
     "dtype, or a faulty kernel of this device. Try --device cpu --dtype f32.",
     "tokens": "the decoder chose other tokens: a near tie when only late tokens differ, a faulty "
@@ -153,6 +155,7 @@ def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> D
     found: list[tuple[str, str, str, bool | None]] = [
         _compare("raster", now.raster, page),
         _compare("views", now.views, page),
+        _compare_weights(model, now.dtype, recorded.get("models", {})),
         _compare_norm(now, own),
         _compare_tokens(now.tokens, own),
     ]
@@ -238,6 +241,18 @@ def _compare(
 ) -> tuple[str, str, str, bool | None]:
     before = str(page[stage]) if page else ""
     return stage, now, before, now == before if page else None
+
+
+def _compare_weights(
+    model: ModelFacts, dtype: str, models: Mapping[str, Any]
+) -> tuple[str, str, str, bool | None]:
+    measured = model.digest[:16]
+    if f"{model.digest}:{dtype}" in models:
+        return "weights", measured, measured, True
+    for key, row in models.items():
+        if row["name"] == model.name and not key.startswith(model.digest):
+            return "weights", measured, key[:16], False
+    return "weights", measured, "", None
 
 
 def _compare_norm(

@@ -59,7 +59,7 @@ def model_facts(engine: EngineConfig) -> ModelFacts:
     return ModelFacts(
         name=engine.model,
         kind=_kind_by_name(engine.model) or ("v1" if config.is_v1 else "v2"),
-        digest=weights_digest(files),
+        digest=whole_digest(files),
         device=str(device),
         dtype=str(pick_dtype(engine.dtype, device, num_parameters)).removeprefix("torch."),
         num_parameters=num_parameters,
@@ -73,8 +73,12 @@ def _kind_by_name(name: str) -> str:
     return "unlimited-ocr" if "unlimited" in Path(name).name.lower() else ""
 
 
-def weights_digest(files: ModelFiles) -> str:
-    """sha256 over the weight files' contents in name order. Raises: ModelError."""
+def whole_digest(files: ModelFiles) -> str:
+    """sha256 over every byte of the weight files, in name order. Raises: ModelError.
+
+    Not `weights.digest`, which samples large files: one changed layer of 6.8 GB must not find the
+    reference outputs of the whole model in the cache.
+    """
     if files.is_gguf:
         assert files.mmproj is not None
         paths = [files.path, files.mmproj]

@@ -25,14 +25,14 @@ def states(diagnosis: Diagnosis) -> list[str]:
 
 def test_unrecorded_weights_are_said_to_be_unrecorded_and_not_sound() -> None:
     diagnosis = diagnose(MODEL, NOW, {})
-    assert states(diagnosis) == ["not recorded"] * 4
+    assert states(diagnosis) == ["not recorded"] * 5
     assert "run with --record" in diagnosis.lines()[-1]
     diagnosis.raise_if_different()
 
 
 def test_what_was_recorded_is_the_same_afterwards() -> None:
     diagnosis = diagnose(MODEL, NOW, json.loads(json.dumps(record(MODEL, NOW, {}))))
-    assert states(diagnosis) == ["same"] * 4
+    assert states(diagnosis) == ["same"] * 5
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,25 @@ def test_the_first_difference_is_named_and_the_rest_not_compared(
 
 def test_a_norm_within_the_dtypes_precision_is_the_same() -> None:
     recorded = record(MODEL, NOW, {})
-    assert states(diagnose(MODEL, replace(NOW, encoder=123.05), recorded))[2] == "same"
-    assert states(diagnose(MODEL, replace(NOW, encoder=123.5), recorded))[2] == "different"
+    assert states(diagnose(MODEL, replace(NOW, encoder=123.05), recorded))[3] == "same"
+    assert states(diagnose(MODEL, replace(NOW, encoder=123.5), recorded))[3] == "different"
 
 
 def test_values_are_kept_apart_by_weights_and_dtype() -> None:
     half = replace(NOW, dtype="bfloat16", encoder=124.5)
     recorded = record(MODEL, half, record(MODEL, NOW, {}))
-    assert states(diagnose(MODEL, NOW, recorded)) == ["same"] * 4
-    assert states(diagnose(MODEL, half, recorded)) == ["same"] * 4
+    assert states(diagnose(MODEL, NOW, recorded)) == ["same"] * 5
+    assert states(diagnose(MODEL, half, recorded)) == ["same"] * 5
+    other = replace(MODEL, name="mine", digest="cd" * 32)
+    assert states(diagnose(other, NOW, recorded))[2:] == ["not recorded"] * 3
+
+
+def test_other_weights_under_a_recorded_name_are_the_difference() -> None:
     other = replace(MODEL, digest="cd" * 32)
-    assert states(diagnose(other, NOW, recorded))[2:] == ["not recorded"] * 2
+    diagnosis = diagnose(other, replace(NOW, encoder=9.0), record(MODEL, NOW, {}))
+    wrong = diagnosis.first_different
+    assert wrong is not None and wrong.stage == "weights"
+    assert states(diagnosis)[3:] == ["not compared"] * 2
 
 
 def test_damaged_recorded_values_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -87,8 +95,8 @@ def test_a_scaled_layer_is_found_in_the_encoder_of_a_real_run(tmp_path: Path) ->
     whole = write_checkpoint(tmp_path / "whole")
     engine = EngineConfig(model=str(whole), device="cpu", dtype="f32")
     first = run_doctor(engine, goldens=goldens, is_recording=True)
-    assert states(first) == ["same"] * 4
-    assert states(run_doctor(engine, goldens=goldens)) == ["same"] * 4
+    assert states(first) == ["same"] * 5
+    assert states(run_doctor(engine, goldens=goldens)) == ["same"] * 5
 
     name = "model.sam_model.blocks.0.mlp.lin2.weight"
     broken = write_checkpoint(tmp_path / "broken", changes={name: 1.5})
