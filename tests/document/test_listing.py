@@ -49,9 +49,9 @@ def hostile_opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = listing.inspect
 
         def inspect(path, cfg):
-            if "hang" in path:
+            if os.path.basename(path).startswith("hang"):
                 ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock, like MuPDF
-            if "die" in path:
+            if os.path.basename(path).startswith("die"):
                 os._exit(3)
             return real(path, cfg)
 

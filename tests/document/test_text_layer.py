@@ -44,7 +44,8 @@ def _trusted(path: Path, cfg: RasterConfig = AUTO) -> str | None:
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_an_honest_layer_is_trusted(tmp_path: Path, font: str, rotation: int) -> None:
     def draw(page: pymupdf.Page) -> None:
-        _write(page, fontname=font)
+        # Drawn on its side and turned back by the page, as landscape pages are.
+        _write(page, fontname=font, rotate=rotation)
         page.set_rotation(rotation)
 
     text = _trusted(_pdf(tmp_path / "a.pdf", draw))
