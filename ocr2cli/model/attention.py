@@ -9,7 +9,7 @@ C channels of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -52,39 +52,46 @@ class RaggedPlan:
         return out_BTHC
 
 
-@dataclass(frozen=True, slots=True)
 class DensePlan:
     """The same in tensors of fixed shape: nothing is read on the host, so a graph can replay it.
 
-    The sequences are the cache's first B slots. positions: int64 [B, T] on the device.
-    span: keys looked at, at least the largest position + 1.
+    slots: int64 [B]; positions: int64 [B, T], both on the cache's device. span: keys looked at,
+    at least the largest position + 1; what is not a sequence's own is masked.
     """
 
-    positions: Tensor
-    span: int
-    mask_B1TL: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        keys = torch.arange(self.span, device=self.positions.device)
-        mask = keys <= self.positions[:, None, :, None]
-        object.__setattr__(self, "mask_B1TL", mask)
+    def __init__(self, cache: KVCache, slots_B: Tensor, positions_BT: Tensor, span: int) -> None:
+        self.slots_B, self.positions_BT, self.span = slots_B, positions_BT, span
+        batch, tokens = positions_BT.shape
+        # Gathering the slots' keys copies them: reading all slots in place is less traffic as
+        # soon as the batch is a third of them.
+        self.num_rows = cache.num_slots if 3 * batch >= cache.num_slots else batch
+        self.is_whole = self.num_rows == cache.num_slots
+        rows_RT = positions_BT
+        if self.is_whole:
+            rows_RT = positions_BT.new_zeros(self.num_rows, tokens)
+            rows_RT[slots_B] = positions_BT
+        keys = torch.arange(span, device=positions_BT.device)
+        self.mask_R1TL = keys <= rows_RT[:, None, :, None]
 
     def attend(
         self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
     ) -> Tensor:
-        """All sequences at once over `span` keys, what is not theirs masked."""
-        batch = q_BHTC.shape[0]
-        rows = torch.arange(batch, device=q_BHTC.device)[:, None]
+        """All sequences at once. Returns [B, T, H, C]."""
         keys, values = cache.keys[layer], cache.values[layer]
-        keys[rows, :, self.positions] = k_BHTC.transpose(1, 2)
-        values[rows, :, self.positions] = v_BHTC.transpose(1, 2)
-        y_BHTC = F.scaled_dot_product_attention(
-            q_BHTC,
-            keys[:batch, :, : self.span],
-            values[:batch, :, : self.span],
-            attn_mask=self.mask_B1TL,
-        )
-        return y_BHTC.transpose(1, 2)
+        place = (self.slots_B[:, None], slice(None), self.positions_BT)
+        keys[place] = k_BHTC.transpose(1, 2)
+        values[place] = v_BHTC.transpose(1, 2)
+        keys, values = keys[:, :, : self.span], values[:, :, : self.span]
+        if not self.is_whole:
+            keys, values = keys[self.slots_B], values[self.slots_B]
+            return _attend_masked(q_BHTC, keys, values, self.mask_R1TL)
+        q_RHTC = q_BHTC.new_zeros(self.num_rows, *q_BHTC.shape[1:])
+        q_RHTC[self.slots_B] = q_BHTC
+        return _attend_masked(q_RHTC, keys, values, self.mask_R1TL)[self.slots_B]
+
+
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 Plan = RaggedPlan | DensePlan
@@ -139,11 +146,22 @@ def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | No
     return scores_HTL.softmax(dim=-1).to(v_HLC.dtype) @ v_HLC
 
 
-def plan_ragged(cache: KVCache, slots: Sequence[int], tokens: int) -> RaggedPlan:
+def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:
     """Reserve `tokens` more positions in each slot and say what each may look at."""
     starts = [cache.reserve(slot, tokens) for slot in slots]
+    if prefers_dense(cache.device, tokens):
+        first_B = torch.tensor(starts, device=cache.device)
+        positions_BT = first_B[:, None] + torch.arange(tokens, device=cache.device)
+        # Rounded up: kernels like aligned masks.
+        span = min(-(-(max(starts) + tokens) // 64) * 64, cache.max_tokens_per_slot)
+        return DensePlan(cache, torch.tensor(slots, device=cache.device), positions_BT, span)
     masks = [causal_mask(start, tokens, cache.device) if tokens > 1 else None for start in starts]
     return RaggedPlan(slots, starts, masks)
+
+
+def prefers_dense(device: torch.device, tokens: int) -> bool:
+    """A GPU wants few large kernels for a decode step; a CPU wants no masked work."""
+    return device.type != "cpu" and tokens <= FEW_TOKENS
 
 
 def causal_mask(start: int, tokens: int, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ocr2cli.model.attention import CausalAttention, DensePlan, Plan, Turn, plan_ragged
+from ocr2cli.model.attention import CausalAttention, DensePlan, Plan, Turn, plan_slots
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU
@@ -74,27 +74,24 @@ class Decoder(nn.Module):
         x_BKD = self._extend_slots(self.embed(ids_BK), cache, slots)
         return self.logits(self.norm(x_BKD))
 
-    def step_fixed(self, ids_BK: Tensor, starts_B: Tensor, cache: KVCache, span: int) -> Tensor:
-        """`verify` for the cache's first B slots, in tensors of fixed shape (for CUDA graphs).
+    def decode_fixed(
+        self, ids_B: Tensor, cache: KVCache, slots_B: Tensor, starts_B: Tensor, context: int
+    ) -> Tensor:
+        """`decode` in tensors of fixed shape, with no word to the host (for CUDA graphs).
 
-        ids: int64 [B, K]; starts: int64 [B], each slot's length; both on the cache's device.
-        span: keys to look at, at least the largest start + K; a few sizes keep graphs few.
-        Touches no host state: the caller adds K to `cache.lengths` of the slots that count. A
-        slot that does not count gets garbage at its positions start..start + K - 1, which is
-        harmless as long as its start is its length and the cache has room.
-        Returns logits float32 [B, K, V].
+        ids, slots, starts (each slot's length): int64 [B] on the cache's device. context: keys to
+        look at, at least the largest start + 1. Touches no host state: `cache.lengths` is the
+        caller's. Returns logits float32 [B, V].
         """
-        offsets_K = torch.arange(ids_BK.shape[1], device=ids_BK.device)
-        plan = DensePlan(starts_B[:, None] + offsets_K, span)
-        x_BKD = self._extend(self.embed(ids_BK), cache, plan, plan.positions)
-        return self.logits(self.norm(x_BKD))
+        plan = DensePlan(cache, slots_B, starts_B[:, None], context)
+        x_BTD = self._extend(self.embed(ids_B[:, None]), cache, plan, starts_B[:, None])
+        return self.logits(self.norm(x_BTD[:, 0]))
 
     def _extend_slots(self, x_BTD: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
         tokens = x_BTD.shape[1]
-        plan = plan_ragged(cache, slots, tokens)
-        starts = torch.tensor(plan.starts, device=x_BTD.device)
+        starts = torch.tensor([cache.lengths[slot] for slot in slots], device=x_BTD.device)
         positions_BT = starts[:, None] + torch.arange(tokens, device=x_BTD.device)
-        return self._extend(x_BTD, cache, plan, positions_BT)
+        return self._extend(x_BTD, cache, plan_slots(cache, slots, tokens), positions_BT)
 
     def _extend(self, x_BTD: Tensor, cache: KVCache, plan: Plan, positions_BT: Tensor) -> Tensor:
         cos, sin = self.rotary.at(positions_BT)

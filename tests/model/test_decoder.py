@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from toy_model import TOY, randomise, relative_error
 
-from ocr2cli.model import moe
+from ocr2cli.model import attention, moe
 from ocr2cli.model.attention import causal_mask
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
@@ -31,9 +31,11 @@ def texts() -> list[Tensor]:
     return [torch.randint(0, 64, (length,), generator=generator) for length in LENGTHS]
 
 
-def filled_cache(decoder: Decoder, texts: list[Tensor], upto: int = -1) -> KVCache:
+def filled_cache(
+    decoder: Decoder, texts: list[Tensor], *, upto: int = -1, spare_slots: int = 0
+) -> KVCache:
     """One slot for each text, holding all but its last tokens; other memory is rubbish."""
-    cache = KVCache(TOY.decoder, len(texts), 64)
+    cache = KVCache(TOY.decoder, len(texts) + spare_slots, 64)
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(7.0)
     for slot, text in enumerate(texts):
@@ -91,16 +93,39 @@ def test_a_rejected_draft_leaves_no_trace(decoder: Decoder, texts: list[Tensor])
     assert relative_error(logits[0], plain_logits(decoder, texts[0])[-1]) < TOLERANCE
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_fixed_shape_step_equals_verify(
-    decoder: Decoder, texts: list[Tensor], count: int
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0], [1]])
+@pytest.mark.parametrize("spare_slots", [0, 9])
+def test_the_fixed_shape_step_equals_decode(
+    decoder: Decoder, texts: list[Tensor], order: list[int], spare_slots: int
 ) -> None:
-    cache = filled_cache(decoder, texts, upto=-count)
-    starts = torch.tensor(cache.lengths)
+    cache = filled_cache(decoder, texts, spare_slots=spare_slots)
+    before = list(cache.lengths)
+    starts = torch.tensor(before)[order]
+    ids = torch.stack([texts[slot][-1] for slot in order])
+    fixed = decoder.decode_fixed(ids, cache, torch.tensor(order), starts, 48)
+    assert cache.lengths == before, "the step must not touch host state"
+    assert relative_error(fixed, decoder.decode(ids, cache, order)) < TOLERANCE
+
+
+def test_padding_rows_disturb_no_sequence(decoder: Decoder, texts: list[Tensor]) -> None:
+    cache = filled_cache(decoder, texts, spare_slots=1)
+    ids, slots = torch.tensor([5, 0, 0]), torch.tensor([1, 3, 3])
+    starts = torch.tensor([cache.lengths[1], 0, 0])
+    padded = decoder.decode_fixed(ids, cache, slots, starts, 16)
+    assert relative_error(padded[:1], decoder.decode(ids[:1], cache, [1])) < TOLERANCE
+    assert bool(padded.isfinite().all())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_way_of_a_gpu_equals_the_way_of_a_cpu(
+    decoder: Decoder, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     ids = torch.stack([text[-count:] for text in texts])
-    fixed = decoder.step_fixed(ids, starts, cache, span=48)
-    assert cache.lengths == starts.tolist(), "the step must not touch host state"
-    assert relative_error(fixed, decoder.verify(ids, cache, [0, 1, 2])) < TOLERANCE
+    expected = decoder.verify(ids, filled_cache(decoder, texts, upto=-count), [0, 1, 2])
+    monkeypatch.setattr(attention, "prefers_dense", lambda device, tokens: tokens <= 4)
+    cache = filled_cache(decoder, texts, upto=-count)
+    assert relative_error(decoder.verify(ids, cache, [0, 1, 2]), expected) < TOLERANCE
+    assert cache.lengths == list(LENGTHS)
 
 
 def test_company_does_not_change_a_sequence(decoder: Decoder, texts: list[Tensor]) -> None:
