@@ -142,22 +142,24 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL to the worker and whatever it started."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def bury(self) -> int:
         """Close the pipes and reap; returns the exit status, negative for a signal.
 
-        A process that closed its pipe without exiting is killed: it can do nothing for us.
+        A process that closed its pipe without exiting is killed: it can do nothing for us. So is
+        what it leaves behind: that could hold a device or a pipe.
         """
         os.close(self.down_fd)
         os.close(self.up_fd)
         try:
-            return self._process.wait(timeout=1.0)
+            status = self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.wait()
+        self.kill()
+        return status
 
 
 def describe_exit(status: int) -> str:

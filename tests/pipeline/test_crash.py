@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toys import Recipe, ReportingWorker, jobs, line, stage
+from toys import Recipe, ReportingWorker, RollingMaker, jobs, line, stage
 
 from ocr2cli.errors import EngineError, ModelError
 from ocr2cli.pages import PageJob, PageResult, Status
@@ -26,6 +26,7 @@ from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.process import WorkerProcess
 from ocr2cli.pipeline.stage import Stage
+from ocr2cli.pipeline.stop import StopRequests
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
@@ -103,6 +104,62 @@ def test_pages_still_in_the_inbox_of_a_dead_worker_are_not_blamed(tmp_path: Path
     assert failed_pages(results) == [0]
 
 
+def test_a_suspect_does_not_wait_for_a_worker_that_is_never_idle() -> None:
+    """Continuous batching never runs empty by itself; the worker must be run down for it."""
+    stages = [Stage("roll", RollingMaker(slots=4, steps=4, deadly=2), credit=6)]
+    order = [result.key.page for result in local.run(stages, jobs(60))]
+    assert sorted(order) == list(range(60))
+    assert order.index(2) < 20
+
+
+def test_what_a_dead_worker_leaves_behind_is_killed() -> None:
+    before = set(os.listdir("/proc"))
+    stages = [stage(Recipe("a", misdeeds=((1, "leave a child"),), is_last=True))]
+    started = time.monotonic()
+    results = by_page(local.run(stages, jobs(4)))
+    assert failed_pages(results) == [1] and time.monotonic() - started < 30
+    ours = [int(e) for e in set(os.listdir("/proc")) - before if e.isdigit()]
+    mine = [pid for pid in ours if is_running(pid) and b"ocr2-a" in cmdline(pid)]
+    assert wait_until_gone(mine, 2.0) == []
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_page_whose_worker_dies_in_the_drain_stays_undone() -> None:
+    """It is neither failed nor retried: the next run reads it."""
+    stop = StopRequests()
+    stages = [stage(Recipe("a", misdeeds=((1, "exit late"),), is_last=True), credit=2)]
+    got = []
+    for result in local.run(stages, jobs(9), options=RunnerOptions(retries=0, stop=stop)):
+        got.append((result.key.page, result.status))
+        if not stop.count:
+            stop.request()
+    assert got == [(0, Status.OK)]
+
+
+def test_a_stop_admits_nothing_that_only_waits() -> None:
+    stop = StopRequests()
+    recipes = (Recipe("a"), Recipe("b", is_last=True, sleep_s=0.05))
+    stages = [stage(recipes[0], credit=4), stage(recipes[1], credit=1)]
+    num_done = 0
+    for _ in local.run(stages, jobs(50), options=RunnerOptions(stop=stop)):
+        num_done += 1
+        if num_done == 5:
+            stop.request()
+    assert 6 <= num_done <= 10, "only what the two stages hold"
+
+
+def test_a_worker_that_keeps_answering_is_not_silent() -> None:
+    stages = [stage(Recipe("a", is_last=True, sleep_s=0.15), credit=4, timeout_s=0.8)]
+    results = by_page(local.run(stages, jobs(12), options=RunnerOptions(retries=0)))
+    assert len(results) == 12 and not failed_pages(results)
+
+
 def test_a_hanging_page_is_killed_in_time_and_the_next_page_runs() -> None:
     stages = [stage(Recipe("a", misdeeds=((1, "hang"),), is_last=True), timeout_s=0.4)]
     started = time.monotonic()
@@ -135,15 +192,15 @@ def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
 
 def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
     """While the parent is busy writing, workers block on full pipes and cannot be heard."""
-    recipes = (Recipe("a", load_bytes=3 << 20), Recipe("b", is_last=True))
-    stages = [stage(recipe, credit=4, timeout_s=0.3) for recipe in recipes]
+    recipes = (Recipe("a", load_bytes=40 << 20), Recipe("b", is_last=True))
+    stages = [stage(recipe, credit=2, timeout_s=0.8) for recipe in recipes]
     num_done = 0
-    for result in local.run(stages, jobs(8), options=RunnerOptions(retries=0)):
+    for result in local.run(stages, jobs(5), options=RunnerOptions(retries=0)):
         assert result.status is Status.OK, result.error
         num_done += 1
-        if num_done in (1, 4):
-            time.sleep(0.7)
-    assert num_done == 8
+        if num_done in (1, 2):
+            time.sleep(1.2)
+    assert num_done == 5
 
 
 def test_memory_over_the_limit_is_a_page_error_and_the_batch_goes_on() -> None:
@@ -318,6 +375,7 @@ def start_script(
     )
     process = subprocess.Popen(
         [sys.executable, "-c", text],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -332,6 +390,7 @@ def test_killing_the_parent_leaves_no_orphans() -> None:
     process = start_script(0.01)
     workers = children_of(process.pid)
     assert len(workers) == 3
+    assert {os.readlink(f"/proc/{pid}/fd/0") for pid in workers} == {"/dev/null"}
     process.kill()
     process.communicate()
     assert wait_until_gone(workers, 5.0) == []

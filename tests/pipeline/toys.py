@@ -93,8 +93,8 @@ class ToyWorker:
 class RollingWorker:
     """A decoder's rhythm: takes without waiting while it has something running."""
 
-    def __init__(self, name: str, slots: int, steps: int) -> None:
-        self.name, self.slots, self.steps = name, slots, steps
+    def __init__(self, slots: int, steps: int, deadly: int) -> None:
+        self.slots, self.steps, self.deadly = slots, steps, deadly
         self.largest = 0
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
@@ -102,6 +102,8 @@ class RollingWorker:
         while True:
             for item in inbox.take(self.slots - len(running), wait=not running):
                 running[item.key] = [self.steps + item.key.page % 3]
+                if item.key.page == self.deadly and not item.attempt:
+                    commit("exit")
             if not running:
                 return
             self.largest = max(self.largest, len(running))
@@ -117,6 +119,13 @@ def commit(misdeed: str) -> None:
     if misdeed == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif misdeed == "exit":
+        os._exit(3)
+    elif misdeed == "exit late":
+        time.sleep(0.4)
+        os._exit(3)
+    elif misdeed == "leave a child":
+        if os.fork() == 0:
+            time.sleep(600)
         os._exit(3)
     elif misdeed == "raise":
         raise ZeroDivisionError("no such luck\nsecond line")
@@ -157,12 +166,12 @@ class Maker:
 
 @dataclass(frozen=True)
 class RollingMaker:
-    name: str = "roll"
     slots: int = 4
     steps: int = 20
+    deadly: int = -1
 
     def __call__(self) -> RollingWorker:
-        return RollingWorker(self.name, self.slots, self.steps)
+        return RollingWorker(self.slots, self.steps, self.deadly)
 
 
 class ReportingWorker:
