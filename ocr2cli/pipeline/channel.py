@@ -114,9 +114,9 @@ class FrameReader:
         self._num_filled = 0
 
     @property
-    def partial_kind(self) -> Kind | None:
-        """Kind of the frame that has begun to arrive."""
-        return self._frame.kind if self._frame else None
+    def has_partial(self) -> bool:
+        """A frame's header is here, its body not yet."""
+        return self._frame is not None
 
     def read_available(self) -> tuple[list[Frame], bool]:
         """Whole frames that can be read now from a non-blocking pipe, and whether it has ended."""

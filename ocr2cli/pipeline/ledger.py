@@ -82,7 +82,6 @@ class Ledger:
     def rewind(self, ticket: Ticket) -> None:
         """Send the page back to its start without blame."""
         ticket.stage = 0
-        ticket.body = None
 
     def drop(self, ticket: Ticket) -> None:
         """Give the page up without a result: only after a stop request."""

@@ -115,8 +115,10 @@ class _Supervisor:
                 self._dispatch(index)
             self._poll()
             self._watch()
+            handed_over = time.monotonic()
             while self._ready:
                 yield self._ready.popleft()
+            self._excuse(time.monotonic() - handed_over)
             if self._fatal:
                 raise self._fatal
         self._ledger.check()
@@ -130,6 +132,12 @@ class _Supervisor:
         for worker in workers:
             self._remove(worker)
         self._selector.close()
+
+    def _excuse(self, seconds: float) -> None:
+        """The caller was busy: workers may have been blocked on full pipes or starved of items."""
+        for state in self._stages:
+            for worker in state.live:
+                worker.excuse(seconds)
 
     # -- what ends a run
 
@@ -252,7 +260,6 @@ class _Supervisor:
     # -- answers up
 
     def _poll(self) -> None:
-        # Never skipped: after a slow consumer, what workers said must be read before `_watch`.
         if self._ready or not (self._ledger or self._is_source_idle):
             timeout_s = 0.0
         else:

@@ -39,7 +39,7 @@ class WorkerProcess:
     """A process running one worker of `stage`.
 
     held: pages sent and not yet answered; taken: those the worker has taken from its inbox.
-    quiet_since: when it last emitted, or first held something after that.
+    quiet_since: when it last emitted, or first held something after that; moved on by `excuse`.
     """
 
     def __init__(self, stage: Stage, stage_index: int, slot: int, heartbeat_s: float) -> None:
@@ -112,6 +112,11 @@ class WorkerProcess:
         self.quiet_since = time.monotonic()
         return ticket
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count a time in which nobody listened as the worker's silence."""
+        self.quiet_since += seconds
+        self.last_sign += seconds
+
     def close_inbox(self) -> None:
         """No further item will come; the worker finishes what it holds and exits."""
         if self.phase is not Phase.CLOSING:
@@ -126,12 +131,8 @@ class WorkerProcess:
     def read(self) -> tuple[list[Frame], bool]:
         """Frames that have arrived, and whether the process is gone."""
         frames, is_ended = self._reader.read_available()
-        now = time.monotonic()
-        if frames or self._reader.partial_kind:
-            self.last_sign = now
-        # A large item on its way is an answer that has begun, not silence.
-        if self._reader.partial_kind is Kind.ITEM:
-            self.quiet_since = now
+        if frames or self._reader.has_partial:
+            self.last_sign = time.monotonic()
         for frame in frames:
             if frame.kind is Kind.FAILED:
                 self.failure = Failure(**json.loads(frame.body))

@@ -192,7 +192,7 @@ def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
 
 def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
     """While the parent is busy writing, workers block on full pipes and cannot be heard."""
-    recipes = (Recipe("a", load_bytes=40 << 20), Recipe("b", is_last=True))
+    recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
     stages = [stage(recipe, credit=2, timeout_s=0.8) for recipe in recipes]
     num_done = 0
     for result in local.run(stages, jobs(5), options=RunnerOptions(retries=0)):
