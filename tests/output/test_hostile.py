@@ -195,6 +195,7 @@ def test_something_else_in_the_way_is_that_documents_error(tmp_path: Path, place
     assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
     ((name, message),) = summary.document_faults
     assert name == "d" and "Move it away and run again" in message
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
 def test_the_input_itself_is_never_replaced(tmp_path: Path) -> None:
