@@ -6,6 +6,7 @@ Knows nothing about tensors; runs in a child process. Pages are laid out here, n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -26,7 +27,7 @@ class TextRows:
 
 @dataclass
 class PageBatch:
-    """kept: int64 [B, V], the visual tokens that are there; the last is the separator. slots: uint8
+    """tokens: float16 [B, V, D], seen visual tokens, or None for ideal ones. kept: int64 [B, V], the visual tokens that are there; the last is the separator. slots: uint8
     [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of the page.
     texts: plain, then grounded, with cells that count kept tokens."""
 
@@ -36,30 +37,43 @@ class PageBatch:
     texts: list[TextRows]
     num_tiles: int
     num_visual: int
+    tokens: np.ndarray | None = None
 
 
-def text_rows(truths: list[pages.Truth], prompt: str, laid: list[pages.Page]) -> TextRows:
-    """Prompt and truth of each page, padded with EOS; targets are the next ids."""
+Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
+    """(ids, targets, cells, places) of one page's prompt and truth; targets are the next ids."""
     prompt_ids, _ = vocabulary.encode(prompt)
-    rows = []
-    for truth, page in zip(truths, laid, strict=True):
-        ids, starts = vocabulary.encode(truth.text)
-        windows = cells.page_windows(page.width, page.height)
-        aims = cells.token_of(truth.places, windows)[starts]
-        places = truth.places[starts] / np.array([page.width, page.height], np.float32)
-        rows.append((ids, aims, places))
-    longest = len(prompt_ids) + max(len(ids) for ids, _, _ in rows)
-    shape = (len(rows), longest)
+    text_ids, starts = vocabulary.encode(truth.text)
+    n, end = len(prompt_ids), len(prompt_ids) + len(text_ids)
+    ids = np.array([*prompt_ids, *text_ids])
+    targets, aims = np.full(end + 1, -1), np.full(end + 1, -1)
+    places = np.zeros((end + 1, 2), np.float32)
+    targets[n - 1 : end] = [*text_ids, vocabulary.EOS_ID]
+    windows = cells.page_windows(page.width, page.height)
+    aims[n - 1 : end - 1] = cells.token_of(truth.places, windows)[starts]
+    places[n - 1 : end - 1] = truth.places[starts] / np.array([page.width, page.height], np.float32)
+    return ids, targets[:end], aims[:end], places[:end]
+
+
+def stack_rows(rows: list[Row]) -> TextRows:
+    """Pad to the longest, with EOS and nothing to learn."""
+    shape = (len(rows), max(len(row[0]) for row in rows))
     out = TextRows(np.full(shape, vocabulary.EOS_ID), np.full(shape, -1), np.full(shape, -1),
                    np.zeros((*shape, 2), np.float32))
-    n = len(prompt_ids)
-    for row, (ids, aims, places) in enumerate(rows):
-        end = n + len(ids)
-        out.ids[row, :end] = [*prompt_ids, *ids]
-        out.targets[row, n - 1 : end] = [*ids, vocabulary.EOS_ID]
-        out.cells[row, n - 1 : end - 1] = aims
-        out.places[row, n - 1 : end - 1] = places
+    for index, (ids, targets, aims, places) in enumerate(rows):
+        n = len(ids)
+        out.ids[index, :n], out.targets[index, :n] = ids, targets
+        out.cells[index, :n], out.places[index, :n] = aims, places
     return out
+
+
+def page_rows(page: pages.Page) -> list[Row]:
+    """The plain text, then the grounded one."""
+    return [text_row(pages.plain_truth(page), pages.PLAIN_PROMPT, page),
+            text_row(pages.grounded_truth(page), pages.GROUNDING_PROMPT, page)]
 
 
 def token_places(page: pages.Page) -> np.ndarray:
@@ -105,6 +119,18 @@ def thinned(rng: Random, has_text: np.ndarray, needed: list[np.ndarray], share: 
     return out
 
 
+def thin(rng: Random, has_text: np.ndarray, texts: list[TextRows], share: float) -> np.ndarray:
+    """As `thinned`, and the texts' cells are made to count the kept tokens."""
+    count = len(has_text)
+    needed = [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
+    kept = thinned(rng, has_text, needed, share)
+    for text in texts:
+        for row in range(count):
+            known = text.cells[row] >= 0
+            text.cells[row, known] = np.searchsorted(kept[row], text.cells[row, known])
+    return kept
+
+
 def page_batch(rng: Random, fonts: tuple[Font, ...], kind: pages.Kind, count: int, *,
                max_characters: int, held_out: bool = False, misread: float = 0.02,
                smallest: float = 41.0, blank_share: float = 0.1) -> PageBatch:
@@ -119,14 +145,8 @@ def page_batch(rng: Random, fonts: tuple[Font, ...], kind: pages.Kind, count: in
     noise = np.random.default_rng(rng.randrange(1 << 40))
     slots = np.stack([_labels(page, noise, misread) for page in laid])
     places = np.stack([token_places(page) for page in laid])
-    texts = [text_rows([pages.plain_truth(p) for p in laid], pages.PLAIN_PROMPT, laid),
-             text_rows([pages.grounded_truth(p) for p in laid], pages.GROUNDING_PROMPT, laid)]
-    needed = [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
-    kept = thinned(rng, (slots > 0).any(2), needed, blank_share)
-    for text in texts:
-        for row in range(count):
-            known = text.cells[row] >= 0
-            text.cells[row, known] = np.searchsorted(kept[row], text.cells[row, known])
+    texts = [stack_rows(list(rows)) for rows in zip(*map(page_rows, laid), strict=True)]
+    kept = thin(rng, (slots > 0).any(2), texts, blank_share)
     tiles = (slots.shape[1] - 257) // 144
     return PageBatch(kept, np.take_along_axis(slots, kept[..., None], 1),
                      np.take_along_axis(places, kept[..., None], 1), texts, tiles, slots.shape[1])
@@ -140,3 +160,39 @@ def _labels(page: pages.Page, noise: np.random.Generator, misread: float) -> np.
     wrong = (labels > 3) & (noise.random(labels.shape) < misread)
     labels[wrong] = np.where(noise.random(wrong.sum()) < 0.2, 0, noise.integers(4, 150, wrong.sum()))
     return np.concatenate([labels, np.zeros((1, 16), np.int64)]).astype(np.uint8)
+
+
+class Album:
+    """Seen pages on disk (album.py), read once and kept in memory; looks for new ones now and then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pages: dict[str, list[dict[str, np.ndarray]]] = {}
+        self.known: set[str] = set()
+        self.look()
+
+    def look(self) -> None:
+        for path in sorted(self.folder.glob("*.npz")):
+            if path.name in self.known or ".partial" in path.name:
+                continue
+            self.known.add(path.name)
+            with np.load(path, allow_pickle=False) as data:
+                self.pages.setdefault(path.stem.rsplit("-", 1)[1], []).append(dict(data))
+
+    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> PageBatch | None:
+        """Some pages of one kind and of about one length; None when there are too few."""
+        pool = self.pages.get(kind, [])
+        if len(pool) < 3 * count:
+            return None
+        chosen = sorted(rng.sample(pool, min(len(pool), 5 * count)), key=lambda page: len(page["plain_ids"]))
+        start = rng.randrange(len(chosen) - count + 1)
+        chosen = chosen[start : start + count]
+        parts = ("ids", "targets", "cells", "places")
+        texts = [stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
+                 for name in ("plain", "grounded")]
+        kept = thin(rng, np.stack([page["has_text"] for page in chosen]), texts, blank_share)
+        places = np.stack([page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)])
+        tokens = np.stack([page["tokens"][rows] for page, rows in zip(chosen, kept, strict=True)])
+        slots = np.zeros((*kept.shape, 16), np.uint8)
+        return PageBatch(kept, slots, places, texts, int(chosen[0]["num_tiles"]),
+                         len(chosen[0]["has_text"]), tokens)

@@ -201,6 +201,10 @@ def view_scale(width: int, height: int) -> tuple[float, float]:
     return 1536 / width, 2304 / height
 
 
+# Type above this many pixels of a view is left to a later round: a glyph wider than two cells.
+LARGEST = 125.0
+
+
 def random_page(rng: Random, kind: Kind, fonts: tuple[Font, ...], *, held_out: bool = False,
                 max_characters: int = 300, smallest: float = 41.0,
                 size: tuple[int, int] | None = None,
@@ -255,6 +259,7 @@ def _fill(page: Page, rng: Random, fonts: tuple[Font, ...], held_out: bool,
         else:
             label, font, size = "text", body_font, body
             count = rng.randrange(2, max(4, min(60, left_chars // 5)))
+        size = min(size, round(LARGEST / page.scale[1]))
         block, y_next = _set_block(
             page, rng, texts.words(rng, count, held_out), font=font, size=size, label=label,
             y=y, bottom=bottom, margin=margin_x, centred=centred, pitch=pitch, tracking=tracking,

@@ -26,6 +26,8 @@ from nanotrain.optim import Optimisers
 from nanotrain.sight import EyeHeads, see_crops
 from nanotrain.train_reader import IdealEyes
 
+CHECKED_CROPS = 48  # held out, looked at every 100 steps
+
 
 def crop_feed(seed: int, tiles: int, globals_: int, queue: mp.Queue) -> None:
     """Child process: batches of crops for ever."""
@@ -115,13 +117,14 @@ def main() -> None:
         heads.load_state_dict(state["heads"])
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
-    queue: mp.Queue = mp.Queue(8)
-    feeds = [mp.Process(target=crop_feed, args=(1000 + step * 7 + i, args.tiles, args.globals_, queue), daemon=True)
+    context = mp.get_context("fork")
+    queue: mp.Queue = context.Queue(8)
+    feeds = [context.Process(target=crop_feed, args=(1000 + step * 7 + i, args.tiles, args.globals_, queue), daemon=True)
              for i in range(args.workers)]
     for feed in feeds:
         feed.start()
     held = Random(5)
-    check = [scenes.crop_batch(held, fonts.load_fonts(True), side, 48, held_out=True) for side in (768, 1024)]
+    check = [scenes.crop_batch(held, fonts.load_fonts(True), side, CHECKED_CROPS, held_out=True) for side in (768, 1024)]
     started, seen, sums = time.time(), 0, {}
     waited = 0.0
     while step < min(args.steps, args.stop_after):
@@ -135,7 +138,7 @@ def main() -> None:
             slot_weight = min(1.0, 0.2 + step / 1000)
             loss = loss + slot_weight * parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
             if ideal is not None:
-                loss = loss + parts["far"]
+                loss = loss - 0.7 * slot_weight * parts["slot"] + 2.0 * parts["far"]
             for name, value in parts.items():
                 sums[f"{name}{crops.side}"] = sums.get(f"{name}{crops.side}", 0.0) + float(value.detach())
         loss.backward()
@@ -156,7 +159,7 @@ def main() -> None:
             with (args.state / "eyes.log").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-        if step % 50 == 0 or step == args.steps:
+        if step % 50 == 0 or step == min(args.steps, args.stop_after):
             partial = kept.with_suffix(".partial")
             torch.save({"vision": vision.state_dict(), "heads": heads.state_dict(),
                         "optimisers": optimisers.state_dict(), "step": step}, partial)

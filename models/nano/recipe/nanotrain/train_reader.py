@@ -34,6 +34,22 @@ MIXES = {
     "all": {"note": 6, "slide": 5, "poster": 3, "letter": 2},
 }
 
+CHECKED_PAGES = 6  # held out, looked at every 100 steps
+
+
+def place_code(side: int, width: int) -> Tensor:
+    """Where a cell lies in its view, in 17 directions of the token: [side * side, width].
+
+    Smooth and narrow on purpose: random codes of full width are what the eyes could not learn.
+    """
+    across = (torch.arange(side) + 0.5) / side
+    waves = torch.cat([f(2 * torch.pi * k * across)[:, None] for k in (0.5, 1, 2, 4) for f in (torch.sin, torch.cos)], 1)
+    rows, columns = waves.repeat_interleave(side, 0), waves.repeat(side, 1)
+    kind = torch.full((side * side, 1), 1.0 if side == 12 else -1.0)
+    features = torch.cat((rows, columns, kind), dim=1)
+    directions = torch.linalg.qr(torch.randn(width, 17, generator=torch.Generator().manual_seed(3)))[0].T
+    return 1.9 * features @ directions
+
 
 class IdealEyes(nn.Module):
     """Visual tokens from slot labels: what the eyes will be taught to give."""
@@ -42,8 +58,8 @@ class IdealEyes(nn.Module):
         super().__init__()
         self.codes = nn.Embedding(NUM_CLASSES, CHAR_WIDTH)
         self.join = nn.Linear(slots * CHAR_WIDTH, width)
-        self.tile_codes = nn.Parameter(torch.randn(144, width) * 0.5)
-        self.global_codes = nn.Parameter(torch.randn(256, width) * 0.5)
+        self.tile_codes = nn.Parameter(place_code(12, width))
+        self.global_codes = nn.Parameter(place_code(16, width))
         nn.init.normal_(self.codes.weight)
 
     def forward(self, slots_BVS: Tensor, kept_BV: Tensor, num_tiles: int, separator: Tensor) -> Tensor:
@@ -63,25 +79,37 @@ def text_of(rows: batches.TextRows, device: str) -> Text:
     return Text(*(torch.from_numpy(a).to(device) for a in (rows.ids, rows.targets, rows.cells, rows.places)))
 
 
-def page_feed(seed: int, mix: dict[str, int], max_characters: int, queue: mp.Queue) -> None:
-    """Child process: groups of batches for ever."""
+def page_feed(seed: int, mix: dict[str, int], args: argparse.Namespace, queue: mp.Queue) -> None:
+    """Child process: groups of batches for ever; from the album where there is one."""
     rng = Random(seed)
     chosen = fonts.load_fonts(False)
+    album = batches.Album(args.album) if args.album else None
+    served = 0
     while True:
-        queue.put([
-            batches.page_batch(rng, chosen, kind, count, max_characters=max_characters)
-            for kind, count in mix.items()
-        ])
+        group = []
+        for kind, count in mix.items():
+            share = 1.0 if rng.random() < args.whole else 0.1
+            batch = None
+            if album is not None and rng.random() < args.seen:
+                batch = album.batch(rng, kind, count, share)
+            group.append(batch or batches.page_batch(
+                rng, chosen, kind, count, max_characters=args.max_characters, blank_share=share))
+        queue.put(group)
+        served += 1
+        if album is not None and served % 30 == 0:
+            album.look()
 
 
 def ideal_losses(decoder: nn.Module, ideal: IdealEyes, separator: Tensor, heads: ReadHeads,
                  batch: batches.PageBatch, device: str, noise: float = 0.03, num_texts: int = 2
                  ) -> ReadLosses:
-    slots = torch.from_numpy(batch.slots).to(device).long()
     kept = torch.from_numpy(batch.kept).to(device)
-    visual = ideal(slots, kept, batch.num_tiles, separator)
+    if batch.tokens is not None:
+        visual = torch.from_numpy(batch.tokens).to(device).float()
+    else:
+        visual = ideal(torch.from_numpy(batch.slots).to(device).long(), kept, batch.num_tiles, separator)
     if noise:
-        visual = visual + 0.15 * torch.randn_like(visual)
+        visual = visual + (0.15 if batch.tokens is None else 0.05) * torch.randn_like(visual)
     places = torch.from_numpy(batch.token_places).to(device)
     return read(decoder, heads, visual, kept, places, [text_of(t, device) for t in batch.texts[:num_texts]],
                 num_visual=batch.num_visual, noise=noise)
@@ -98,6 +126,9 @@ def main() -> None:
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--grounded", type=float, default=0.0, help="share of steps with both prompts")
     parser.add_argument("--freeze-codes", action="store_true", help="keep the ideal tokens as they are")
+    parser.add_argument("--album", type=Path, help="folder of seen pages (album.py)")
+    parser.add_argument("--seen", type=float, default=0.8, help="share of batches from the album")
+    parser.add_argument("--whole", type=float, default=0.0, help="share of batches that keep all blank cells")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
@@ -119,14 +150,15 @@ def main() -> None:
             part.load_state_dict(state[name])
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
-    queue: mp.Queue = mp.Queue(8)
-    feed = mp.Process(target=page_feed, args=(500 + step, MIXES[args.mix], args.max_characters, queue), daemon=True)
+    context = mp.get_context("fork")
+    queue: mp.Queue = context.Queue(8)
+    feed = context.Process(target=page_feed, args=(500 + step, MIXES[args.mix], args, queue), daemon=True)
     feed.start()
     held = Random(11)
-    check = [batches.page_batch(held, fonts.load_fonts(True), kind, 6, max_characters=args.max_characters, held_out=True)
+    check = [batches.page_batch(held, fonts.load_fonts(True), kind, CHECKED_PAGES, max_characters=args.max_characters, held_out=True)
              for kind in MIXES[args.mix]]
     grounded = Random(step)
-    started, sums, characters = time.time(), {}, 0
+    started, sums, counts, characters = time.time(), {}, {}, 0
     while step < min(args.steps, args.stop_after):
         group = queue.get()
         num_texts = 2 if grounded.random() < args.grounded else 1
@@ -138,7 +170,8 @@ def main() -> None:
             share = sum(int((t.targets >= 0).sum()) for t in batch.texts[:num_texts]) / total
             loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
             (loss * share).backward()
-            kind = batch.num_tiles
+            kind = f"{batch.num_tiles}{'seen' if batch.tokens is not None else ''}"
+            counts[kind] = counts.get(kind, 0) + 1
             for name, value in (("text", out.text), ("guide", out.guide), ("place", out.place),
                                 ("balance", out.balance), ("right", out.right)):
                 sums[f"{name}{kind}"] = sums.get(f"{name}{kind}", 0.0) + float(value.detach())
@@ -148,8 +181,9 @@ def main() -> None:
         step += 1
         if step % 20 == 0 or step == args.steps:
             line = {"step": step, "seconds": round(time.time() - started, 1), "characters": characters,
-                    **{name: round(value / 20, 4) for name, value in sums.items()}, "looked": looked}
-            sums = {}
+                    **{name: round(value / counts[name.lstrip("abcdefghijklmnopqrstuvwxyz")], 4) for name, value in sums.items()},
+                    "looked": looked}
+            sums, counts = {}, {}
             if step % 100 == 0 or step == args.steps:
                 with torch.no_grad(), torch.autocast(device, torch.bfloat16):
                     for batch in check:

@@ -1,0 +1,87 @@
+"""Ten steps of each stage, eager and compiled, on whatever device there is, with times.
+
+    python -m nanotrain.dry_run [--steps 10] [--device cpu|cuda] [--compile]
+
+Proves that the code for a GPU runs: same functions, same sizes, only the device differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from random import Random
+
+import torch
+
+from nanotrain import batches, fonts, scenes, sizes
+from nanotrain.characters import NUM_CLASSES
+from nanotrain.optim import Optimisers
+from nanotrain.reading import ReadHeads
+from nanotrain.sight import EyeHeads
+from nanotrain.train_eyes import eye_loss
+from nanotrain.train_reader import IdealEyes, ideal_losses
+
+
+def eyes_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
+    model = sizes.new_model()
+    vision, heads = model.vision.to(device), EyeHeads(128, 256, NUM_CLASSES, 16).to(device)
+    optimisers = Optimisers({"vision": vision, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100)
+    crops = scenes.crop_batch(Random(1), fonts.load_fonts(False), 768, count)
+    loss_of = torch.compile(eye_loss, dynamic=True) if compiled else eye_loss
+
+    def step(index: int) -> float:
+        with torch.autocast(device, torch.bfloat16):
+            parts = loss_of(vision, heads, crops, device)
+        loss = parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
+        loss.backward()
+        optimisers.step(index)
+        sizes.impose_near_sight(vision)
+        return float(loss.detach())
+
+    return step
+
+
+def reader_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
+    model = sizes.new_model()
+    decoder, ideal, heads = model.decoder.to(device), IdealEyes(256).to(device), ReadHeads(256, 5).to(device)
+    separator = model.vision.view_separator.detach().to(device)
+    optimisers = Optimisers({"decoder": decoder, "ideal": ideal, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100)
+    batch = batches.page_batch(Random(1), fonts.load_fonts(False), "slide", count, max_characters=120)
+    loss_of = torch.compile(ideal_losses, dynamic=True) if compiled else ideal_losses
+
+    def step(index: int) -> float:
+        with torch.autocast(device, torch.bfloat16):
+            out = loss_of(decoder, ideal, separator, heads, batch, device)
+        loss = out.text + 0.3 * out.guide + 2 * out.place + 0.01 * out.balance
+        loss.backward()
+        optimisers.step(index)
+        return float(loss.detach())
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--crops", type=int, default=12)
+    parser.add_argument("--pages", type=int, default=4)
+    args = parser.parse_args()
+    for name, make, count in (("eyes", eyes_step, args.crops), ("reader", reader_step, args.pages)):
+        for compiled in (False, True):
+            step = make(args.device, compiled, count)
+            started = time.time()
+            first = step(0)
+            warm = time.time()
+            for index in range(1, args.steps):
+                last = step(index)
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            each = (time.time() - warm) / max(1, args.steps - 1)
+            print(f"{name} {'compiled' if compiled else 'eager'} on {args.device}: loss {first:.3f} -> {last:.3f}, "
+                  f"first step {warm - started:.1f} s, then {each:.2f} s a step of {count}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

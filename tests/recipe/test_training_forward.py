@@ -1,0 +1,118 @@
+"""The training forwards compute what the program computes, and a stopped stage goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import sys
+from random import Random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+def test_a_crop_of_one_window_equals_the_programs_block() -> None:
+    from nanotrain import sight, sizes
+
+    model = sizes.new_model()
+    for table in (model.vision.sam.blocks[1].attn.rel_pos_h, model.vision.sam.blocks[1].attn.rel_pos_w):
+        torch.nn.init.normal_(table, std=0.3)
+    x = torch.randn(2, 16, 16, 128)
+    block = model.vision.sam.blocks[1]
+    with torch.no_grad():
+        assert torch.allclose(sight._crop_block(block, x, 64), block(x), atol=2e-5)
+
+
+def test_the_global_block_sized_for_tiles_equals_the_programs() -> None:
+    from nanotrain import sight, sizes
+
+    block = sizes.new_model().vision.sam.blocks[2]
+    x = torch.randn(1, 48, 48, 128)
+    with torch.no_grad():
+        assert torch.allclose(sight._crop_block(block, x, 48), block(x), atol=2e-5)
+
+
+def test_whole_views_of_tokens_equal_the_programs_query_encoder() -> None:
+    from nanotrain import sight, sizes
+
+    vision = sizes.new_model().vision
+    image = torch.randn(2, 144, 256)
+    with torch.no_grad():
+        tokens, _ = sight.see_tokens(vision, image, torch.arange(144).expand(2, -1), 144)
+        expected = vision.projector(vision.query_encoder(image))
+    assert torch.allclose(tokens, expected, atol=2e-4)
+
+
+def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_words) -> None:
+    from nanotrain import batches, reading, sizes
+    from nanotrain.train_reader import IdealEyes, text_of
+
+    model = sizes.new_model()
+    batch = batches.page_batch(Random(1), two_fonts, "note", 2, max_characters=30, blank_share=1.0)
+    kept = torch.from_numpy(batch.kept)
+    with torch.no_grad():
+        visual = IdealEyes(256)(torch.from_numpy(batch.slots).long(), kept, 0, model.vision.view_separator)
+        texts = [text_of(rows, "cpu") for rows in batch.texts]
+        both = reading.read(model.decoder, reading.ReadHeads(256, 5), visual, kept,
+                            torch.from_numpy(batch.token_places), texts, num_visual=257, noise=0.0)
+        logits, targets = [], []
+        for text in texts:
+            start = model.decoder.embed.weight[0].expand(2, 1, -1)
+            h = model.decoder(torch.cat((start, visual, model.decoder.embed(text.ids)), 1))[:, 258:]
+            logits.append(h[text.targets >= 0])
+            targets.append(text.targets[text.targets >= 0])
+    expected = F.cross_entropy(torch.cat(logits), torch.cat(targets))
+    assert both.text.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_left_out_blank_cells_keep_the_others_in_place(two_fonts, plain_words) -> None:
+    from nanotrain import batches
+
+    whole = batches.page_batch(Random(1), two_fonts, "slide", 2, max_characters=30, blank_share=1.0)
+    thin = batches.page_batch(Random(1), two_fonts, "slide", 2, max_characters=30, blank_share=0.0)
+    assert thin.kept.shape[1] < whole.kept.shape[1] == 545
+    for row in range(2):
+        for before, after in zip(whole.texts, thin.texts, strict=True):
+            known = before.cells[row] >= 0
+            assert (thin.kept[row][after.cells[row][known]] == before.cells[row][known]).all()
+
+
+@pytest.mark.parametrize("stage", ["eyes", "reader"])
+def test_a_stopped_stage_goes_on_at_its_step(stage, tmp_path, two_fonts, plain_words, monkeypatch) -> None:
+    from nanotrain import fonts, train_eyes, train_reader
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    module = {"eyes": train_eyes, "reader": train_reader}[stage]
+    sizes_of = {"eyes": ["--tiles", "1", "--globals", "1"], "reader": ["--max-characters", "20"]}[stage]
+    monkeypatch.setitem(train_reader.MIXES, "notes", {"note": 1})
+    monkeypatch.setattr(train_eyes, "CHECKED_CROPS", 1)
+    monkeypatch.setattr(train_reader, "CHECKED_PAGES", 1)
+    common = ["prog", "--state", str(tmp_path), "--steps", "3", *sizes_of]
+    monkeypatch.setattr(sys, "argv", [*common, "--stop-after", "2"])
+    module.main()
+    first = torch.load(tmp_path / f"{stage}.pt", weights_only=True)
+    monkeypatch.setattr(sys, "argv", [*common, "--resume"])
+    module.main()
+    second = torch.load(tmp_path / f"{stage}.pt", weights_only=True)
+    assert (first["step"], second["step"]) == (2, 3)
+    # Momentum is carried over: the third step's is mostly the first two's.
+    old = next(iter(first["optimisers"]["muon"]["state"].values()))["momentum"]
+    new = next(iter(second["optimisers"]["muon"]["state"].values()))["momentum"]
+    assert F.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.1
+    last = json.loads((tmp_path / f"{stage}.log").read_text().splitlines()[-1])
+    assert last["step"] == 3
+
+
+def test_a_packed_state_comes_back(tmp_path) -> None:
+    from nanotrain import state
+
+    data = {"step": 7, "weights": torch.randn(3, 3), "optimisers": {"muon": {"state": {0: {"momentum": torch.randn(64)}}}}}
+    (tmp_path / "a").mkdir()
+    for stage in state.STAGES:
+        torch.save(data, tmp_path / "a" / stage)
+    state.pack(tmp_path / "a", tmp_path / "kept")
+    state.unpack(tmp_path / "b", tmp_path / "kept")
+    back = torch.load(tmp_path / "b" / "eyes.pt", weights_only=True)
+    assert torch.equal(back["weights"], data["weights"]) and back["step"] == 7
+    again = back["optimisers"]["muon"]["state"][0]["momentum"]
+    assert torch.allclose(again, data["optimisers"]["muon"]["state"][0]["momentum"], rtol=1e-2)
