@@ -156,9 +156,9 @@ def _read_tags(raw: str, position: int) -> tuple[str, str, int] | None:
     if not raw.startswith(_DET, end):
         return (label, "", end)
     start = end + len(_DET)
-    close = raw.find(_DET_END, start)
     next_block = raw.find(_REF, start)
-    if close < 0 or 0 <= next_block < close:
+    close = raw.find(_DET_END, start, next_block if next_block >= 0 else len(raw))
+    if close < 0:
         # Boxes that never end: the block keeps its label, their digits are not page text.
         cut = _CUT_LIST.match(raw, start)
         return (label, "?", cut.end() if cut else start)

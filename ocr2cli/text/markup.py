@@ -42,6 +42,8 @@ def neutralise(text: str) -> str:
     # As a character reference the mark still shows as "!", but makes no image, whatever escapes
     # stand before it.
     text = text.replace("![", "&#33;[")
+    # Even inside a tag: tools that split the markdown look for page comments only.
+    text = text.replace("<!--", "&lt;!--")
     return _neutralise_tags(text) if "<" in text else text
 
 

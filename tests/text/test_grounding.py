@@ -175,7 +175,7 @@ MARKUP = ("![a](b.png)", "<img/src=x>", "<table>", "<td>", "<!--")
 FRAGMENTS = st.sampled_from(TAGS + WORDS + MARKUP)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(FRAGMENTS | st.text(max_size=8), max_size=25).map("".join))
 def test_any_text_parses_into_valid_boxes_and_harmless_markdown(raw: str) -> None:
     grounded = parse(raw)
@@ -198,7 +198,7 @@ def test_any_text_parses_into_valid_boxes_and_harmless_markdown(raw: str) -> Non
 )
 def test_long_hostile_texts_take_well_under_a_second(piece: str) -> None:
     raw = "<|ref|>t<|/ref|><|det|>" + piece * (200_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     _markdown(raw)
     _markdown(piece * (200_000 // len(piece)))
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
