@@ -22,6 +22,7 @@ from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
 # tokens before the first differing one. logit_difference: largest difference of any logit of the
 # first new token, relative to the reference's largest.
 PARITY_METRICS = ("exact_share", "first_difference", "logit_difference")
+DTYPES = ("", "float32", "bfloat16", "float16", "int8")
 BOUNDS = ("at_most", "at_least", "at_most_reference_plus", "at_least_reference_minus")
 
 
@@ -33,7 +34,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One limit. cases: patterns of case ids, empty for all. is_overall: on the suite's mean."""
+    """One limit. cases: patterns of case ids, empty for all. is_overall: on the suite's mean.
+
+    dtype: for models run in this dtype only ("float32", "bfloat16"); empty: in any.
+    """
 
     metric: str
     bound: str
@@ -42,6 +46,7 @@ class Gate:
     suite: str = "*"
     cases: tuple[str, ...] = ()
     is_overall: bool = False
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,15 @@ def load_gates(path: Path) -> list[Gate]:
     return [_read_gate(row, f"{path}: gate {n}") for n, row in enumerate(rows, start=1)]
 
 
-def gates_of(suite: Suite, default_file: Path) -> list[Gate]:
-    """The suite's own gates file or the default one, and its tolerances as gates."""
+def gates_of(suite: Suite, default_file: Path, dtype: str = "") -> list[Gate]:
+    """The suite's own gates file or the default one, and its tolerances as gates.
+
+    dtype: the model's; limits for another one are left out.
+    """
     file = suite.gates_file or default_file
     gates = load_gates(file) if file.is_file() else []
     gates = [gate for gate in gates if fnmatch(suite.name, gate.suite)]
+    gates = [gate for gate in gates if gate.dtype in ("", dtype)]
     for case in suite.cases:
         if case.tolerance is not None:
             gates += _tolerance_gates(case.tolerance, cases=(case.id,))
@@ -174,7 +183,7 @@ def _tolerance_gates(
     ]
 
 
-_GATE_KEYS = ("metric", "reason", "suite", "cases", "is_overall", *BOUNDS)
+_GATE_KEYS = ("metric", "reason", "suite", "cases", "is_overall", "dtype", *BOUNDS)
 
 
 def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
@@ -197,7 +206,15 @@ def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
         suite=take(row, "suite", str, where, "*"),
         cases=tuple(take(row, "cases", list, where, [])),
         is_overall=take(row, "is_overall", bool, where, False),
+        dtype=_read_dtype(row, where),
     )
+
+
+def _read_dtype(row: Mapping[str, Any], where: str) -> str:
+    dtype = take(row, "dtype", str, where, "")
+    if dtype not in DTYPES:
+        raise UsageError(f"{where}: unknown dtype {dtype!r}.{nearest(dtype, DTYPES)}")
+    return dtype
 
 
 def group_failed(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:

@@ -139,7 +139,8 @@ def run_eval(
         options=options,
         model=model,
         suites=tuple(
-            _judge_suite(suite, by_case, options, reference, first_logits) for suite in suites
+            _judge_suite(suite, by_case, options, reference, first_logits, model.dtype)
+            for suite in suites
         ),
         seconds=seconds,
         reference_identity=tuple(reference.identity.items()) if reference else (),
@@ -180,6 +181,7 @@ def _judge_suite(
     options: EvalOptions,
     reference: Reference | None,
     first_logits: FirstLogits | None,
+    dtype: str,
 ) -> SuiteOutcome:
     outcomes = []
     for case in suite.cases:
@@ -195,7 +197,8 @@ def _judge_suite(
         )
         for o in outcomes
     ]
-    verdicts = judge(gates_of(suite, suites_folder() / "gates.toml"), scores)
+    gates = gates_of(suite, suites_folder() / "gates.toml", dtype)
+    verdicts = judge(gates, scores)
     if suite.facts_gate:
         verdicts += [verdict for outcome in outcomes for verdict in _fact_verdicts(outcome)]
     not_run = tuple(case for case in suite.cases if case.not_run)

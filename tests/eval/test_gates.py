@@ -100,6 +100,20 @@ def test_the_overall_tolerance_gates_the_means(tmp_path: Path) -> None:
     assert len(gates) == 4 and all(gate.is_overall for gate in gates)
 
 
+def test_a_limit_for_one_dtype_is_not_asked_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "gates.toml"
+    row = (
+        '[[gate]]\nmetric = "logit_difference"\nat_most = 0.001\ndtype = "float32"\nreason = "x"\n'
+    )
+    file.write_text(row, encoding="utf-8")
+    suite = Suite("toy", tmp_path, ())
+    assert len(gates_of(suite, file, "float32")) == 1
+    assert gates_of(suite, file, "bfloat16") == []
+    file.write_text(row.replace("float32", "float23"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"Did you mean 'float32'\?"):
+        load_gates(file)
+
+
 @pytest.mark.parametrize("file", sorted(suites_folder().rglob("gates.toml")), ids=str)
 def test_every_limit_that_comes_with_the_tool_has_a_reason(file: Path) -> None:
     gates = load_gates(file)
