@@ -5,6 +5,8 @@ Knows nothing about text: a page is blank when almost nothing on it stands out f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,10 @@ MIN_NEIGHBOURS = 2
 _MAX_NOISE_CORRELATION = 0.05
 _MIN_NOISE_DEVIATION = 20.0
 _MIN_NOISE_PIXELS = 4096
+_NOISE_SIDE = 512
+
+_BAND_ROWS = 256
+_SAMPLE_STEP = 4
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -31,24 +37,37 @@ def is_blank(rgb: Uint8Array, min_share: float) -> bool:
 
     rgb: uint8 [H, W, 3]. min_share: 0 to 1. An all black page is blank as well: nothing stands out.
     """
-    if ink_coverage(rgb) < min_share:
-        return True
-    return _is_noise(rgb)
+    needed = min_share * rgb.shape[0] * rgb.shape[1]
+    found = 0
+    # Nearly every page has its share of ink in the first bands that hold any.
+    for num_ink in _ink_counts(rgb):
+        found += num_ink
+        if found >= needed:
+            return _is_noise(rgb)
+    return True
 
 
 def ink_coverage(rgb: Uint8Array) -> float:
     """Share of pixels, 0 to 1, that differ from the paper and have neighbours that do, too.
 
-    The paper is the page's most frequent colour, channel by channel, so a dark ground or a
-    yellowed sheet counts as paper.
+    rgb: uint8 [H, W, 3]. The paper is the page's most frequent colour, channel by channel, so a
+    dark ground or a yellowed sheet counts as paper.
     """
-    ink = np.zeros(rgb.shape[:2], np.bool_)
-    for channel in range(3):
-        values = rgb[:, :, channel]
-        paper = int(np.bincount(values.ravel(), minlength=256).argmax())
-        low, high = max(paper - MIN_CONTRAST, 0), min(paper + MIN_CONTRAST, 255)
-        ink |= (values < low) | (values > high)
-    return float(np.count_nonzero(_supported(ink))) / ink.size
+    num_ink = sum(_ink_counts(rgb))
+    return num_ink / float(rgb.shape[0] * rgb.shape[1])
+
+
+def _ink_counts(rgb: Uint8Array) -> Iterator[int]:
+    """Ink pixels of one band of rows after the other."""
+    sample = rgb[::_SAMPLE_STEP, ::_SAMPLE_STEP].reshape(-1, 3)
+    papers = [int(np.bincount(channel, minlength=256).argmax()) for channel in sample.T]
+    for top in range(0, rgb.shape[0], _BAND_ROWS):
+        band = rgb[top : top + _BAND_ROWS]
+        ink = np.zeros(band.shape[:2], np.bool_)
+        for channel, paper in enumerate(papers):
+            low, high = max(paper - MIN_CONTRAST, 0), min(paper + MIN_CONTRAST, 255)
+            ink |= (band[:, :, channel] < low) | (band[:, :, channel] > high)
+        yield int(np.count_nonzero(_supported(ink)))
 
 
 def _supported(ink: BoolArray) -> BoolArray:
@@ -66,8 +85,9 @@ def _supported(ink: BoolArray) -> BoolArray:
 
 
 def _is_noise(rgb: Uint8Array) -> bool:
-    """True when no pixel says anything about its neighbour."""
-    grey = rgb[:, :, 1].astype(np.float32)
+    """True when no pixel in the middle of the page says anything about its neighbour."""
+    top, left = (max(0, (side - _NOISE_SIDE) // 2) for side in rgb.shape[:2])
+    grey = rgb[top : top + _NOISE_SIDE, left : left + _NOISE_SIDE, 1].astype(np.float32)
     if grey.size < _MIN_NOISE_PIXELS or grey.std() < _MIN_NOISE_DEVIATION:
         return False
     grey -= grey.mean()
