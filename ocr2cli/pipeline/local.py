@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError, PageJob, PageResult
 from ocr2cli.pipeline.channel import Frame, Kind, decode_item
-from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result, not_a_result
+from ocr2cli.pipeline.ledger import Ledger, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
-from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
+from ocr2cli.pipeline.process import Phase, WorkerProcess
+from ocr2cli.pipeline.staff import Staff
 from ocr2cli.pipeline.stage import Stage
 
 # How long the loop sleeps at most: it bounds how late a stop request or a timeout is seen.
@@ -30,8 +31,6 @@ _IDLE_S = 0.01
 _CLOSE_S = 2.0
 # Results handed out before the workers are looked after again.
 _MAX_READY_RESULTS = 8
-# A worker that dies with no page to blame is replaced this often in a row.
-_MAX_UNBLAMED_DEATHS = 10
 
 
 def run(
@@ -44,7 +43,8 @@ def run(
 
     jobs: pulled lazily, in this thread, only when the first stage has room; None means "nothing
     now, ask again" (for a source that never ends). No worker is started before the first job.
-    Closing the iterator early kills the workers.
+    Closing the iterator early kills the workers. Iterate in a thread that lives as long as the
+    run: Linux ends workers with the thread that started them.
     Raises: ModelError, EngineError or whatever a worker raised of ours while loading; EngineError
     when a stage keeps dying. Results finished before that have been yielded.
     """
@@ -53,38 +53,6 @@ def run(
         yield from supervisor.results()
     finally:
         supervisor.close()
-
-
-class _StageState:
-    """What the supervisor knows of one stage."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.workers: list[WorkerProcess | None] = [None] * stage.num_workers
-        self.waiting: deque[Ticket] = deque()
-        self.waiting_alone: deque[Ticket] = deque()
-        self.num_spawned = 0
-        self.num_emitted = 0
-        self.num_deaths = 0
-        self.num_unblamed_deaths = 0
-        self.was_ready = False
-        self.busy_s = 0.0
-
-    @property
-    def total_credit(self) -> int:
-        return self.stage.credit * self.stage.num_workers
-
-    @property
-    def live(self) -> list[WorkerProcess]:
-        return [worker for worker in self.workers if worker is not None]
-
-    @property
-    def num_held(self) -> int:
-        return sum(len(worker.held) for worker in self.live)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self.waiting) + len(self.waiting_alone)
 
 
 class _Supervisor:
@@ -96,7 +64,7 @@ class _Supervisor:
         if not stages:
             raise ValueError("a run needs at least one stage")
         self._options = options
-        self._stages = [_StageState(stage) for stage in stages]
+        self._stages = [Staff(stage) for stage in stages]
         self._ledger = Ledger(options.retries)
         self._jobs = jobs
         self._has_jobs = True
@@ -156,20 +124,13 @@ class _Supervisor:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            for ticket in self._drop_unstarted():
+            for ticket in self._stages[0].unqueue():
                 self._ledger.drop(ticket)
         if num_requests >= 2 or now >= self._drain_until:
             for ticket in self._ledger.tickets():
                 self._ledger.drop(ticket)
             return True
         return False
-
-    def _drop_unstarted(self) -> list[Ticket]:
-        first = self._stages[0]
-        unstarted = [*first.waiting, *first.waiting_alone]
-        first.waiting.clear()
-        first.waiting_alone.clear()
-        return unstarted
 
     # -- jobs in
 
@@ -179,11 +140,14 @@ class _Supervisor:
         while self._has_jobs and len(self._ready) < _MAX_READY_RESULTS:
             if first.num_held + first.num_waiting >= first.total_credit:
                 return
+            asked = time.monotonic()
             try:
                 job = next(self._jobs)
             except StopIteration:
                 self._has_jobs = False
                 return
+            # The source may have to digest a large file first.
+            self._excuse(time.monotonic() - asked)
             if job is None:
                 self._is_source_idle = True
                 return
@@ -194,7 +158,7 @@ class _Supervisor:
         if job.error:
             self._ready.append(self._ledger.finish(ticket, failed_result(job, job.error)))
         else:
-            self._enqueue(ticket)
+            self._stages[ticket.stage].enqueue(ticket)
 
     # -- items down
 
@@ -224,9 +188,10 @@ class _Supervisor:
     def _dispatch(self, index: int) -> None:
         state = self._stages[index]
         while state.num_waiting and self._has_room_after(index):
-            ticket, worker = self._match(state)
-            if ticket is None or worker is None:
+            pair = state.next_pair()
+            if pair is None:
                 return
+            ticket, worker = pair
             worker.send(ticket)
             worker.is_exclusive = index in ticket.alone_in
             self._flush(worker)
@@ -235,27 +200,6 @@ class _Supervisor:
         state = self._stages[index]
         parked = self._stages[index + 1].num_waiting if index + 1 < len(self._stages) else 0
         return state.num_held + parked < state.total_credit
-
-    def _match(self, state: _StageState) -> tuple[Ticket | None, WorkerProcess | None]:
-        """The next item and its worker. A suspect goes first, to a worker that holds nothing."""
-        workers = [worker for worker in state.live if worker.is_open]
-        workers.sort(key=lambda worker: len(worker.held))
-        if state.waiting_alone and workers:
-            if not workers[0].held:
-                return state.waiting_alone.popleft(), workers[0]
-            # Let the least loaded one run empty for the suspect.
-            del workers[0]
-        if state.waiting and workers:
-            return state.waiting.popleft(), workers[0]
-        return None, None
-
-    def _enqueue(self, ticket: Ticket, *, is_first: bool = False) -> None:
-        state = self._stages[ticket.stage]
-        queue = state.waiting_alone if ticket.stage in ticket.alone_in else state.waiting
-        if is_first:
-            queue.appendleft(ticket)
-        else:
-            queue.append(ticket)
 
     # -- answers up
 
@@ -304,11 +248,7 @@ class _Supervisor:
 
     def _accept(self, worker: WorkerProcess, frame: Frame) -> None:
         state = self._stages[worker.stage_index]
-        ticket = worker.release(frame.serial)
-        state.num_emitted += 1
-        state.num_unblamed_deaths = 0
-        if not worker.held:
-            state.busy_s += time.monotonic() - worker.busy_since
+        ticket = state.release(worker, frame.serial)
         if frame.kind is Kind.RESULT:
             self._ready.append(self._ledger.finish(ticket, decode_item(frame.body)))
         elif ticket.stage + 1 == len(self._stages):
@@ -317,7 +257,7 @@ class _Supervisor:
         else:
             ticket.stage += 1
             ticket.body = frame.body
-            self._enqueue(ticket)
+            self._stages[ticket.stage].enqueue(ticket)
 
     # -- deaths
 
@@ -345,25 +285,14 @@ class _Supervisor:
         phase, status = worker.phase, self._remove(worker)
         if phase is Phase.CLOSING and not worker.held and not worker.failure:
             return
-        state.num_deaths += 1
-        if worker.held:
-            state.busy_s += time.monotonic() - worker.busy_since
-        if not worker.taken:
-            state.num_unblamed_deaths += 1
-        self._send_back(worker, _fault(state.stage, worker, status))
+        state.note_death(worker)
+        self._send_back(worker, state.page_error(worker, status))
         if not self._fatal and not self._is_stopping_with(worker):
-            self._fatal = _run_error(state, worker, status) or self._despair(state)
+            self._fatal = state.run_error(worker, status, self._options.hopeless_after)
 
     def _is_stopping_with(self, worker: WorkerProcess) -> bool:
         """The signal that stops us may hit workers too, before they are up and ignore it."""
         return self._options.stop() > 0 and worker.failure is None
-
-    def _despair(self, state: _StageState) -> EngineError | None:
-        """Stop replacing a stage's workers when that leads nowhere."""
-        is_useless = not state.num_emitted and state.num_deaths >= self._options.hopeless_after
-        if not is_useless and state.num_unblamed_deaths <= _MAX_UNBLAMED_DEATHS:
-            return None
-        return EngineError(f"giving up: {state.num_deaths} {state.stage.name} workers have died")
 
     def _read_rest(self, worker: WorkerProcess) -> None:
         """What a dead worker wrote before it died still counts."""
@@ -390,11 +319,11 @@ class _Supervisor:
                 self._ledger.drop(ticket)
             elif serial not in worker.taken:
                 self._ledger.rewind(ticket)
-                self._enqueue(ticket, is_first=True)
+                self._stages[ticket.stage].enqueue(ticket, is_first=True)
             elif result := self._ledger.fault(ticket, fault):
                 self._ready.append(result)
             else:
-                self._enqueue(ticket, is_first=True)
+                self._stages[ticket.stage].enqueue(ticket, is_first=True)
 
     # -- the end
 
@@ -411,46 +340,4 @@ class _Supervisor:
             time.sleep(0.002)
 
     def _snapshot(self) -> tuple[StageStatus, ...]:
-        return tuple(_stage_status(state) for state in self._stages)
-
-
-def _stage_status(state: _StageState) -> StageStatus:
-    now = time.monotonic()
-    busy = [worker for worker in state.live if worker.held]
-    slowest = min(busy, key=lambda worker: worker.quiet_since, default=None)
-    ages = [now - worker.last_sign for worker in state.live]
-    return StageStatus(
-        state.stage.name,
-        state.stage.num_workers,
-        num_ready=sum(worker.phase is Phase.READY for worker in state.live),
-        num_waiting=state.num_waiting,
-        num_held=state.num_held,
-        num_emitted=state.num_emitted,
-        num_restarts=max(0, state.num_spawned - state.stage.num_workers),
-        busy_s=state.busy_s + sum(now - worker.busy_since for worker in busy),
-        silence_s=now - slowest.quiet_since if slowest else 0.0,
-        oldest=str(next(iter(slowest.held.values())).job.key) if slowest else "",
-        heartbeat_age_s=max(ages, default=0.0),
-    )
-
-
-def _fault(stage: Stage, worker: WorkerProcess, status: int) -> PageError:
-    """Why the pages of a dead worker have to go back, for people."""
-    if worker.is_timed_out:
-        message = f"the {stage.name} worker was silent for {stage.timeout_s:g} s and was killed"
-        return PageError("timeout", message)
-    if worker.failure:
-        return worker.failure.page_error(stage.name)
-    return PageError("worker_died", f"the {stage.name} worker {describe_exit(status)}")
-
-
-def _run_error(state: _StageState, worker: WorkerProcess, status: int) -> Ocr2Error | None:
-    """The end of the run, where another try cannot help."""
-    if worker.failure:
-        return worker.failure.run_error(state.stage.name)
-    if worker.phase is Phase.LOADING and not state.was_ready:
-        return EngineError(
-            f"the {state.stage.name} worker {describe_exit(status)} while loading; "
-            "if that was for want of memory, use fewer workers or a smaller --dtype"
-        )
-    return None
+        return tuple(state.status() for state in self._stages)

@@ -203,6 +203,17 @@ def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
     assert num_done == 5
 
 
+def test_a_slow_source_does_not_look_like_a_hanging_worker() -> None:
+    def source() -> Iterator[PageJob]:
+        for job in jobs(4):
+            yield job
+            time.sleep(0.5)
+
+    stages = [stage(Recipe("a", is_last=True), credit=3, timeout_s=0.4)]
+    results = by_page(local.run(stages, source(), options=RunnerOptions(retries=0)))
+    assert len(results) == 4 and not failed_pages(results)
+
+
 def test_memory_over_the_limit_is_a_page_error_and_the_batch_goes_on() -> None:
     stages = [
         stage(Recipe("a", misdeeds=((1, "allocate"),), is_last=True), memory_limit_bytes=1 << 30)

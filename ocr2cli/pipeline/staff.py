@@ -1,0 +1,142 @@
+"""The workers of one stage and the items that wait for them, as the local runner's parent sees it.
+
+Knows which worker an item goes to and what a death means; `local.py` does the reading and writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from ocr2cli.errors import EngineError, Ocr2Error
+from ocr2cli.pages import PageError
+from ocr2cli.pipeline.ledger import Ticket
+from ocr2cli.pipeline.options import StageStatus
+from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
+from ocr2cli.pipeline.stage import Stage
+
+# A worker that dies with no page to blame is replaced this often in a row.
+_MAX_UNBLAMED_DEATHS = 10
+
+
+class Staff:
+    """One stage's workers by slot, its queue, and the totals of the run."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.workers: list[WorkerProcess | None] = [None] * stage.num_workers
+        self.waiting: deque[Ticket] = deque()
+        self.waiting_alone: deque[Ticket] = deque()
+        self.num_spawned = 0
+        self.num_emitted = 0
+        self.num_deaths = 0
+        self.num_unblamed_deaths = 0
+        self.was_ready = False
+        self.busy_s = 0.0
+
+    @property
+    def total_credit(self) -> int:
+        return self.stage.credit * self.stage.num_workers
+
+    @property
+    def live(self) -> list[WorkerProcess]:
+        return [worker for worker in self.workers if worker is not None]
+
+    @property
+    def num_held(self) -> int:
+        return sum(len(worker.held) for worker in self.live)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + len(self.waiting_alone)
+
+    def enqueue(self, ticket: Ticket, *, is_first: bool = False) -> None:
+        queue = self.waiting_alone if ticket.stage in ticket.alone_in else self.waiting
+        if is_first:
+            queue.appendleft(ticket)
+        else:
+            queue.append(ticket)
+
+    def next_pair(self) -> tuple[Ticket, WorkerProcess] | None:
+        """The next item and its worker. A suspect goes first, to a worker that holds nothing."""
+        workers = [worker for worker in self.live if worker.is_open]
+        workers.sort(key=lambda worker: len(worker.held))
+        if self.waiting_alone and workers:
+            if not workers[0].held:
+                return self.waiting_alone.popleft(), workers[0]
+            # Let the least loaded one run empty for the suspect.
+            del workers[0]
+        if self.waiting and workers:
+            return self.waiting.popleft(), workers[0]
+        return None
+
+    def unqueue(self) -> list[Ticket]:
+        """Empty the queue; returns what was in it."""
+        tickets = [*self.waiting, *self.waiting_alone]
+        self.waiting.clear()
+        self.waiting_alone.clear()
+        return tickets
+
+    def release(self, worker: WorkerProcess, serial: int) -> Ticket:
+        """Book an answer; returns the page it answers."""
+        ticket = worker.release(serial)
+        self.num_emitted += 1
+        self.num_unblamed_deaths = 0
+        if not worker.held:
+            self.busy_s += time.monotonic() - worker.busy_since
+        return ticket
+
+    def note_death(self, worker: WorkerProcess) -> None:
+        self.num_deaths += 1
+        if not worker.taken:
+            self.num_unblamed_deaths += 1
+        if worker.held:
+            self.busy_s += time.monotonic() - worker.busy_since
+
+    def page_error(self, worker: WorkerProcess, exit_status: int) -> PageError:
+        """Why the pages of a dead worker have to go back, for people."""
+        name = self.stage.name
+        if worker.is_timed_out:
+            limit_s = self.stage.timeout_s
+            return PageError(
+                "timeout", f"the {name} worker was silent for {limit_s:g} s and was killed"
+            )
+        if worker.failure:
+            return worker.failure.page_error(name)
+        return PageError("worker_died", f"the {name} worker {describe_exit(exit_status)}")
+
+    def run_error(
+        self, worker: WorkerProcess, exit_status: int, hopeless_after: int
+    ) -> Ocr2Error | None:
+        """The end of the run, where another try cannot help."""
+        name = self.stage.name
+        if worker.failure and (error := worker.failure.run_error(name)):
+            return error
+        if not worker.failure and worker.phase is Phase.LOADING and not self.was_ready:
+            return EngineError(
+                f"the {name} worker {describe_exit(exit_status)} while loading; "
+                "if that was for want of memory, use fewer workers or a smaller --dtype"
+            )
+        is_useless = not self.num_emitted and self.num_deaths >= hopeless_after
+        if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
+            return EngineError(f"giving up: {self.num_deaths} {name} workers have died")
+        return None
+
+    def status(self) -> StageStatus:
+        now = time.monotonic()
+        busy = [worker for worker in self.live if worker.held]
+        slowest = min(busy, key=lambda worker: worker.quiet_since, default=None)
+        ages = [now - worker.last_sign for worker in self.live]
+        return StageStatus(
+            self.stage.name,
+            self.stage.num_workers,
+            num_ready=sum(worker.phase is Phase.READY for worker in self.live),
+            num_waiting=self.num_waiting,
+            num_held=self.num_held,
+            num_emitted=self.num_emitted,
+            num_restarts=max(0, self.num_spawned - self.stage.num_workers),
+            busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
+            silence_s=now - slowest.quiet_since if slowest else 0.0,
+            oldest=str(next(iter(slowest.held.values())).job.key) if slowest else "",
+            heartbeat_age_s=max(ages, default=0.0),
+        )
