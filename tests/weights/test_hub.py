@@ -43,6 +43,7 @@ def test_nano_is_found_in_the_checkout_and_in_an_installed_package(tmp_path, mon
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         assert resolve_model("nano").path == folder
+        assert pull_model("nano") == folder
 
 
 def test_a_gguf_finds_its_mmproj_beside_it(tmp_path):
