@@ -65,6 +65,9 @@ _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
     default=None,
     help="Write report.json and report.html to this folder.",
 )
+@option(
+    "--record", is_flag=True, show_default=False, help="Keep the reference's scores in the suite."
+)
 @option("--json", "as_json", is_flag=True, show_default=False, help="The report as JSON on stdout.")
 @common
 def evaluate(
@@ -83,6 +86,7 @@ def evaluate(
     cache: Path | None,
     no_cache: bool,
     report: Path | None,
+    record: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -110,6 +114,10 @@ def evaluate(
             cache=None if no_cache else cache or _default_cache(),
         )
     )
+    if record:
+        from ocr2cli.eval.record import record_scores
+
+        record_scores(outcome)
     if report is not None:
         write_report(outcome, report)
     if as_json:

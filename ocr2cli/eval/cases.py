@@ -7,6 +7,7 @@ which every page has its truth beside it (`letter.png`, `letter.txt` or `letter.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
     return Suite(
         name=name,
         folder=folder,
-        cases=tuple(cases),
+        cases=tuple(_with_recorded(cases, folder / "recorded.json")),
         about=take(table, "about", str, str(file), ""),
         overall=_read_tolerance(table.get("overall"), f"{file}: [overall]"),
         gates_file=gates if gates.is_file() else None,
@@ -268,6 +269,23 @@ def _read_recorded(table: Any, where: str) -> Scores | None:
     check_keys(table, (*METRICS, "by"), f"{where}: recorded")
     take(table, "by", str, f"{where}: recorded")
     return Scores(**{k: take(table, k, float, where) for k in table if k != "by"})
+
+
+def _with_recorded(cases: list[Case], file: Path) -> list[Case]:
+    """Scores from recorded.json (`ocr2 eval --record`), for cases that state none themselves."""
+    if not file.is_file():
+        return cases
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        known = {name: Scores(**scores) for name, scores in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file}: not recorded scores ({error}). Delete it, record anew."
+        ) from error
+    return [
+        case if case.recorded is not None else replace(case, recorded=known.get(case.id))
+        for case in cases
+    ]
 
 
 def _read_tolerance(table: Any, where: str) -> Tolerance | None:

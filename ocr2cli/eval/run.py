@@ -166,7 +166,9 @@ def _choose(suite: Suite, only: Sequence[str], model: ModelFacts) -> Suite:
 
 def _mark(case: Case, model: ModelFacts) -> Case:
     if case.needs and case.needs != model.kind:
-        return replace(case, not_run=f"needs a {case.needs} checkpoint, this one is {model.kind}")
+        article = "an" if case.needs[0] in "aeiou" else "a"
+        why = f"needs {article} {case.needs} checkpoint, this one is {model.kind}"
+        return replace(case, not_run=why)
     return case
 
 

@@ -14,6 +14,7 @@ from ocr2cli.errors import ExitCode, GateFailed, InputError, UsageError
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.gates import State
 from ocr2cli.eval.provenance import ModelFacts
+from ocr2cli.eval.record import record_scores
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.eval.report import json_report, text_report
 from ocr2cli.eval.run import EvalOptions, EvalOutcome, run_eval
@@ -218,6 +219,27 @@ def test_a_reference_is_asked_once_for_a_page_and_then_cached(
     other = Reference("hf", {"weights": "b"}, read)
     run_eval(options, reads_truth(), reference=other, model=v2_model)
     assert asked == ["one", "one"]
+
+
+def test_a_references_scores_can_be_recorded_and_judge_a_later_run(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    gates = (
+        '[[gate]]\nmetric = "whole_cer"\nat_most_reference_plus = 0.01\n'
+        'reason = "no worse than what was recorded"'
+    )
+    options = EvalOptions(suites=(str(make_suite(gates=gates)),), ref="hf")
+    outcome = run_eval(options, reads_truth(), reference=reference_of(TRUTH), model=v2_model)
+    (file,) = record_scores(outcome)
+    later = replace(options, ref="recorded")
+    run_eval(later, reads_truth(), model=v2_model).raise_for_gates()
+    worse = run_eval(later, reads(TRUTH.replace("the", "a")), model=v2_model)
+    assert failed_metrics(worse) == {"whole_cer"}
+    with pytest.raises(UsageError, match="give --ref hf"):
+        record_scores(worse)
+    file.write_text('{"scores": {"one": {"cerr": 1}}}', encoding="utf-8")
+    with pytest.raises(UsageError, match="not recorded scores"):
+        run_eval(later, reads_truth(), model=v2_model)
 
 
 def test_cases_are_chosen_by_pattern_and_an_unknown_name_is_said(
