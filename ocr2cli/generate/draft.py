@@ -6,8 +6,9 @@ prefix that the model writes itself. Knows nothing about the model, logits or ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 # Longest n-gram first: a longer match is a better guess.
@@ -15,6 +16,10 @@ GRAM_SIZES = (4, 2)
 # How far ahead (tokens of the text) a match of the shortest n-gram is believed: two tokens recur
 # all over a page, and a jump to the wrong one loses the place.
 NEAR = 48
+# What is believed of a source that has not been tried lately, and how fast trust moves: by a try,
+# and back with each token written without one.
+PRIOR_RATE = 0.6
+LEARNING, FORGETTING = 0.2, 0.01
 
 
 class Source(Protocol):
@@ -101,12 +106,27 @@ class Guess:
     token_ids: list[int]
     lane: Lane | None = None
 
+    def chances(self) -> Iterator[float]:
+        """For each token in turn, the probability that it and all before it are right."""
+        chance = 1.0
+        for _ in self.token_ids:
+            chance *= self.lane.rate if self.lane else 0.0
+            yield chance
+
+    def cut(self, count: int) -> Guess:
+        """The first `count` tokens only."""
+        return Guess(self.token_ids[:count], self.lane) if count else Guess([])
+
 
 class Lane:
-    """One source and how far it is trusted: guesses grow with success, rest after failure."""
+    """One source and how far it is trusted: guesses grow with success, rest after failure.
+
+    rate: estimated probability that a guessed token is right, given that those before it are.
+    """
 
     def __init__(self, source: Source, max_guess: int) -> None:
         self.source = source
+        self.rate = PRIOR_RATE
         self._max = max_guess
         self._size = min(4, max_guess)
         self._rest = 0
@@ -115,12 +135,15 @@ class Lane:
     def push(self, token: int) -> None:
         self.source.push(token)
         self._rest = max(0, self._rest - 1)
+        self.rate += FORGETTING * (PRIOR_RATE - self.rate)
 
     def guess(self, limit: int) -> list[int]:
         return [] if self._rest else self.source.guess(min(self._size, limit))
 
     def report(self, proposed: int, accepted: int) -> None:
         """accepted: tokens of the last guess that the model wrote itself."""
+        trials = min(accepted + 1, proposed)
+        self.rate += LEARNING * (accepted / trials - self.rate)
         if accepted == proposed:
             self._size = min(2 * self._size, self._max)
         elif accepted:
@@ -155,6 +178,30 @@ class Drafter:
                 if token_ids := lane.guess(limit):
                     return Guess(token_ids, lane)
         return Guess([])
+
+
+def best_feed(guesses: Sequence[Guess], costs: Sequence[tuple[int, float]]) -> int:
+    """Tokens to feed each sequence in the next step (1: no guesses) for the most tokens a second.
+
+    costs: what a step costs by the tokens it is fed over all sequences, ascending, any unit.
+    All sequences are fed alike, so a guess of one makes the others pay for padding.
+    """
+    right = [0.0] * max(len(guess.token_ids) for guess in guesses)
+    for guess in guesses:
+        for place, chance in enumerate(guess.chances()):
+            right[place] += chance
+    written = list(accumulate(right, initial=float(len(guesses))))
+    speeds = [
+        tokens / _cost(len(guesses) * feed, costs) for feed, tokens in enumerate(written, start=1)
+    ]
+    return 1 + speeds.index(max(speeds))
+
+
+def _cost(tokens: int, costs: Sequence[tuple[int, float]]) -> float:
+    """Linear between the known points and, by the last piece, beyond them."""
+    pairs = list(pairwise(costs))
+    (left, low), (right, high) = next((p for p in pairs if tokens <= p[1][0]), pairs[-1])
+    return low + (high - low) * (tokens - left) / (right - left)
 
 
 def _index(text: Sequence[int], size: int) -> dict[tuple[int, ...], list[int]]:

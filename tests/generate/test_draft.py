@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ocr2cli.generate.draft import Drafter, Guess, Lane, RepeatSource, Source, TextSource
+from ocr2cli.generate.draft import (
+    Drafter,
+    Guess,
+    Lane,
+    RepeatSource,
+    Source,
+    TextSource,
+    best_feed,
+)
 
 TEXT = list(range(100, 200))
 
@@ -131,3 +139,60 @@ def test_without_a_text_auto_guesses_from_the_past() -> None:
         drafter.push(5)
     assert drafter.guess(8).token_ids == [5, 5, 5, 5]
     assert Drafter("text-layer", None, 8).guess(8) == Guess([])
+
+
+# ---- how much to feed
+
+
+def guess_of(length: int, rate: float) -> Guess:
+    lane = Lane(Endless(), 16)
+    lane.rate = rate
+    return Guess([0] * length, lane)
+
+
+def test_a_guess_is_right_only_while_all_before_it_were() -> None:
+    assert list(guess_of(3, 0.5).chances()) == [0.5, 0.25, 0.125]
+    assert list(Guess([]).chances()) == []
+
+
+FREE, PROPORTIONAL = ((1, 1.0), (2, 1.0)), ((1, 1.0), (2, 2.0))
+HALF = ((1, 1.0), (9, 5.0))  # a further token costs half of the first
+
+
+@pytest.mark.parametrize(
+    ("name", "guesses", "costs", "feed"),
+    [
+        ("further tokens are free", [guess_of(8, 0.5)], FREE, 9),
+        ("a right guess at full price gains nothing", [guess_of(8, 1.0)], PROPORTIONAL, 1),
+        ("a sure guess at half price", [guess_of(8, 1.0)], HALF, 9),
+        ("a doubtful guess at half price", [guess_of(8, 0.4)], HALF, 1),
+        ("a likely guess is cut short", [guess_of(8, 0.8)], HALF, 3),
+        ("no guess at all", [Guess([])], FREE, 1),
+        ("one sure guess is worth a little padding", [guess_of(8, 1.0), Guess([])], FREE, 9),
+        ("but not much of it", [guess_of(8, 1.0), *[Guess([])] * 7], HALF, 1),
+    ],
+)
+def test_guesses_are_tried_as_far_as_they_pay(
+    name: str, guesses: list[Guess], costs: tuple[tuple[int, float], ...], feed: int
+) -> None:
+    assert best_feed(guesses, costs) == feed, name
+
+
+def test_trust_follows_success_and_returns_to_doubt() -> None:
+    lane = Lane(Endless(), 8)
+    start = lane.rate
+    for _ in range(20):
+        lane.report(4, 4)
+    assert lane.rate > 0.95
+    for _ in range(20):
+        lane.report(4, 0)
+    assert lane.rate < 0.05
+    for _ in range(300):
+        lane.push(1)
+    assert lane.rate == pytest.approx(start, abs=0.05)
+
+
+def test_a_cut_guess_still_reports_to_its_source() -> None:
+    guess = guess_of(8, 0.5)
+    assert guess.cut(3) == Guess([0, 0, 0], guess.lane)
+    assert guess.cut(0) == Guess([])

@@ -145,7 +145,7 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
     while box.has_work:
         box.step()
     assert toy.shapes[-1] == (4, 1)
-    assert toy.contexts == [512] * 511 + [549] * 18
+    assert toy.contexts == [512] * 511 + [556] * 18
 
 
 @pytest.mark.parametrize(

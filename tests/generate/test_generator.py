@@ -290,10 +290,13 @@ def out_of_memory_above(rows: int, error: Exception) -> Any:
     ],
 )
 @pytest.mark.parametrize("draft", ["off", "ngram"])
-def test_out_of_memory_goes_on_with_fewer_and_the_same_text(error: Exception, draft: str) -> None:
+@pytest.mark.parametrize("when", ["fails", "fails_late"])
+def test_out_of_memory_goes_on_with_fewer_and_the_same_text(
+    error: Exception, draft: str, when: str
+) -> None:
     config = DecodeConfig(max_new_tokens=25, draft=draft)
     inputs = prompts(9)
-    toy = ToyDecoder(order=2, eos_bias=-9, fails=out_of_memory_above(2, error))
+    toy = ToyDecoder(order=2, eos_bias=-9, **{when: out_of_memory_above(2, error)})
     box = generator(toy, config, num_slots=6)
     for key, prompt in enumerate(inputs):
         add(box, toy, key, prompt)
@@ -395,10 +398,10 @@ def test_a_cancelled_sequence_never_comes_back() -> None:
 
 
 def test_drafts_stop_above_the_batch_limit_in_auto_only() -> None:
-    for draft, has_drafts in [("auto", False), ("ngram", True)]:
+    for draft, limit, has_drafts in [("auto", 2, False), ("auto", 3, True), ("ngram", 2, True)]:
         toy = ToyDecoder(order=1, eos_bias=-9)
         config = DecodeConfig(max_new_tokens=60, draft=draft, no_repeat_ngram=0)
-        box = generator(toy, config, tuning=Tuning(draft_batch_limit=2))
+        box = generator(toy, config, tuning=Tuning(draft_batch_limit=limit))
         for key in range(3):
             add(box, toy, key, [4 + key])
         drain(box)

@@ -59,7 +59,8 @@ class ToyCache:
 @dataclass
 class ToyDecoder:
     """poison: a history whose last token is in it gets NaN logits. fails: called before each
-    forward with the number of rows; may raise to play out of memory. calls: forwards so far.
+    forward with the number of rows; may raise to play out of memory; fails_late: the same, after
+    the cache was written. calls: forwards so far.
     shapes: (B, K) of each. contexts: as `decode_fixed` was told."""
 
     vocab_size: int = 40
@@ -70,6 +71,7 @@ class ToyDecoder:
     max_positions: int = 512
     poison: frozenset[int] = frozenset()
     fails: Callable[[int], None] = lambda rows: None
+    fails_late: Callable[[int], None] = lambda rows: None
     calls: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
     contexts: list[int] = field(default_factory=list)
@@ -110,6 +112,7 @@ class ToyDecoder:
             for token in ids:
                 cache.write(slot, [token])
                 rows.append(self.logits(cache.tokens[slot]))
+        self.fails_late(len(slots))
         return torch.stack(rows).unflatten(0, tuple(ids_BK.shape))
 
     def decode_fixed(
