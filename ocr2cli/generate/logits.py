@@ -115,7 +115,7 @@ def ban_repeats(logits_BV: Tensor, history_BW: Tensor, rule: NgramRule) -> Tenso
         is_match = (grams == prefix[:, None]).all(-1) & (grams[..., 0] >= 0)
     for token in rule.exempt:
         is_match = is_match & (followers != token)
-    limits = torch.where(is_match, -BAN, BAN).to(logits_BV.dtype)
+    limits = torch.full_like(followers, BAN, dtype=logits_BV.dtype).masked_fill(is_match, -BAN)
     return logits_BV.scatter_reduce(1, followers.clamp_min(0), limits, "amin")
 
 
