@@ -147,8 +147,10 @@ STRUCTURE = (
     Page("columns-river", (1280, 720), (
         Block(("River news",), 76, "serif bold", "# "),
     ), left=80, top=50, columns=(
-        (Block(("The water fell by", "a hand since May", "and the mill wheel", "stands still."), 52, "serif"),),
-        (Block(("Fish now gather", "below the weir,", "where boys with", "nets wait."), 52, "serif"),),
+        (Block(("The water fell by", "a hand since May", "and the mill wheel", "stands still."),
+               52, "serif"),),
+        (Block(("Fish now gather", "below the weir,", "where boys with", "nets wait."),
+               52, "serif"),),
     )),
 )  # fmt: skip
 

@@ -122,7 +122,7 @@ def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
     if not file.is_file():
         return _plain_suite(folder)
     table = read_toml(file)
-    check_keys(table, ("name", "about", "defaults", "overall", "case"), str(file))
+    check_keys(table, ("name", "about", "defaults", "overall", "facts_gate", "case"), str(file))
     defaults = take(table, "defaults", dict, str(file), {})
     rows = take(table, "case", list, str(file))
     name = take(table, "name", str, str(file))
@@ -136,6 +136,7 @@ def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
         about=take(table, "about", str, str(file), ""),
         overall=_read_tolerance(table.get("overall"), f"{file}: [overall]"),
         gates_file=gates if gates.is_file() else None,
+        facts_gate=take(table, "facts_gate", bool, str(file), True),
     )
 
 

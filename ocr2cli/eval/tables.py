@@ -19,6 +19,9 @@ from ocr2cli.errors import UsageError
 
 # A span that lies (rowspan="99999") must not make a grid of a million cells.
 MAX_SPAN = 100
+# The distance takes time and memory with the square of this: a table that loops to the token limit
+# must not take minutes.
+MAX_NODES = 800
 
 _MARKDOWN_RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
 
@@ -81,8 +84,11 @@ def teds(truth: Table, output: Table) -> float:
             return node.children
 
     a, b = _tree(truth), _tree(output)
-    distance = float(APTED(a, b, Costs()).compute_edit_distance())
-    return max(0.0, 1.0 - distance / max(a.size, b.size))
+    size = max(a.size, b.size)
+    # rows beyond the limit are not compared but counted as wrong
+    beyond = max(_cut_rows(a), _cut_rows(b))
+    distance = beyond + float(APTED(a, b, Costs()).compute_edit_distance())
+    return max(0.0, 1.0 - distance / size)
 
 
 def page_teds(truth: Sequence[Table], output: Sequence[Table]) -> float | None:
@@ -132,6 +138,14 @@ def _tree(table: Table) -> _Node:
         for row in table.rows
     ]
     return _Node("table", children=rows)
+
+
+def _cut_rows(tree: _Node) -> int:
+    """Drop rows from the end until MAX_NODES are left; returns how many nodes went."""
+    dropped = 0
+    while tree.size > MAX_NODES and tree.children:
+        dropped += tree.children.pop().size
+    return dropped
 
 
 class _TableParser(HTMLParser):

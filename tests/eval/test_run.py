@@ -103,6 +103,17 @@ def test_a_fact_that_does_not_hold_fails_whatever_the_scores(
     assert "does not come before" in text_report(outcome)
 
 
+def test_facts_are_a_score_alone_where_the_suite_says_so(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    fact = '[[case.fact]]\nkind = "present"\ntext = "whale"'
+    folder = make_suite(case_extra=fact)
+    text = (folder / "suite.toml").read_text(encoding="utf-8")
+    (folder / "suite.toml").write_text("facts_gate = false\n" + text, encoding="utf-8")
+    outcome = run_eval(EvalOptions(suites=(str(folder),)), reads_truth(), model=v2_model)
+    assert not outcome.failed and outcome.cases[0].ours.scores.facts == 0.0
+
+
 def test_the_seed_suite_says_truthfully_that_nothing_could_run(v2_model: ModelFacts) -> None:
     with pytest.raises(InputError, match=r"no case could be run\. .*test-1\.jpeg.*--images DIR"):
         run_eval(EvalOptions(suites=("seed",)), reads("x"), model=v2_model)

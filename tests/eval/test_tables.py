@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ocr2cli.eval.tables import find_tables, page_teds, teds
@@ -73,6 +75,14 @@ def test_teds_equals_hand_counted_values() -> None:
 def test_a_changed_span_is_a_changed_cell() -> None:
     a, b = find_tables(SIMPLE + SIMPLE.replace("<td>Day", "<td colspan=2>Day"))
     assert teds(a, b) == pytest.approx(1 - 1 / 7)
+
+
+def test_a_table_that_loops_for_ever_is_scored_in_seconds_and_badly() -> None:
+    endless = SIMPLE.replace("</table>", "<tr><td>Mon</td><td>31</td></tr>" * 3000 + "</table>")
+    truth, output = find_tables(SIMPLE + endless)
+    start = time.process_time()
+    assert teds(truth, output) < 0.01
+    assert time.process_time() - start < 10
 
 
 def test_each_truth_table_takes_its_best_match_and_a_missing_one_scores_zero() -> None:
