@@ -16,6 +16,8 @@ GRAM_SIZES = (4, 2)
 # How far ahead (tokens of the text) a match of the shortest n-gram is believed: two tokens recur
 # all over a page, and a jump to the wrong one loses the place.
 NEAR = 48
+# Tokens of the text that may be left out without losing the place, such as a line break.
+SKIP = 2
 # What is believed of a source that has not been tried lately, and how fast trust moves: by a try,
 # and back with each token written without one.
 PRIOR_RATE = 0.6
@@ -48,15 +50,20 @@ class TextSource:
 
     def push(self, token: int) -> None:
         self._recent = [*self._recent[-max(GRAM_SIZES) + 1 :], token]
-        is_expected = self._place < len(self._text) and self._text[self._place] == token
         # One equal token while lost may be chance: then the n-grams decide.
-        if self._is_synced and is_expected:
-            self._place += 1
-        else:
+        if not (self._is_synced and self._step_over(token)):
             self._is_synced = self._resync()
 
     def guess(self, count: int) -> list[int]:
         return self._text[self._place : self._place + count] if self._is_synced else []
+
+    def _step_over(self, token: int) -> bool:
+        """Go on past `token`, leaving out up to SKIP tokens that were not written."""
+        upcoming = self._text[self._place : self._place + 1 + SKIP]
+        if token not in upcoming:
+            return False
+        self._place += upcoming.index(token) + 1
+        return True
 
     def _resync(self) -> bool:
         for size in GRAM_SIZES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from ocr2cli.generate.draft import (
@@ -32,6 +34,8 @@ def after(source: Source, token_ids: list[int], count: int = 4) -> list[int]:
         ("one equal token is chance", [1, 2, 100], []),
         ("two find the place", [1, 2, 100, 101], [102, 103, 104, 105]),
         ("markup in the middle", [100, 101, 7, 8, 102, 103], [104, 105, 106, 107]),
+        ("two tokens left out", [100, 101, 104], [105, 106, 107, 108]),
+        ("three tokens left out", [100, 101, 105], []),
         ("a skipped stretch", [100, 101, 120, 121], [122, 123, 124, 125]),
         ("two tokens far ahead are not believed", [100, 101, 160, 161], []),
         ("four tokens far ahead are", [100, 101, 160, 161, 162, 163], [164, 165, 166, 167]),
@@ -71,6 +75,38 @@ def test_an_empty_text_guesses_nothing() -> None:
 )
 def test_the_past_is_guessed_to_recur(name: str, written: list[int], guess: list[int]) -> None:
     assert after(RepeatSource(), written) == guess, name
+
+
+def written_steps(written: list[int], drafter: Drafter) -> int:
+    """Decode steps that `written` takes when the model is sure to write it."""
+    place = steps = 0
+    while place < len(written):
+        guess = drafter.guess(min(15, len(written) - place - 1))
+        right = 0
+        while right < len(guess.token_ids) and guess.token_ids[right] == written[place + right]:
+            right += 1
+        if guess.lane:
+            guess.lane.report(len(guess.token_ids), right)
+        for token in written[place : place + right + 1]:
+            drafter.push(token)
+        place += right + 1
+        steps += 1
+    return steps
+
+
+def test_a_text_layer_saves_most_steps_of_a_page_with_boxes_and_broken_lines() -> None:
+    """The layer has line breaks that the markdown lacks; the markdown has boxes and blank lines."""
+    source = random.Random(4)
+    layer: list[int] = []
+    page: list[int] = []
+    for _ in range(20):
+        words = [100 + int(source.paretovariate(0.7)) % 3000 for _ in range(60)]
+        page += [1, 50, 2, 3, *[60 + source.randrange(30) for _ in range(7)], 4, *words, 9, 9]
+        for line in range(0, 60, 12):
+            layer += [*words[line : line + 12], 9]
+    assert written_steps(page, Drafter("text-layer", layer, 15)) < len(page) * 0.45
+    assert written_steps(page, Drafter("auto", layer, 15)) < len(page) * 0.40
+    assert written_steps(page, Drafter("off", layer, 15)) == len(page)
 
 
 class Endless:
