@@ -141,8 +141,9 @@ def bootstrap_interval(values: list[float], *, seed: int = 0) -> tuple[float, fl
 _GROUNDING = re.compile(r"<\|ref\|>.*?<\|/ref\|>\s*<\|det\|>.*?<\|/det\|>", re.DOTALL)
 _GROUNDING_TAG = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\n]*\)")
-_LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)")
+# Lengths are bounded: a page of nothing but opening marks must not take minutes.
+_IMAGE = re.compile(r"!\[[^\]\n]{0,500}\]\([^)\n]{0,500}\)")
+_LINK = re.compile(r"\[([^\]\n]{1,500})\]\([^)\n]{0,500}\)")
 _CELL_END = re.compile(r"<br\s*/?>|</(?:td|th|tr|p|div|li|h[1-6])\s*>", re.IGNORECASE)
 # Only tags that exist: "a < b and c > d" is text.
 _TAG = re.compile(
@@ -153,7 +154,7 @@ _TAG = re.compile(
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|[-*+][ \t]+)", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$|^\s*\|?(?:\s*:?-{2,}:?\s*\|)+.*$", re.MULTILINE)
 _FENCE = re.compile(r"^[ \t]*```[^\n]*$", re.MULTILINE)
-_EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|\*|~~|`)(?=\S)(.+?)(?<=\S)\1")
+_EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|\*|~~|`)(?=\S)(.{1,1000}?)(?<=\S)\1")
 _UNDERSCORE = re.compile(r"(?<!\w)_(?=\S)([^_\n]+?)(?<=\S)_(?!\w)")
 _MATH = re.compile(r"\\[()\[\]]|\$\$")
 _ESCAPE = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~$])")

@@ -142,8 +142,9 @@ def _tree(table: Table) -> _Node:
 
 def _cut_rows(tree: _Node) -> int:
     """Drop rows from the end until MAX_NODES are left; returns how many nodes went."""
+    excess = tree.size - MAX_NODES
     dropped = 0
-    while tree.size > MAX_NODES and tree.children:
+    while dropped < excess and tree.children:
         dropped += tree.children.pop().size
     return dropped
 

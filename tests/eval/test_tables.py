@@ -82,7 +82,7 @@ def test_a_table_that_loops_for_ever_is_scored_in_seconds_and_badly() -> None:
     truth, output = find_tables(SIMPLE + endless)
     start = time.process_time()
     assert teds(truth, output) < 0.01
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 5
 
 
 def test_each_truth_table_takes_its_best_match_and_a_missing_one_scores_zero() -> None:
