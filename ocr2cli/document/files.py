@@ -14,6 +14,7 @@ import stat
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ocr2cli.document.urls import download, is_url, without_password
 from ocr2cli.errors import PageFault
 
 # A file up to this size is read once: the bytes that were hashed are the bytes that are parsed,
@@ -71,6 +72,14 @@ class InputFile:
         self.file.seek(0)
         return hashlib.file_digest(self.file, "sha256").hexdigest()
 
+    def is_current(self) -> bool:
+        """True while the file of this name is the one that is open here.
+
+        Raises: PageFault when no file has the name any more.
+        """
+        # What a URL gave was copied; asking the server again for every page would cost more.
+        return is_url(self.path) or _current_stamp(self.path) == self.stamp
+
     def close(self) -> None:
         self.file.close()
 
@@ -81,6 +90,8 @@ class InputFile:
 
 def shown(path: str) -> str:
     """A path for people, on one line: relative where that is shorter, odd characters escaped."""
+    if is_url(path):
+        return _UNPRINTABLE.sub(_escaped, without_password(path))
     try:
         relative = os.path.relpath(path)
     except (OSError, ValueError):  # no current folder, or another drive
@@ -90,10 +101,13 @@ def shown(path: str) -> str:
 
 
 def open_input(path: str) -> InputFile:
-    """Open a regular file for reading. Pipes, devices and folders are never opened.
+    """Open a regular file, or a copy of what a URL holds. Pipes and devices are never opened.
 
     Raises: PageFault not_a_file or unreadable.
     """
+    if is_url(path):
+        copy = download(path)
+        return InputFile(path, copy, _stamp(os.fstat(copy.fileno())))
     try:
         _require_regular(path, os.stat(path))
         # Between the two calls a pipe may have taken the name; without O_NONBLOCK it would hang.
@@ -109,14 +123,6 @@ def open_input(path: str) -> InputFile:
         file.close()
         raise
     return InputFile(path, file, _stamp(status))
-
-
-def stamp_of(path: str) -> tuple[int, int, int]:
-    """The stamp of the file that has this name now. Raises: PageFault when it is gone."""
-    try:
-        return _stamp(os.stat(path))
-    except (OSError, ValueError) as error:
-        raise _cannot_open(path, error) from error
 
 
 def sniff(source: InputFile) -> Kind:
@@ -189,6 +195,13 @@ def _refuse_sparse(path: str, status: os.stat_result) -> None:
             f"{shown(path)} is a sparse file: of {status.st_size:,} bytes only {num_stored:,} are "
             "stored. Copy the file again.",
         )
+
+
+def _current_stamp(path: str) -> tuple[int, int, int]:
+    try:
+        return _stamp(os.stat(path))
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
 
 
 def _cannot_open(path: str, error: Exception) -> PageFault:

@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import open_input, shown, sniff
+from ocr2cli.document.urls import is_url
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageError
 
 # Time to open a file and count, on top of reading it once at a slow disk's speed.
 BASE_DEADLINE_S = 20
 SLOWEST_BYTES_PER_S = 20_000_000
+DOWNLOAD_DEADLINE_S = 280
 MAX_ADDRESS_SPACE = 8 << 30
 
 # Files named to the child ahead of time, so that it works while the pages of one are read.
@@ -51,14 +53,20 @@ def list_documents(
     with contextlib.ExitStack() as stack:
         child: _Child | None = None
         waiting = deque(paths)
+        suspect = ""
         while waiting:
             if child is None:
                 child = stack.enter_context(_Child(cfg))
             listing = child.next_listing(waiting)
             if listing is None:
-                listing = Listing(error=child.death_of(waiting[0]))
+                death = child.death_of(waiting[0])
                 child = None
                 stack.close()
+                # A process may die of something else than its file: once more, to be sure.
+                if waiting[0] != suspect and death.code == "worker_died":
+                    suspect = waiting[0]
+                    continue
+                listing = Listing(error=death)
             waiting.popleft()
             yield listing
 
@@ -180,11 +188,11 @@ def _settle() -> None:
 def _limit_seconds(path: str) -> None:
     """Let the kernel end this process: no handler, so that it works inside C code too."""
     try:
-        size = os.stat(path).st_size
+        seconds = os.stat(path).st_size // SLOWEST_BYTES_PER_S
     except (OSError, ValueError):
-        size = 0
+        seconds = DOWNLOAD_DEADLINE_S if is_url(path) else 0
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(BASE_DEADLINE_S + size // SLOWEST_BYTES_PER_S)
+    signal.alarm(BASE_DEADLINE_S + seconds)
 
 
 def _no_memory(path: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff, stamp_of
+from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff
 from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
 from ocr2cli.document.orientation import rotation_to_upright, turned
@@ -67,6 +67,12 @@ def render_page(job: PageJob, cfg: RasterConfig) -> PageImage:
         rgb = turned(rgb, degrees)
         notes.append(f"turned by {degrees} degrees clockwise")
     return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)))
+
+
+def turn_upright(rgb: Uint8Array) -> tuple[Uint8Array, int]:
+    """The page turned so that its text stands upright, and by how many degrees clockwise."""
+    degrees = rotation_to_upright(rgb, _letters())
+    return turned(rgb, degrees), degrees
 
 
 def text_layer(job: PageJob, cfg: RasterConfig) -> str:
@@ -283,7 +289,7 @@ class _OpenDocuments:
         if opened is None:
             return None
         is_same = (
-            stamp_of(job.path) == opened.source.stamp
+            opened.source.is_current()
             and opened.password == cfg.password
             and job.sha256 in ("", opened.sha256)
         )

@@ -18,6 +18,8 @@ from ocr2cli.document.files import ENDINGS, shown
 from ocr2cli.document.listing import Listing, list_documents
 from ocr2cli.document.naming import common_root, document_ids
 from ocr2cli.document.page_ranges import PageSelection, parse_pages
+from ocr2cli.document.urls import is_url, list_url, local_path, name_of
+from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageError, PageJob, PageKey
 
 
@@ -56,17 +58,24 @@ def find_sources(inputs: Sequence[str], *, out: Path | None = None) -> list[Sour
     paths: list[str] = []
     roots: list[str] = []
     for given in inputs:
-        root, found = _expand(given, hidden)
+        root, found = _expand(local_path(given), hidden)
         roots.append(root)
         for path in found:
-            # The folder's real name, the file's own: a link and its target are two documents.
-            folder, name = os.path.split(path)
-            identity = os.path.join(os.path.realpath(folder), name)
+            identity = _identity(path)
             if identity not in seen:
                 seen.add(identity)
                 paths.append(path)
-    ids = document_ids(paths, common_root(roots))
+    names = [name_of(path) if is_url(path) else path for path in paths]
+    ids = document_ids(names, common_root(roots))
     return [Source(*pair) for pair in zip(ids, paths, strict=True)]
+
+
+def _identity(path: str) -> str:
+    """The folder's real name, the file's own: a link and its target are two documents."""
+    if is_url(path):
+        return path
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _jobs(
@@ -104,6 +113,8 @@ def _nothing_selected(source: Source, listing: Listing) -> PageError:
 
 def _expand(given: str, hidden: str) -> tuple[str, Iterable[str]]:
     """(folder that names count from, absolute paths) of one input."""
+    if is_url(given):
+        return _expand_url(given)
     path = os.path.abspath(given)
     # A folder called x.pdf is a mistake to report, not a folder to search.
     if os.path.isdir(path) and not _has_document_ending(path):
@@ -111,6 +122,15 @@ def _expand(given: str, hidden: str) -> tuple[str, Iterable[str]]:
     if not os.path.lexists(path) and glob.has_magic(given):
         return _glob(given, hidden)
     return os.path.dirname(path), [path]
+
+
+def _expand_url(url: str) -> tuple[str, list[str]]:
+    try:
+        folder, found = list_url(url, ENDINGS)
+    except PageFault:
+        # Listed as one document: opening it meets the same fault, which becomes its error.
+        folder, found = url.rpartition("/")[0], [url]
+    return name_of(folder), found
 
 
 def _walk(folder: str, hidden: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.document import listing
+from ocr2cli.document import files, listing
 from ocr2cli.document.listing import Listing
 from ocr2cli.document.source import find_jobs, find_sources
 from ocr2cli.errors import UsageError
@@ -267,3 +267,20 @@ def test_jobs_are_made_as_they_are_asked_for(
     tracemalloc.stop()
     assert num_jobs == 20_000 and opened == ["0.png"]
     assert peak < 1_000_000, "pages must not pile up in memory"
+
+
+def test_a_pipe_that_takes_the_name_at_the_last_moment_does_not_hang(
+    make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_pdf("a.pdf")
+    real = files._require_regular
+
+    def swap(path_checked: str, status: os.stat_result) -> None:
+        real(path_checked, status)
+        if path.is_file():
+            path.unlink()
+            os.mkfifo(path)
+
+    monkeypatch.setattr(files, "_require_regular", swap)
+    (job,) = _jobs(path)
+    assert job.error is not None and "is a pipe" in job.error.message

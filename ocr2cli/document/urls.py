@@ -1,0 +1,106 @@
+"""Inputs that are URLs: listed and copied through fsspec, an optional package.
+
+Knows nothing about documents. `file://` is a local path and needs no package.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from ocr2cli.errors import PageFault
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
+_COPY_BYTES = 8 << 20
+
+
+def is_url(path: str) -> bool:
+    """True for `s3://...`, `gs://...` and the like."""
+    return _URL.match(path) is not None
+
+
+def local_path(given: str) -> str:
+    """A `file://` URL as the path it stands for; anything else as it is."""
+    if not given.lower().startswith("file://"):
+        return given
+    return url2pathname(urlsplit(given).path)
+
+
+def without_password(url: str) -> str:
+    """The URL for people: no user name and password."""
+    return _PASSWORD.sub("", url)
+
+
+def name_of(url: str) -> str:
+    """The URL as if it were an absolute path: what a document's name is made of."""
+    return "/" + without_password(url).partition("://")[2].lstrip("/")
+
+
+def list_url(url: str, endings: frozenset[str]) -> tuple[str, list[str]]:
+    """(URL of the folder that names count from, URLs of the documents), sorted.
+
+    A folder is walked and a glob expanded; a URL that names nothing is given back as it is.
+    Raises: PageFault when fsspec is absent or the server does not answer.
+    """
+    scheme = url.partition("://")[0]
+    folder = url.rsplit("/", 1)[0]
+    try:
+        system, path = _connect(url)
+        if any(sign in path for sign in "*?["):
+            found = sorted(system.glob(path))
+            folder = re.split(r"[*?\[]", url, maxsplit=1)[0].rsplit("/", 1)[0]
+        elif system.isdir(path):
+            found = sorted(system.find(path))
+            folder = url.rstrip("/")
+        else:
+            return folder, [url]
+    except PageFault:
+        raise
+    except Exception as error:  # every fsspec backend raises its own
+        raise _failed(url, error) from error
+    wanted = [name for name in found if "." + name.rpartition(".")[2].lower() in endings]
+    return folder, [f"{scheme}://{name.lstrip('/')}" for name in wanted] or [url]
+
+
+def download(url: str) -> io.BufferedReader:
+    """A copy of what the URL holds, in a temporary file that has no name.
+
+    Raises: PageFault.
+    """
+    with tempfile.TemporaryFile(prefix="ocr2-") as copy:
+        _copy(url, copy)
+        copy.flush()
+        return os.fdopen(os.dup(copy.fileno()), "rb")
+
+
+def _copy(url: str, copy: IO[bytes]) -> None:
+    try:
+        system, path = _connect(url)
+        with system.open(path, "rb") as remote:
+            while piece := remote.read(_COPY_BYTES):
+                copy.write(piece)
+    except PageFault:
+        raise
+    except Exception as error:  # as in list_url
+        raise _failed(url, error) from error
+
+
+def _connect(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise _failed(url, "the package fsspec is not installed") from error
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
+
+
+def _failed(url: str, error: object) -> PageFault:
+    reason = without_password(" ".join(str(error).split())[:160])
+    hint = "Type: pip install 'ocr2cli[s3]'" if "install" in reason.lower() else "Check the address"
+    return PageFault("unreadable", f"{without_password(url)} cannot be read: {reason}. {hint}.")

@@ -1,0 +1,85 @@
+"""Inputs that are URLs, with fsspec's file system in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ocr2cli.config import RasterConfig
+from ocr2cli.document.raster import render_page
+from ocr2cli.document.source import find_jobs, find_sources
+from ocr2cli.document.urls import is_url, without_password
+from ocr2cli.pages import PageJob
+
+MakePdf = Callable[..., Path]
+
+
+@pytest.fixture
+def bucket(make_pdf: MakePdf) -> Iterator[str]:
+    """memory://bucket with a.pdf (2 pages), b/c.pdf and a text file."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/a.pdf", make_pdf("a.pdf", pages=2).read_bytes())
+    system.pipe("/bucket/b/c.pdf", make_pdf("c.pdf").read_bytes())
+    system.pipe("/bucket/notes.txt", b"no document")
+    yield "memory://bucket"
+    system.rm("/bucket", recursive=True)
+
+
+def _jobs(*inputs: str) -> list[PageJob]:
+    return list(find_jobs(inputs, is_isolated=False))
+
+
+def test_a_bucket_is_walked_like_a_folder(bucket: str) -> None:
+    jobs = _jobs(bucket)
+    assert [str(job.key) for job in jobs] == ["a page 1", "a page 2", "b/c page 1"]
+    for job in jobs:
+        assert job.error is None and is_url(job.path)
+        assert render_page(job, RasterConfig()).rgb.min() < 128
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ids"),
+    [
+        (["/a.pdf"], ["a"]),
+        (["/a.pdf", "/b/c.pdf"], ["a", "b/c"]),
+        (["/**/*.pdf"], ["a", "b/c"]),
+        (["/b/*"], ["c"]),
+        (["/a.pdf", ""], ["a", "b/c"]),
+    ],
+)
+def test_urls_are_named_from_their_common_root(
+    bucket: str, inputs: list[str], ids: list[str]
+) -> None:
+    assert [source.id for source in find_sources([bucket + part for part in inputs])] == ids
+
+
+def test_a_url_that_names_nothing_is_one_error(bucket: str) -> None:
+    (job,) = _jobs(f"{bucket}/gone.pdf")
+    assert job.error is not None and job.error.code == "unreadable"
+    assert "memory://bucket/gone.pdf cannot be read" in job.error.message
+
+
+def test_a_file_url_is_a_local_path(make_pdf: MakePdf) -> None:
+    path = make_pdf("a b.pdf")
+    (source,) = find_sources([path.as_uri()])
+    assert source.path == str(path) and source.id == "a b"
+
+
+def test_without_fsspec_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    (job,) = _jobs("s3://user:s3cret-word@bucket/a.pdf")
+    assert job.error is not None and "pip install 'ocr2cli[s3]'" in job.error.message
+    assert "s3cret-word" not in job.error.message
+
+
+@pytest.mark.parametrize("path", ["/a://b", "a.pdf", "C:/x.pdf", "://", "1://x"])
+def test_paths_are_not_taken_for_urls(path: str) -> None:
+    assert not is_url(path)
+
+
+def test_user_and_password_are_not_shown() -> None:
+    assert without_password("s3://key:secret@b/a@b.pdf") == "s3://b/a@b.pdf"
