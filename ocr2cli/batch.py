@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine
+from ocr2cli.engines.recovery import Ladder
 from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
@@ -58,6 +59,7 @@ class Batch:
     writer: Writer
     jobs_under_way: dict[PageKey, PageJob]
     cache: PageCache | None = None
+    ladder: Ladder = field(default_factory=Ladder)
 
 
 def run_batch(
@@ -120,8 +122,11 @@ def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
 def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator[PageResult]:
     """Run what is to do; every result is on the disk, and in the journal, before it is yielded."""
     run = runner_named(batch.cfg.runner)
-    for result in run(plan.stages, _to_do(batch), options=options):
-        job = batch.jobs_under_way.pop(result.key)
+    for answer in run(plan.stages, _to_do(batch), options=options):
+        job = batch.jobs_under_way.pop(answer.key)
+        result = batch.ladder.take(job, answer) if batch.cfg.recover_loops else answer
+        if result is None:
+            continue
         kept = replace(_with_earlier(batch, job, result), input_sha256=job.sha256)
         sha256 = batch.writer.add(kept)
         batch.journal.record(kept, sha256)
@@ -131,8 +136,11 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
         yield kept
 
 
-def _to_do(batch: Batch) -> Iterator[PageJob]:
-    """The pages without a result of an earlier run; those with one go to the writer at once."""
+def _to_do(batch: Batch) -> Iterator[PageJob | None]:
+    """The pages without a result of an earlier run; those with one go to the writer at once.
+
+    None means: nothing now, ask again. Recovery steps of looping pages come in between.
+    """
     cfg = batch.cfg
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out):
         batch.writer.expect(job)
@@ -142,8 +150,18 @@ def _to_do(batch: Batch) -> Iterator[PageJob]:
             continue
         if cfg.resume and (earlier := _earlier(batch, job.key)) is not None:
             job = replace(job, known_pixels=earlier.pixels_sha256)
-        batch.jobs_under_way[job.key] = job
-        yield job
+        yield _admitted(batch, job)
+        while (again := batch.ladder.next_job()) is not None:
+            yield _admitted(batch, again)
+    # Pages under way may still loop: the list ends when none is left that could.
+    while batch.jobs_under_way or batch.ladder.is_busy:
+        again = batch.ladder.next_job()
+        yield None if again is None else _admitted(batch, again)
+
+
+def _admitted(batch: Batch, job: PageJob) -> PageJob:
+    batch.jobs_under_way[job.key] = job
+    return job
 
 
 def _with_earlier(batch: Batch, job: PageJob, result: PageResult) -> PageResult:

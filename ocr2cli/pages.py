@@ -63,11 +63,13 @@ class PageKey:
 class Ask:
     """What one page wants instead of the run's settings; empty means as the run says.
 
-    prompt: exact prompt text. max_new_tokens: a lower token limit.
+    prompt: exact prompt text. max_new_tokens: a lower token limit. view: what of the page to read,
+    on a recovery step: "upright" (turned), "top" or "bottom" (a half).
     """
 
     prompt: str = ""
     max_new_tokens: int = 0
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ocr2cli.config import RasterConfig, TileConfig
 from ocr2cli.engines.finish import PageFacts, failed
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status, Uint8Array
 from ocr2cli.pipeline.stage import Emit, Inbox
 
 
@@ -49,7 +49,7 @@ class RasterWorker:
         from ocr2cli.document.tiles import make_views
 
         started = time.perf_counter()
-        page = render_page(job, self.raster)
+        page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
         early = self._known(job, facts) or early_result(job, page, self.raster, facts)
         if early is not None:
@@ -75,6 +75,37 @@ class RasterWorker:
         from ocr2cli.document.raster import text_layer
 
         return text_layer(job, self.raster)
+
+
+def chosen_view(page: PageImage, view: str) -> PageImage:
+    """The part of a page that a recovery step reads; all of it for "".
+
+    Raises: PageFault not_applicable when turning the page upright would change nothing.
+    """
+    if view == "upright":
+        from ocr2cli.document.raster import turn_upright
+
+        rgb, degrees = turn_upright(page.rgb)
+        if not degrees:
+            raise PageFault("not_applicable", "the page is upright already")
+        note = f"turned by {degrees} degrees"
+        return replace(page, rgb=rgb, warnings=(*page.warnings, note))
+    if view in ("top", "bottom"):
+        row = quietest_row(page.rgb)
+        return replace(page, rgb=page.rgb[:row] if view == "top" else page.rgb[row:])
+    return page
+
+
+def quietest_row(rgb: Uint8Array) -> int:
+    """The row to cut a page at: the one with the least contrast in its middle fifth, so that no
+    line of text is cut in two. rgb: uint8 [H, W, 3]."""
+    height = rgb.shape[0]
+    first, last = int(height * 0.4), max(int(height * 0.6), int(height * 0.4) + 1)
+    band = rgb[first:last]
+    contrast = band.max(axis=(1, 2)).astype(int) - band.min(axis=(1, 2))
+    quiet = [row for row, value in enumerate(contrast) if value == contrast.min()]
+    # The middle of all equally quiet rows keeps away from the text on both sides.
+    return max(1, first + quiet[len(quiet) // 2])
 
 
 def page_facts(page: PageImage, seconds: float) -> PageFacts:

@@ -1,14 +1,19 @@
 """The recovery ladder for pages that loop: a fixed order of steps, none of them random.
 
-The first steps need nothing but the visual tokens and run in the decoder; the later ones need the
-page's pixels again and run as jobs of a second pass (`batch.py`). Knows nothing about processes.
+The first steps need nothing but the visual tokens and run in the decoder. The later ones need the
+page's pixels again: they are jobs of their own, which `batch.py` hands to the runner while other
+pages are read. Every try is kept in the result. Knows nothing about processes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ocr2cli.config import DecodeConfig
+from ocr2cli.pages import Attempt, Box, PageJob, PageKey, PageResult, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +24,26 @@ class Step:
     view: str = "all"  # all | global
 
 
-# Order: what changes the page's reading least comes first.
+# In the decoder. Order: what changes the page's reading least comes first.
 STEPS = (
     Step("first"),
     Step("wider-ngram"),
     Step("global-view", view="global"),
 )
+# From the pixels: name of the step, and the views of the page it reads one after the other.
+PIXEL_STEPS = (
+    ("upright", ("upright",)),
+    ("halves", ("top", "bottom")),
+)
+
+
+# As `engines/finish.py` writes it.
+_FIGURE = re.compile(r"!\[\]\(figure:(\d{1,4})\)")
 
 
 def step_name(number: int) -> str:
-    """Name of try `number`, counted from 0."""
-    return STEPS[number].name if number < len(STEPS) else f"try-{number + 1}"
+    """Name of the decoder's try `number`, counted from 0."""
+    return STEPS[number].name
 
 
 def decode_config_for(step: Step, cfg: DecodeConfig) -> DecodeConfig:
@@ -41,3 +55,118 @@ def decode_config_for(step: Step, cfg: DecodeConfig) -> DecodeConfig:
     if step.name == "wider-ngram":
         return replace(cfg, dry=None, no_repeat_ngram=12, ngram_window=1_000)
     return cfg
+
+
+@dataclass(slots=True)
+class _Climb:
+    """One looping page on its way up. first: its result before any pixel step."""
+
+    job: PageJob
+    first: PageResult
+    step: int = 0
+    parts: list[PageResult] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return PIXEL_STEPS[self.step][0]
+
+    def next_job(self) -> PageJob:
+        view = PIXEL_STEPS[self.step][1][len(self.parts)]
+        return replace(self.job, attempt=0, ask=replace(self.job.ask, view=view))
+
+    def judge(self, result: PageResult) -> bool:
+        """Note a try. A bad part ends its step; True when a step has all its parts."""
+        note = result.error.message if result.error else ""
+        self.attempts.append(Attempt(self.name, result.finish_reason, result.new_tokens, note))
+        if not result.status.is_good:
+            self.parts.clear()
+            self.step += 1
+            return False
+        self.parts.append(result)
+        return len(self.parts) == len(PIXEL_STEPS[self.step][1])
+
+
+class Ladder:
+    """The pixel steps of the pages of one run."""
+
+    def __init__(self) -> None:
+        self._climbs: dict[PageKey, _Climb] = {}
+        self._jobs: deque[PageJob] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a step is due."""
+        return bool(self._jobs)
+
+    def next_job(self) -> PageJob | None:
+        """A step that is due, or None."""
+        return self._jobs.popleft() if self._jobs else None
+
+    def take(self, job: PageJob, result: PageResult) -> PageResult | None:
+        """The page's final result, or None when another step is tried first."""
+        climb = self._climbs.get(result.key)
+        if climb is None:
+            if result.status is not Status.LOOP:
+                return result
+            climb = self._climbs[result.key] = _Climb(job, result)
+        elif climb.judge(result):
+            del self._climbs[result.key]
+            return _recovered(climb)
+        if climb.step == len(PIXEL_STEPS):
+            del self._climbs[result.key]
+            return replace(climb.first, attempts=(*climb.first.attempts, *climb.attempts))
+        self._jobs.append(climb.next_job())
+        return None
+
+
+def _recovered(climb: _Climb) -> PageResult:
+    """The parts as one page: texts in order, boxes in the whole page's units."""
+    first, parts = climb.first, climb.parts
+    confidences = [part.confidence for part in parts if part.confidence is not None]
+    lowest = [part.confidence_p5 for part in parts if part.confidence_p5 is not None]
+    warnings = [note for part in parts for note in part.warnings]
+    is_turned = climb.name == "upright"
+    if is_turned:
+        # Boxes of the turned page would point at the wrong places of the page as it is.
+        warnings.append("boxes and figures are left out: the page was turned to read it")
+    return replace(
+        first,
+        status=Status.RECOVERED,
+        markdown=_joined(parts, has_figures=not is_turned),
+        raw="\n".join(part.raw for part in parts),
+        finish_reason=parts[-1].finish_reason,
+        boxes=() if is_turned else tuple(_boxes(parts)),
+        new_tokens=sum(part.new_tokens for part in parts),
+        confidence=min(confidences, default=None),
+        confidence_p5=min(lowest, default=None),
+        token_ids=tuple(token for part in parts for token in part.token_ids),
+        warnings=tuple(dict.fromkeys(warnings)),
+        attempts=(*first.attempts, *climb.attempts),
+    )
+
+
+def _joined(parts: Sequence[PageResult], *, has_figures: bool) -> str:
+    """The parts' markdown, figures numbered through the whole page (or without figures)."""
+    texts, num_figures = [], 0
+    for part in parts:
+        texts.append(_renumbered(part.markdown, num_figures) if has_figures else
+                     _FIGURE.sub("", part.markdown).strip())  # fmt: skip
+        num_figures += sum(box.label == "image" for box in part.boxes)
+    return "\n\n".join(text for text in texts if text)
+
+
+def _renumbered(text: str, offset: int) -> str:
+    return _FIGURE.sub(lambda found: f"![](figure:{int(found[1]) + offset})", text)
+
+
+def _boxes(parts: Sequence[PageResult]) -> Iterator[Box]:
+    """Boxes of parts that lie one below the other, in 0-999 of the whole page."""
+    heights = [part.page_size[1] for part in parts]
+    total = max(sum(heights), 1)
+    for number, part in enumerate(parts):
+        top, share = sum(heights[:number]) / total, heights[number] / total
+        for box in part.boxes:
+            x1, y1, x2, y2 = box.box
+            y1, y2 = (min(999, int(999 * top + y * share)) for y in (y1, y2))
+            yield replace(box, box=(x1, y1, x2, y2))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ocr2cli.config import OUTPUT_VERSION, DecodeConfig, RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache
 from ocr2cli.engines.finish import PageFacts, failed, to_result
-from ocr2cli.engines.raster import PageCache, early_result, guarded, page_facts
+from ocr2cli.engines.raster import PageCache, chosen_view, early_result, guarded, page_facts
 from ocr2cli.errors import EngineError, UsageError
 from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
@@ -122,7 +122,7 @@ class PngWorker:
         from ocr2cli.document.raster import render_page
 
         started = time.perf_counter()
-        page = render_page(job, self.raster)
+        page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
         cached = self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
         early = cached or early_result(job, page, self.raster, facts)

@@ -1,0 +1,116 @@
+"""The ladder: a fixed order of steps, every try kept, halves joined in the page's own units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ocr2cli.engines.raster import chosen_view, quietest_row
+from ocr2cli.engines.recovery import Ladder
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import (
+    Attempt,
+    Box,
+    FinishReason,
+    PageError,
+    PageImage,
+    PageJob,
+    PageKey,
+    PageResult,
+    Status,
+)
+
+KEY = PageKey("a", 0)
+JOB = PageJob(KEY, "/a.pdf", "", 1)
+LOOP = PageResult(
+    KEY, Status.LOOP, markdown="x x x", finish_reason=FinishReason.LOOP, page_size=(100, 200),
+    attempts=(Attempt("first", FinishReason.LOOP, 9),),
+)  # fmt: skip
+
+
+def part(text: str, height: int, *boxes: Box, status: Status = Status.OK) -> PageResult:
+    return PageResult(
+        KEY, status, markdown=text, raw=text, finish_reason=FinishReason.STOP,
+        page_size=(100, height), boxes=boxes, confidence=0.5, new_tokens=3,
+    )  # fmt: skip
+
+
+def failed(code: str) -> PageResult:
+    return PageResult(KEY, Status.FAILED, error=PageError(code, "no"))
+
+
+def climb(ladder: Ladder, *answers: PageResult) -> tuple[list[str], PageResult | None]:
+    """Feed answers; the views that were asked for, and the final result if there is one."""
+    views, final = [], ladder.take(JOB, LOOP)
+    for answer in answers:
+        job = ladder.next_job()
+        assert job is not None and final is None
+        views.append(job.ask.view)
+        final = ladder.take(job, answer)
+    return views, final
+
+
+def test_a_good_page_passes_untouched() -> None:
+    good = part("fine", 200)
+    ladder = Ladder()
+    assert ladder.take(JOB, good) is good and ladder.next_job() is None
+
+
+def test_upright_comes_first_and_its_success_ends_the_climb() -> None:
+    views, final = climb(Ladder(), part("turned", 100, Box("text", (1, 1, 5, 5))))
+    assert views == ["upright"] and final is not None
+    assert final.status is Status.RECOVERED and final.markdown == "turned" and final.boxes == ()
+    assert [attempt.step for attempt in final.attempts] == ["first", "upright"]
+
+
+def test_halves_are_joined_with_boxes_in_the_whole_page_and_figures_renumbered() -> None:
+    top = part("![](figure:1)\n\ntop", 50, Box("image", (0, 0, 999, 999)))
+    bottom = part("bottom ![](figure:1)", 150, Box("image", (0, 0, 500, 999)))
+    views, final = climb(Ladder(), failed("not_applicable"), top, bottom)
+    assert views == ["upright", "top", "bottom"] and final is not None
+    assert final.markdown == "![](figure:1)\n\ntop\n\nbottom ![](figure:2)"
+    assert [box.box for box in final.boxes] == [(0, 0, 999, 249), (0, 249, 500, 999)]
+    assert [attempt.step for attempt in final.attempts] == ["first", "upright", "halves", "halves"]
+    assert final.new_tokens == 6 and final.page_size == (100, 200)
+
+
+@pytest.mark.parametrize("answers", [(LOOP, LOOP), (LOOP, part("top", 50), LOOP)])
+def test_when_every_step_fails_the_page_stays_a_loop_with_all_its_tries(answers) -> None:
+    ladder = Ladder()
+    _, final = climb(ladder, *answers)
+    assert final is not None and final.status is Status.LOOP and final.markdown == "x x x"
+    assert len(final.attempts) == 1 + len(answers) and not ladder.is_busy
+
+
+def test_pages_climb_independently() -> None:
+    ladder = Ladder()
+    other = replace(JOB, key=PageKey("b", 4))
+    ladder.take(JOB, LOOP)
+    ladder.take(other, replace(LOOP, key=other.key))
+    first, second = ladder.next_job(), ladder.next_job()
+    assert first is not None and second is not None
+    assert (first.key, second.key) == (KEY, other.key)
+    done = ladder.take(second, replace(part("b", 9), key=other.key))
+    assert done is not None and done.key == other.key
+
+
+def test_a_page_is_cut_between_lines_and_nothing_is_lost() -> None:
+    rgb = np.full((100, 40, 3), 255, np.uint8)
+    rgb[38:52, 5:30] = 0  # a line of text right in the middle
+    row = quietest_row(rgb)
+    assert not 37 < row < 52
+    page = PageImage(KEY, rgb, 144)
+    top, bottom = chosen_view(page, "top"), chosen_view(page, "bottom")
+    assert np.array_equal(np.concatenate([top.rgb, bottom.rgb]), rgb)
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_the_thinnest_pages_can_be_cut_too(height: int) -> None:
+    assert quietest_row(np.zeros((height, 5, 3), np.uint8)) >= 1
+
+
+def test_an_upright_page_is_not_read_twice() -> None:
+    with pytest.raises(PageFault, match="upright already"):
+        chosen_view(PageImage(KEY, np.full((300, 300, 3), 255, np.uint8), 144), "upright")
