@@ -54,7 +54,7 @@ class ImageDocument:
             own_dpi = _dpi(image)
             with _bombs_are_errors():
                 image.load()
-            image = ImageOps.exif_transpose(image)
+                image = ImageOps.exif_transpose(image)
             image = _shrink(_to_rgb(image, notes), max_pixels, notes)
         except PageFault:
             raise
@@ -66,7 +66,8 @@ class ImageDocument:
         """(width, height) in pixels, upright, without decoding. Raises: PageFault."""
         try:
             image = self._frame(page)
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            with _bombs_are_errors():
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         except Exception as error:  # as in render
             raise _unreadable(self._path, page, error) from error
         width, height = image.size

@@ -200,6 +200,8 @@ class PdfDocument:
         except MemoryError:
             raise
         except Exception as error:  # MuPDF's own classes all derive from plain Exceptions
+            if "malloc" in str(error):
+                raise MemoryError(_one_line(error)) from error
             raise PageFault(
                 "unreadable",
                 f"page {page + 1} of {shown(self._path)} cannot be drawn: {_one_line(error)}. "
