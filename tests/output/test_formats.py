@@ -74,6 +74,7 @@ def test_the_text_layer_is_invisible_over_the_scan(tmp_path: Path) -> None:
     write(tmp_path, sample(), page("e"), formats=("pdf",))
     with pymupdf.open(tmp_path / "d.ocr.pdf") as words, pymupdf.open(tmp_path / "e.ocr.pdf") as no:
         seen, bare = words[0].get_pixmap(dpi=144), no[0].get_pixmap(dpi=144)
+        assert b"BT 3 Tr " in words[0].read_contents()  # mode 3: neither filled nor stroked
     assert (seen.width, seen.height) == (WIDTH, HEIGHT) and seen.samples == bare.samples
     pixels = np.frombuffer(seen.samples, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert abs(int(pixels[10, 150, 0]) - 150) < 12  # the scan's own colours
@@ -145,6 +146,8 @@ def test_boxes_are_drawn_in_the_colour_of_their_label() -> None:
     for label, bottom in (("title", 100), ("text", 300), ("image", 700), ("table", 900)):
         row = drawn[int(bottom / 999 * HEIGHT), 30:90]
         assert (row == label_colour(label)).all(), label
+    labels = "title sub_title text image image_caption table table_caption equation"
+    assert len({label_colour(label) for label in labels.split()}) == 8
     assert label_colour("odd") == label_colour("odd") != label_colour("text")
 
 
@@ -176,6 +179,13 @@ def test_a_page_holding_the_separator_stays_one_page(tmp_path: Path) -> None:
     write(tmp_path, page("d", 0, "a\n\n<--- Page Split --->\nb"), page("d", 1), formats=("mmd",))
     for name in ("d.mmd", "d_det.mmd"):
         assert (tmp_path / name).read_text().count("<--- Page Split --->") == 2
+
+
+def test_the_text_with_tags_loads_nothing_either(tmp_path: Path) -> None:
+    raw = "<|ref|>text<|/ref|><|det|>[[1, 1, 9, 9]]<|/det|>\n![x](/etc/passwd) <script>"
+    write(tmp_path, page("d", markdown="x", raw=raw), formats=("mmd",))
+    text = (tmp_path / "d_det.mmd").read_text()
+    assert text.startswith(raw.split("\n")[0]) and "![" not in text and "<script" not in text
 
 
 def test_two_documents_that_meet_in_one_file_are_told_apart(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ def test_no_input_that_could_be_opened_is_code_three() -> None:
     assert summary(*broken, page("e")).exit_code == ExitCode.PAGES_FAILED
     assert summary(*broken, failed("e", 0, "timeout")).exit_code == ExitCode.PAGES_FAILED
     assert summary().exit_code == ExitCode.INPUT
+    unwritten = summary(*broken)
+    unwritten.document_faults.append(("d", "in the way"))
+    assert unwritten.exit_code == ExitCode.PAGES_FAILED
 
 
 def test_a_document_that_could_not_be_written_is_code_five() -> None:

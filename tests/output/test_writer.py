@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import tracemalloc
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_factory import failed, figure_page, gradient, job, page, write, writer
+from page_factory import HEIGHT, WIDTH, failed, figure_page, gradient, job, page, write, writer
 from PIL import Image
 
+from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
 from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.canonical import canonical_bytes, canonical_tree
@@ -133,16 +135,18 @@ def test_boxes_that_the_text_does_not_place_are_not_cut(tmp_path: Path) -> None:
     assert files(tmp_path) == ["d.jsonl", "d.md"]
 
 
-@pytest.mark.parametrize("fault", ["gone", "changed"])
+@pytest.mark.parametrize("fault", ["gone", "smaller", "other pixels"])
 def test_a_figure_whose_page_went_away_is_said_to_be_missing(tmp_path: Path, fault: str) -> None:
     def render(job: PageJob) -> PageImage:
         if fault == "gone":
             raise PageFault("unreadable", "gone")
-        return PageImage(job.key, np.zeros((10, 10, 3), np.uint8), 144.0)
+        size = (10, 10) if fault == "smaller" else (HEIGHT, WIDTH)
+        return PageImage(job.key, np.zeros((*size, 3), np.uint8), 144.0)
 
     one = Writer(tmp_path, OutputSettings(("md",)), render=render)
     one.expect(job("d"))
-    one.add(figure_page("d"))
+    digest = pixels_sha256(gradient(job("d")).rgb)
+    one.add(dataclasses.replace(figure_page("d"), pixels_sha256=digest))
     assert one.close().exit_code == ExitCode.OK
     text = (tmp_path / "d.md").read_text()
     assert "<!-- figure 1 was not cut -->" in text and "![]" not in text
