@@ -128,7 +128,6 @@ class _Seat:
     def reset(self) -> None:
         """Forget a worker that died; the next `resume` makes a new one."""
         self.held.clear()
-        self.queue.clear()
         self.error, self._thread, self._turn = None, None, _Turn()
         self.num_wanted, self.must_wait, self.is_loaded = 1, True, False
         self.num_deaths += 1
@@ -193,7 +192,6 @@ class _Runner:
         self._has_jobs = True
         self._is_source_idle = False
         self._ledger = Ledger(options.retries)
-        self._again: deque[Ticket] = deque()
         self._suspects: deque[Ticket] = deque()
         self._ready: deque[PageResult] = deque()
         self._fatal: Ocr2Error | None = None
@@ -242,9 +240,6 @@ class _Runner:
 
         A suspect runs with nothing else under way.
         """
-        if self._again:
-            self._start(self._again.popleft())
-            return True
         num_started = len(self._ledger) - len(self._suspects)
         if self._suspects and not num_started:
             self._start(self._suspects.popleft())
@@ -294,12 +289,13 @@ class _Runner:
 
     def _bury(self, seat: _Seat, error: BaseException) -> None:
         failure = describe(error, is_loading=not seat.is_loaded)
-        held, queued = list(seat.held.values()), [ticket for ticket, _ in seat.queue]
-        seat.reset()
         self._fatal = failure.run_error(seat.stage.name)
-        for ticket in queued:
-            self._ledger.rewind(ticket)
-            self._again.append(ticket)
+        if self._fatal:
+            return
+        # Its inbox is empty: a worker runs only after it has taken what it was given.
+        assert not seat.queue
+        held = list(seat.held.values())
+        seat.reset()
         for ticket in held:
             result = self._ledger.fault(ticket, failure.page_error(seat.stage.name))
             if result:
@@ -321,9 +317,9 @@ class _Runner:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            self._give_up([*self._again, *self._suspects, *(t for t, _ in self._seats[0].queue)])
-            for queue in (self._again, self._suspects, self._seats[0].queue):
-                queue.clear()
+            self._give_up([*self._suspects, *(ticket for ticket, _ in self._seats[0].queue)])
+            self._suspects.clear()
+            self._seats[0].queue.clear()
         if self._options.stop() >= 2 or now >= self._drain_until:
             self._give_up(self._ledger.tickets())
             return True

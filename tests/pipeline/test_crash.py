@@ -106,10 +106,12 @@ def test_pages_still_in_the_inbox_of_a_dead_worker_are_not_blamed(tmp_path: Path
 
 def test_a_suspect_does_not_wait_for_a_worker_that_is_never_idle() -> None:
     """Continuous batching never runs empty by itself; the worker must be run down for it."""
-    stages = [Stage("roll", RollingMaker(slots=4, steps=4, deadly=2), credit=6)]
-    order = [result.key.page for result in local.run(stages, jobs(60))]
-    assert sorted(order) == list(range(60))
-    assert order.index(2) < 20
+    slow_again = Recipe("a", retry_sleep_s=0.1)
+    roll = RollingMaker(slots=4, steps=15, deadly=9)
+    stages = [stage(slow_again, num_workers=2, credit=4), Stage("roll", roll, credit=6)]
+    order = [result.key.page for result in local.run(stages, jobs(150))]
+    assert sorted(order) == list(range(150))
+    assert order.index(9) < 130
 
 
 def test_what_a_dead_worker_leaves_behind_is_killed() -> None:
@@ -207,9 +209,10 @@ def test_a_slow_source_does_not_look_like_a_hanging_worker() -> None:
     def source() -> Iterator[PageJob]:
         for job in jobs(4):
             yield job
-            time.sleep(0.5)
+            time.sleep(1.2)
 
-    stages = [stage(Recipe("a", is_last=True), credit=3, timeout_s=0.4)]
+    recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
+    stages = [stage(recipe, credit=3, timeout_s=0.8) for recipe in recipes]
     results = by_page(local.run(stages, source(), options=RunnerOptions(retries=0)))
     assert len(results) == 4 and not failed_pages(results)
 
@@ -241,7 +244,9 @@ def test_a_worker_that_does_not_leave_is_shown_the_door() -> None:
     assert len(results) == 3 and not failed_pages(results)
 
 
-def test_what_workers_log_is_logged_by_the_parent(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_workers_log_is_logged_by_the_parent(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     stages = [stage(Recipe("a", misdeeds=((0, "log"),), is_last=True))]
     with caplog.at_level("INFO", "ocr2"):
         assert len(list(local.run(stages, jobs(1)))) == 1
@@ -250,6 +255,7 @@ def test_what_workers_log_is_logged_by_the_parent(caplog: pytest.LogCaptureFixtu
         ("ocr2", "INFO", "a word from the worker"),
         ("other", "WARNING", "a library's word"),
     ]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_stage_that_cannot_be_pickled_is_the_callers_mistake() -> None:

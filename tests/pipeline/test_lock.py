@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -58,6 +59,19 @@ def test_the_lock_of_a_killed_owner_is_taken_over(tmp_path: Path) -> None:
     with OutputLock(tmp_path / "out"):
         assert lock.read_text() == f"{os.getpid()}\n"
     assert lock.read_text() == ""
+
+
+def test_a_pid_left_by_a_dead_run_is_never_shown_as_the_owner(tmp_path: Path) -> None:
+    """The next owner has the lock but has not written its pid yet."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / ".ocr2").mkdir()
+    with open(tmp_path / ".ocr2" / "lock", "w") as owner:
+        owner.write(f"{dead.pid}\n")
+        owner.flush()
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        with pytest.raises(OutputInUse, match=r"process unknown\)"):
+            OutputLock(tmp_path).__enter__()
 
 
 def test_of_two_that_race_one_wins_and_the_other_names_it(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Recipe:
     log: str = ""
     load_misdeed: str = ""
     lingers: bool = False
+    retry_sleep_s: float = 0.0
 
 
 class ToyWorker:
@@ -67,6 +68,8 @@ class ToyWorker:
 
     def do(self, item: PageJob | Item) -> None:
         job = item if isinstance(item, PageJob) else item.job
+        if job.attempt:
+            time.sleep(self.recipe.retry_sleep_s)
         if self.recipe.first_try_only and job.attempt:
             return
         for page, misdeed in self.recipe.misdeeds:
@@ -102,7 +105,8 @@ class RollingWorker:
         while True:
             for item in inbox.take(self.slots - len(running), wait=not running):
                 running[item.key] = [self.steps + item.key.page % 3]
-                if item.key.page == self.deadly and not item.attempt:
+                job = item if isinstance(item, PageJob) else item.job
+                if item.key.page == self.deadly and not job.attempt:
                     commit("exit")
             if not running:
                 return
