@@ -79,7 +79,8 @@ class Suite:
     """Cases with one name.
 
     overall: the tolerance on the means. gates_file: None when the suite has no own. facts_gate:
-    False where facts are a score (a benchmark), not a promise; fact ids then read `group:id`.
+    False where facts are a score, not a promise. is_benchmark: somebody else's pages on the user's
+    disk; fact ids then read `group:id`.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Suite:
     overall: Tolerance | None = None
     gates_file: Path | None = None
     facts_gate: bool = True
+    is_benchmark: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -41,6 +41,7 @@ def load_olmocr_bench(folder: Path) -> Suite:
         cases=tuple(cases),
         about="olmOCR-bench facts; formulas are compared as LaTeX source, not as rendered.",
         facts_gate=False,
+        is_benchmark=True,
         notes=tuple(
             f"{count} facts of type {kind!r} are not scored" for kind, count in notes.items()
         ),

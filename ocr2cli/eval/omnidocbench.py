@@ -54,6 +54,7 @@ def load_omnidocbench(folder: Path, annotations: Path) -> Suite:
         about="OmniDocBench pages; text and order distance are computed in its manner, "
         "not by its official scorer.",
         facts_gate=False,
+        is_benchmark=True,
     )
 
 

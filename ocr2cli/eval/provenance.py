@@ -55,13 +55,14 @@ def model_facts(engine: EngineConfig) -> ModelFacts:
     config = checkpoint.config
     device = pick_device(engine.device)
     num_parameters = count_parameters(config)
+    loaded_as = pick_dtype(engine.dtype, device, num_parameters)
     published = (ModelConfig().decoder.hidden_size, ModelConfig().decoder.vocab_size)
     return ModelFacts(
         name=engine.model,
         kind=_kind_by_name(engine.model) or ("v1" if config.is_v1 else "v2"),
         digest=whole_digest(files),
         device=str(device),
-        dtype=str(pick_dtype(engine.dtype, device, num_parameters)).removeprefix("torch."),
+        dtype="int8" if engine.dtype == "int8" else str(loaded_as).removeprefix("torch."),
         num_parameters=num_parameters,
         is_published_size=(config.decoder.hidden_size, config.decoder.vocab_size) == published,
         versions=versions(),

@@ -19,6 +19,7 @@ from ocr2cli.eval.gates import State, group_failed
 from ocr2cli.eval.metrics import METRICS, Scores, bootstrap_interval, chrf_signature
 from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
+from ocr2cli.text.prompt import prompt_text
 
 SCHEMA = 1
 
@@ -217,7 +218,7 @@ def _case_json(outcome: CaseOutcome) -> dict[str, Any]:
         "page": case.page + 1,
         "input_sha256": digest,
         "pixels_sha256": result.pixels_sha256 if result else "",
-        "prompt": case.prompt_text or case.prompt,
+        "prompt": case.prompt_text or prompt_text(case.prompt),
         "decode": asdict(case.decode),
         "status": result.status.value if result else "missing",
         "error": asdict(result.error) if result and result.error else None,

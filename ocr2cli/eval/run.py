@@ -127,6 +127,7 @@ def run_eval(
     runnable = [case for suite in suites for case in suite.cases if not case.not_run]
     if not runnable:
         raise InputError(f"no case could be run. {_why_nothing(suites)}")
+    _check_pages(suites, options.raster)
     if reference is None and options.ref not in ("recorded", "none"):
         from ocr2cli.eval.choose_reference import make_reference
 
@@ -170,6 +171,25 @@ def _mark(case: Case, model: ModelFacts) -> Case:
         why = f"needs {article} {case.needs} checkpoint, this one is {model.kind}"
         return replace(case, not_run=why)
     return case
+
+
+def _check_pages(suites: Sequence[Suite], raster: RasterConfig) -> None:
+    """Every page of a suite must open, before a model is loaded for them.
+
+    A benchmark is not ours to mend: there a page that cannot be read is read wrongly.
+    Raises: InputError that names the page.
+    """
+    for suite in suites:
+        for case in suite.cases if not suite.is_benchmark else ():
+            if case.not_run:
+                continue
+            try:
+                load_page(case, raster)
+            except PageFault as fault:
+                raise InputError(
+                    f"suite {suite.name}: {case.path} page {case.page + 1} cannot be read: "
+                    f"{fault.message}. Replace the file, or drop the case {case.id!r}."
+                ) from fault
 
 
 def _why_nothing(suites: Sequence[Suite]) -> str:

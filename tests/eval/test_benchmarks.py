@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_toys import draw_page, page_result
+from eval_toys import draw_page, failed_result, page_result
 
 from ocr2cli.errors import InputError
 from ocr2cli.eval.blocks import block_scores, order_distance
@@ -188,6 +188,16 @@ def test_an_olmocr_page_that_was_not_read_fails_its_facts(
 ) -> None:
     outcome = run_with(olmocr, "", v2_model)
     assert outcome.cases[0].ours.scores.facts == pytest.approx(1 / 6)  # only "absent" holds
+
+
+def test_an_unreadable_page_of_a_benchmark_is_a_wrong_page(
+    olmocr: Path, v2_model: ModelFacts
+) -> None:
+    (olmocr / "pdfs" / "multi" / "a.pdf").write_bytes(b"this is no PDF")
+    options = EvalOptions(suites=(str(olmocr),))
+    outcome = run_eval(options, lambda cases: [failed_result(c) for c in cases], model=v2_model)
+    assert outcome.cases[0].page is None
+    assert outcome.cases[0].ours.scores.facts == pytest.approx(1 / 6)
 
 
 def test_a_damaged_olmocr_line_is_named(olmocr: Path) -> None:

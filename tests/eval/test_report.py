@@ -59,7 +59,11 @@ def test_json_carries_provenance_scores_and_verdicts(outcome: EvalOutcome) -> No
     low, high = suite["mean_interval_95"]["whole_cer"]
     assert 0 <= low <= suite["mean"]["whole_cer"] <= high
     case = suite["cases"][0]
-    assert case["scores"]["cer"] == 0.0 and case["prompt"] == "ocr" and case["page"] == 1
+    assert (
+        case["scores"]["cer"] == 0.0
+        and case["prompt"] == "<image>\nFree OCR."
+        and case["page"] == 1
+    )
     assert re.fullmatch("[0-9a-f]{64}", case["input_sha256"])
     assert case["decode"]["no_repeat_ngram"] == 20
     assert {v["reason"] for v in suite["verdicts"]} == {"a <strict> limit"}

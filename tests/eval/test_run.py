@@ -264,15 +264,17 @@ def test_cases_are_chosen_by_pattern_and_an_unknown_name_is_said(
         run_eval(EvalOptions(suites=(folder,), only=("nothing",)), reads_truth(), model=v2_model)
 
 
-def test_an_unreadable_page_is_a_wrong_page_with_its_reason(
+def test_an_unreadable_page_of_a_suite_is_named_before_anything_runs(
     make_suite: MakeSuite, v2_model: ModelFacts
 ) -> None:
     folder = make_suite()
     (folder / "one.png").write_bytes(b"this is no image")
-    options = EvalOptions(suites=(str(folder),))
-    outcome = run_eval(options, lambda cases: [failed_result(c) for c in cases], model=v2_model)
-    assert outcome.cases[0].page is None
-    assert outcome.cases[0].ours.scores.cer == 1.0
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        raise AssertionError("nothing may be read")
+
+    with pytest.raises(InputError, match=r"one\.png page 1 cannot be read: .* drop the case 'one'"):
+        run_eval(EvalOptions(suites=(str(folder),)), reader, model=v2_model)
 
 
 def test_an_unknown_reference_is_a_usage_error(v2_model: ModelFacts) -> None:
