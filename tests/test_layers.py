@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ocr2cli"
 
 FLOOR = {
-    "cli": 8,
+    "cli": 9,
+    "bench": 8,
     "serve": 7, "eval": 7,
     "batch": 6, "forecast": 6, "api": 6,
     "runners": 5, "engines": 4, "output": 4,

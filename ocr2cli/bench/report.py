@@ -1,0 +1,132 @@
+"""The bench's figures as a table for people and one object for machines."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ocr2cli import __version__
+from ocr2cli.bench.measure import Ceilings, Timing
+from ocr2cli.bench.workload import Subject
+from ocr2cli.engines.host import num_cores
+
+
+def report(
+    subject: Subject, ours: Timing, ceilings: Ceilings, *, peak_bytes: int,
+    peers: Mapping[str, Timing],
+) -> dict[str, Any]:
+    """One JSON object; every figure was measured in this run."""
+    return {
+        "ocr2": __version__,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{processor()}, {num_cores()} cores, {torch.get_num_threads()} threads",
+        "model": subject.name,
+        "device": str(subject.device),
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "pages": ours.num_pages,
+        "new_tokens": ours.new_tokens,
+        "ours": figures(ours),
+        "peak_bytes": peak_bytes,
+        "ceilings": asdict(ceilings),
+        "share_of_ceilings": shares(subject, ours, ceilings),
+        "peers": {name: figures(timing) for name, timing in peers.items()},
+        "times_faster": {
+            name: {key: ratio(timing, ours, key) for key in _KEYS} for name, timing in peers.items()
+        },
+    }
+
+
+_KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "pages_s")
+
+
+def figures(timing: Timing) -> dict[str, float]:
+    """Rates of one measurement."""
+    pages = timing.num_pages
+    return {
+        "encode_s_page": round(timing.encode_s / pages, 4),
+        "prefill_s_page": round(timing.prefill_s / pages, 4),
+        "decode_s_page": round(timing.decode_s / pages, 4),
+        "decode_tokens_s": round(timing.decode_tokens_s, 2),
+        "pages_s": round(1 / timing.seconds_a_page, 4) if timing.seconds_a_page else 0.0,
+    }
+
+
+def ratio(peer: Timing, ours: Timing, key: str) -> float:
+    """How many times ours is ahead; below 1 it is behind."""
+    theirs, mine = figures(peer)[key], figures(ours)[key]
+    top, bottom = (theirs, mine) if key.endswith("_page") else (mine, theirs)
+    return round(top / bottom, 2) if bottom else 0.0
+
+
+def shares(subject: Subject, ours: Timing, ceilings: Ceilings) -> dict[str, float]:
+    """What of the machine's measured ceilings the stages reach.
+
+    encode: multiply-adds of its weights and attention against the product's rate (real sizes only).
+    decode: the fewest bytes a step must read against the memory's rate.
+    """
+    result = {}
+    if subject.name == "random-full" and ours.encode_s:
+        result["encode"] = round(4.96e12 / (ours.encode_s / ours.num_pages) / ceilings.matmul, 3)
+    if ours.decode_steps and ours.decode_s:
+        step = least_bytes_a_step(subject, ours) / (ours.decode_s / ours.decode_steps)
+        result["decode"] = round(step / ceilings.memory, 3)
+    return result
+
+
+def least_bytes_a_step(subject: Subject, ours: Timing) -> float:
+    """Bytes one decode step of all pages reads at least: weights once, each page's KV cache."""
+    decoder, width = subject.config.decoder, subject.dtype.itemsize
+    hidden = decoder.hidden_size
+    missed = (1 - decoder.experts_per_token / decoder.num_experts) ** ours.num_pages
+    experts = decoder.num_shared_experts + decoder.num_experts * (1 - missed)
+    num_sparse = decoder.num_layers - decoder.num_dense_layers
+    weights = (
+        4 * hidden * hidden * decoder.num_layers
+        + 3 * hidden * decoder.dense_intermediate * decoder.num_dense_layers
+        + 3 * hidden * decoder.expert_intermediate * experts * num_sparse
+        + hidden * decoder.vocab_size
+    )
+    context = ours.prompt_tokens + ours.num_pages * ours.new_tokens / 2
+    return width * (weights + 2 * decoder.num_layers * hidden * context)
+
+
+def as_text(facts: Mapping[str, Any]) -> str:
+    """A table: ours, the peers, the ratios."""
+    head = (
+        f"{facts['model']} on {facts['device']} in {facts['dtype']}, {facts['pages']} pages, "
+        f"{facts['new_tokens']} new tokens each; {facts['machine']}, torch {facts['torch']}"
+    )
+    rows = [("", "encode s/page", "prefill s/page", "decode tokens/s", "pages/s")]
+    rows += [(name, *(f"{value[key]:.3f}" for key in _KEYS))
+             for name, value in {"ocr2": facts["ours"], **facts["peers"]}.items()]
+    rows += [(f"ocr2 / {name}", *(f"{value[key]:.2f}x" for key in _KEYS))
+             for name, value in facts["times_faster"].items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+             for row in rows]
+    ceilings, share = facts["ceilings"], facts["share_of_ceilings"]
+    foot = [
+        f"peak memory {facts['peak_bytes'] / 1e9:.2f} GB",
+        f"this machine: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in a product, "
+        f"{ceilings['memory'] / 1e9:.1f} GB/s read",
+        *(f"{name} reaches {value:.0%} of its ceiling" for name, value in share.items()),
+    ]
+    return "\n".join([head, *table, *foot])
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,125 @@
+"""What is measured: pages of known size and a model, in memory, without a download.
+
+Knows nothing about clocks or peers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ocr2cli.config import EngineConfig, TileConfig
+from ocr2cli.document.tiles import make_views
+from ocr2cli.engines.device import pick_device, pick_dtype
+from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig, SamConfig
+from ocr2cli.model.model import OcrModel
+from ocr2cli.pages import PageImage, PageKey, Views
+from ocr2cli.weights.load import load_model
+from ocr2cli.weights.names import count_parameters
+
+# The real architecture, and the same architecture at a size that a test can run.
+RANDOM_MODELS = {
+    "random-full": ModelConfig(),
+    "random-tiny": ModelConfig(
+        sam=SamConfig(
+            hidden_size=32, num_layers=3, num_heads=2, mlp_hidden=64, neck_channels=16,
+            downsample_channels=(24, 32), global_blocks=(2,),
+        ),
+        query_encoder=QueryEncoderConfig(
+            hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1
+        ),
+        decoder=DecoderConfig(
+            vocab_size=512, hidden_size=64, num_layers=3, num_heads=2, dense_intermediate=96,
+            num_experts=8, experts_per_token=2, expert_intermediate=32, max_positions=4096,
+        ),
+        image_token_id=3,
+    ),
+}  # fmt: skip
+# A4 at 144 dpi: 2 x 3 tiles and the global view.
+PAGE_SIZE = (1190, 1684)
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model under measurement. num_bytes: of its weights in `dtype`."""
+
+    name: str
+    model: OcrModel
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.vision.config
+
+    @property
+    def num_bytes(self) -> int:
+        return count_parameters(self.config) * self.dtype.itemsize
+
+
+def make_subject(engine: EngineConfig) -> Subject:
+    """`random-full`, `random-tiny`, or any model that `--model` takes, vision and decoder.
+
+    Raises: ModelError, UsageError, EngineError.
+    """
+    device = pick_device(engine.device)
+    config = RANDOM_MODELS.get(engine.model)
+    if config is None:
+        from ocr2cli.engines.loading import place
+        from ocr2cli.weights.hub import resolve_model
+
+        files = resolve_model(engine.model, engine.mmproj)
+        device, dtype = place(files, engine)
+        model = load_model(files, dtype=dtype, device=device)
+        assert isinstance(model, OcrModel)
+    else:
+        dtype = pick_dtype(engine.dtype, device, count_parameters(config))
+        model = random_model(config, dtype, device)
+    if device.type == "cpu":
+        model.decoder.pack()
+    return Subject(engine.model, model, device, dtype)
+
+
+def random_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> OcrModel:
+    """The architecture with random weights, made in memory at the speed of a copy."""
+    with torch.device("meta"):
+        skeleton = OcrModel(config).to(dtype)
+    fresh = {name: random_like(value, device) for name, value in skeleton.state_dict().items()}
+    skeleton.load_state_dict(fresh, assign=True)
+    return skeleton.requires_grad_(False).eval()
+
+
+def random_like(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Random numbers of a trained layer's size: matrices scaled by their width, vectors near one.
+
+    A block of four million numbers is repeated: 3.4 billion draws would take a minute.
+    """
+    generator = torch.Generator().manual_seed(value.numel() % 2**31)
+    count = min(value.numel(), _BLOCK)
+    block = torch.randn(count, generator=generator)
+    scale = value.shape[-1] ** -0.5 if value.dim() > 1 else 0.02
+    block = (block * scale + (0.0 if value.dim() > 1 else 1.0)).to(value.dtype)
+    repeats = -(-value.numel() // count)
+    return block.repeat(repeats)[: value.numel()].reshape(value.shape).to(device)
+
+
+def fill_randomly(module: nn.Module) -> None:
+    """The same weights for a peer's module, in place; buffers stay as its constructor made them."""
+    for parameter in module.parameters():
+        parameter.data = random_like(parameter.data, parameter.device)
+
+
+def make_pages(num_pages: int) -> list[Views]:
+    """Views of A4 pages of noise on paper: their content changes no speed."""
+    width, height = PAGE_SIZE
+    rng = np.random.default_rng(0)
+    pages = []
+    for number in range(num_pages):
+        rgb = rng.integers(180, 256, (height, width, 3), dtype=np.uint8)
+        page = PageImage(PageKey("bench", number), rgb, 144)
+        pages.append(make_views(page, TileConfig()))
+    return pages

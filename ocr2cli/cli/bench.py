@@ -1,0 +1,55 @@
+"""`ocr2 bench`: measure encode, prefill and decode; the peer and the ceilings in the same run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.config import EngineConfig
+
+
+@click.command(short_help="Measure encode, prefill, decode and end to end.")
+@option("--model", default="random-full",
+        help="random-full, random-tiny, or any model that `ocr2 run` takes.")
+@option("--device", default="auto", help="cpu, cuda, cuda:1, mps.")
+@option("--dtype", default="auto", type=click.Choice(["auto", "bf16", "f16", "f32"]),
+        help="Arithmetic of the model.")
+@option("--pages", default=1, type=click.IntRange(1, 1024), help="Pages decoded together.")
+@option("--new-tokens", default=64, type=click.IntRange(2, 8000), help="Tokens a page.")
+@option("--threads", default=0, show_default="all cores", help="CPU threads.")
+@option("--against", type=click.Choice(["hf"]), default=None, show_default="nobody",
+        help="Measure a peer on the same work in the same run.")
+@option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
+@common
+def bench(
+    model: str, device: str, dtype: str, pages: int, new_tokens: int, threads: int,
+    against: str | None, as_json: bool, **logs: Any,
+) -> None:  # fmt: skip
+    """Measure this machine: seconds a page by stage, tokens/s, pages/s, memory, ceilings.
+
+    Pages are A4 at 144 dpi: 6 tiles and the global view. No model needs to be downloaded.
+    """
+    set_up_logging(**logs)
+    import torch
+
+    from ocr2cli.bench.measure import measure_ceilings, measure_ours, peak_memory
+    from ocr2cli.bench.report import as_text, report
+    from ocr2cli.bench.workload import make_pages, make_subject
+    from ocr2cli.engines.host import num_cores
+
+    torch.set_num_threads(threads or num_cores())
+    subject = make_subject(EngineConfig(model=model, device=device, dtype=dtype))
+    views = make_pages(pages)
+    ceilings = measure_ceilings(subject.device, subject.dtype)
+    ours = measure_ours(subject, views, new_tokens)
+    peak = peak_memory(subject.device)
+    peers = {}
+    if against:
+        from ocr2cli.bench.hf import measure_hf
+
+        peers["transformers"] = measure_hf(subject, views, new_tokens)
+    facts = report(subject, ours, ceilings, peak_bytes=peak, peers=peers)
+    click.echo(json.dumps(facts) if as_json else as_text(facts))
