@@ -22,9 +22,9 @@ from ocr2cli.model.linear import Linear
 
 Turn = tuple[Tensor, Tensor]
 
-# Up to this many new tokens of a sequence are attended by two plain products: SDPA on a CPU
-# re-orders all keys for them (3 times slower for one token in bf16).
-FEW_TOKENS = 8
+# Up to this many new tokens of a sequence are attended one by one with plain products: SDPA on a
+# CPU re-orders all keys for each call (3 times slower for one token in bf16).
+FEW_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RaggedPlan:
     """Where the T new tokens of each sequence go, known on the host. Same for all layers.
 
     slots, starts: slot and first new position of each sequence. masks: bool [T, start + T] for
-    each, or None when nothing is hidden (T = 1).
+    each, or None when T is a few or starts at 0.
     """
 
     slots: Sequence[int]
@@ -129,21 +129,30 @@ class CausalAttention(nn.Module):
 def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | None) -> Tensor:
     """Attention of one sequence's T newest tokens over its L. Softmax in float32. [H, T, C].
 
-    mask: bool, True where a token may look; None when T is 1.
+    mask: bool, True where a token may look; only read when T is more than a few.
     """
-    tokens, channels = q_HTC.shape[1:]
+    tokens, length = q_HTC.shape[1], k_HLC.shape[1]
     if tokens > FEW_TOKENS:
-        is_whole = tokens == k_HLC.shape[1]
+        is_whole = tokens == length
         return F.scaled_dot_product_attention(
             q_HTC, k_HLC, v_HLC, attn_mask=None if is_whole else mask_TL, is_causal=is_whole
         )
-    # Keys on the left, in float32: exact scores, and on a CPU faster than the bf16 product even
-    # with the conversion.
-    scores_HLT = k_HLC.float() @ q_HTC.float().transpose(1, 2)
-    scores_HTL = scores_HLT.transpose(1, 2) * channels**-0.5
-    if mask_TL is not None:
-        scores_HTL = scores_HTL.masked_fill(~mask_TL, float("-inf"))
-    return scores_HTL.softmax(dim=-1).to(v_HLC.dtype) @ v_HLC
+    # Token by token over exactly its own keys, in the very operations of a step of one token:
+    # a draft's tokens get the bits that they get when decoded one at a time.
+    stops = range(length - tokens + 1, length + 1)
+    parts = [
+        _attend_token(q_H1C, k_HLC[:, :stop], v_HLC[:, :stop])
+        for q_H1C, stop in zip(q_HTC.split(1, dim=1), stops, strict=True)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _attend_token(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor) -> Tensor:
+    """Scores in float32: exact, and on a CPU faster than a bf16 product, conversion included.
+    The keys stand on the left: the product reads them as they lie in memory."""
+    scores_HL1 = k_HLC.float() @ q_H1C.float().transpose(1, 2)
+    share_HL1 = (scores_HL1 * q_H1C.shape[-1] ** -0.5).softmax(dim=1)
+    return share_HL1.to(v_HLC.dtype).transpose(1, 2) @ v_HLC
 
 
 def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:

@@ -1,7 +1,10 @@
-"""Matrix products with weights that may be packed for a CPU.
+"""Matrix products whose result for a row does not depend on its company, and packed weights.
 
-On a CPU, bf16 products with few rows (decoding) spend their time re-ordering the weight. Packing
-does that once, in place of the plain weight: 1.6 times the speed at 1 to 8 rows, equal bits.
+Steady: a sequence must decode to the same bits alone, in a batch and under drafts. MKL's float32
+products add up in another order for few rows, and by the number of threads; oneDNN's do not, but
+for a single row. oneDNN's bf16 products need no help.
+Packed: with few rows (decoding) oneDNN spends its time re-ordering the weight. Packing does that
+once, in place of the plain weight: 1.6 times the speed at 1 to 8 rows in bf16, equal bits.
 Knows nothing about what the products are for.
 """
 
@@ -10,6 +13,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# A decode step has at most slots * drafted tokens rows; larger inputs (prefill, views) go to MKL.
+STEADY_ROWS = 1024
+# oneDNN picks its layout for a number of rows; the layout for 1 to 8 rows serves prefill as well.
+PACKED_FOR_ROWS = 8
 
 
 class Linear(nn.Linear):
@@ -20,7 +28,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         return packed_linear(x, self.packed, self.bias)
 
     def pack(self) -> None:
@@ -31,25 +39,36 @@ class Linear(nn.Linear):
         self.weight = as_shape_only(self.weight)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear, steady where gradients are off."""
+    num_rows = x.numel() // x.shape[-1]
+    is_plain = x.dtype != torch.float32 or num_rows > STEADY_ROWS or torch.is_grad_enabled()
+    if is_plain or not _has_onednn(x):
+        return F.linear(x, weight, bias)
+    return packed_linear(x, weight, bias)
+
+
 def can_pack(weight: Tensor) -> bool:
-    """True for a bf16 weight on a CPU whose torch has oneDNN with bf16 products."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    """True for a weight on a CPU whose torch has oneDNN products of its dtype."""
+    if not _has_onednn(weight):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """weight: bf16 [out, in]. Returns an opaque tensor for `packed_linear`."""
+    """weight: [out, in]. Returns an opaque tensor for `packed_linear`."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), PACKED_FOR_ROWS)
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x: bf16 [..., in]. Returns bf16 [..., out], the same bits as F.linear."""
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    """x: [..., in] in the weight's dtype. Returns [..., out]."""
+    if x.dtype == torch.float32 and x.numel() == x.shape[-1]:
+        # The one case where oneDNN adds up in another order.
+        pair = x.reshape(1, -1).repeat(2, 1)
+        return _product(pair, packed, bias)[0].view(*x.shape[:-1], -1)
+    return _product(x, packed, bias)
 
 
 def as_shape_only(weight: Tensor) -> nn.Parameter:
@@ -57,5 +76,14 @@ def as_shape_only(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
 
 
-# oneDNN picks its layout for a number of rows; the layout for 1 to 8 rows serves prefill as well.
-PACKED_FOR_ROWS = 8
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _has_onednn(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and _ONEDNN
+
+
+_ONEDNN = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.layers import SwiGLU
-from ocr2cli.model.linear import as_shape_only, can_pack, pack_weight, packed_linear
+from ocr2cli.model.linear import as_shape_only, can_pack, linear, pack_weight, packed_linear
 
 
 class MixtureOfExperts(nn.Module):
@@ -81,12 +81,12 @@ class MixtureOfExperts(nn.Module):
     def _gate_up(self, expert: int, x: Tensor) -> Tensor:
         if self.packed:
             return packed_linear(x, self.packed[expert][0])
-        return F.linear(x, self.experts_gate_up[expert])
+        return linear(x, self.experts_gate_up[expert])
 
     def _down(self, expert: int, x: Tensor) -> Tensor:
         if self.packed:
             return packed_linear(x, self.packed[expert][1])
-        return F.linear(x, self.experts_down[expert])
+        return linear(x, self.experts_down[expert])
 
     def pack(self) -> None:
         """Replace the routed experts' weights by packed ones where `can_pack` says so."""
@@ -116,7 +116,7 @@ class Router(nn.Module):
 
     def probabilities(self, x_TD: Tensor) -> Tensor:
         """float32 [T, E], each row sums to one."""
-        return F.linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
+        return linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
 
 
 def can_group(rows: Tensor) -> bool:
