@@ -52,7 +52,12 @@ def text_report(outcome: EvalOutcome) -> str:
         lines += ["", *_suite_lines(suite)]
     lines += ["", *_verdict_lines(outcome)]
     lines.append(f"chrF {chrf_signature()}; pages read in {outcome.seconds:.1f} s")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """What a page says may reach the terminal in a fact's reason: no escape code goes with it."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
 
 
 def write_report(outcome: EvalOutcome, folder: Path) -> None:

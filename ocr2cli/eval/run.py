@@ -121,7 +121,8 @@ def run_eval(
     """
     if options.ref not in REFERENCES:
         raise UsageError(f"--ref {options.ref}: use one of {', '.join(REFERENCES)}.")
-    suites = [_load(name, options) for name in options.suites]
+    suites = [_load(name, options) for name in dict.fromkeys(options.suites)]
+    _check_names(suites)
     model = model or model_facts(options.engine)
     suites = [_choose(suite, options.only, model) for suite in suites]
     runnable = [case for suite in suites for case in suite.cases if not case.not_run]
@@ -157,6 +158,13 @@ def _load(name: str, options: EvalOptions) -> Suite:
     if is_olmocr_bench(folder):
         return load_olmocr_bench(folder)
     return load_suite(folder)
+
+
+def _check_names(suites: Sequence[Suite]) -> None:
+    names = [suite.name for suite in suites]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two suites have the name {twice!r}. Run them one after the other.")
 
 
 def _choose(suite: Suite, only: Sequence[str], model: ModelFacts) -> Suite:

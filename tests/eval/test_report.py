@@ -69,6 +69,21 @@ def test_json_carries_provenance_scores_and_verdicts(outcome: EvalOutcome) -> No
     assert {v["reason"] for v in suite["verdicts"]} == {"a <strict> limit"}
 
 
+def test_a_page_cannot_send_escape_codes_to_the_terminal(
+    make_suite: Callable[..., Path], v2_model: ModelFacts
+) -> None:
+    extra = '[[case.fact]]\nkind = "cell"\ncell = "Mon"\nright = "31"'
+    table = "<table><tr><td>Mon</td><td>\x1b[31mred\x07</td></tr></table>"
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        return [page_result(case, table) for case in cases]
+
+    options = EvalOptions(suites=(str(make_suite(case_extra=extra)),))
+    report = text_report(run_eval(options, reader, model=v2_model))
+    assert "\\x1b[31mred\\x07" in report
+    assert all(c.isprintable() or c == "\n" for c in report)
+
+
 def test_secrets_stay_out_of_the_report(outcome: EvalOutcome) -> None:
     settings = json_report(outcome)["settings"]
     assert "api_key" not in settings["engine"] and "password" not in settings["raster"]

@@ -277,6 +277,20 @@ def test_an_unreadable_page_of_a_suite_is_named_before_anything_runs(
         run_eval(EvalOptions(suites=(str(folder),)), reader, model=v2_model)
 
 
+def test_two_suites_of_one_name_are_refused(
+    make_suite: MakeSuite, v2_model: ModelFacts, tmp_path: Path
+) -> None:
+    folder = make_suite()
+    other = tmp_path / "elsewhere" / "toy"
+    other.mkdir(parents=True)
+    for name in ("one.png", "one.txt"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    options = EvalOptions(suites=(str(folder), str(folder)))
+    assert len(run_eval(options, reads_truth(), model=v2_model).suites) == 1
+    with pytest.raises(UsageError, match="two suites have the name 'toy'"):
+        run_eval(EvalOptions(suites=(str(folder), str(other))), reads_truth(), model=v2_model)
+
+
 def test_an_unknown_reference_is_a_usage_error(v2_model: ModelFacts) -> None:
     with pytest.raises(UsageError, match=r"use one of hf, hf-processor, llama\.cpp"):
         run_eval(EvalOptions(ref="hff"), reads("x"), model=v2_model)
