@@ -1,0 +1,77 @@
+"""A page read once is not read again, by any run; a damaged entry is dropped, not believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+from toy_model import write_toy_model
+
+from ocr2cli.batch import run_batch
+from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.output.page_cache import PageCache
+from ocr2cli.pages import PageKey, PageResult, Status
+
+GOOD = PageResult(PageKey("a", 2), Status.OK, markdown="text", pixels_sha256="p" * 64,
+                  input_sha256="i" * 64, seconds={"decode": 1.0})  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PageCache:
+    return PageCache(tmp_path / "cache", "fingerprint", 10_000_000)
+
+
+def test_a_page_is_found_under_its_pixels_with_its_new_key(cache: PageCache) -> None:
+    cache.store(GOOD)
+    found = cache.find(PageKey("b", 7), "p" * 64)
+    assert found is not None and found.key == PageKey("b", 7) and found.markdown == "text"
+    assert found.extra["source"] == "cache" and found.input_sha256 == ""
+
+
+def test_other_pixels_or_another_fingerprint_find_nothing(cache: PageCache) -> None:
+    cache.store(GOOD)
+    assert cache.find(PageKey("b", 0), "q" * 64) is None
+    assert PageCache(cache.folder, "other", 10**7).find(PageKey("b", 0), "p" * 64) is None
+
+
+@pytest.mark.parametrize("status", [Status.LOOP, Status.TRUNCATED, Status.FAILED])
+def test_a_page_that_needs_a_look_is_not_kept(cache: PageCache, status: Status) -> None:
+    cache.store(replace(GOOD, status=status))
+    assert cache.find(PageKey("b", 0), "p" * 64) is None
+
+
+def test_a_damaged_entry_is_dropped(cache: PageCache) -> None:
+    cache.store(GOOD)
+    (entry,) = [path for path in cache.folder.rglob("*") if path.is_file()]
+    for damage in (entry.read_bytes()[:-3], b"", entry.read_bytes().replace(b"text", b"lies")):
+        entry.write_bytes(damage)
+        assert cache.find(PageKey("b", 0), "p" * 64) is None and not entry.exists()
+
+
+def test_the_folder_stays_under_its_limit(tmp_path: Path) -> None:
+    small = PageCache(tmp_path, "f", 20_000)
+    for number in range(200):
+        small.store(replace(GOOD, markdown="x" * 500, pixels_sha256=f"{number:064d}"))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size < 20_000 + 64 * 1_500
+
+
+def test_a_second_run_into_another_folder_reads_nothing_again(tmp_path: Path) -> None:
+    """The toy model ends pages of its own accord here: its end token is the likeliest one."""
+    page = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(page).text((20, 20), "cached", fill="black", font_size=40)
+    page.save(tmp_path / "page.png")
+    stuck = write_toy_model(tmp_path / "toy", scale=0.0)
+    cfg = RunConfig(
+        inputs=(str(tmp_path / "page.png"),), out=tmp_path / "one", runner="inline",
+        engine=EngineConfig(model=str(stuck), dtype="f32", batch_size=1, kv_tokens=2048),
+        decode=DecodeConfig(no_repeat_ngram=3), cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    first = run_batch(cfg)
+    assert first.new_tokens > 0 and first.by_status["ok"] == 1
+    second = run_batch(replace(cfg, out=tmp_path / "two"))
+    assert second.seconds.get("decode", 0) == 0 and second.by_status["ok"] == 1
+    one, two = ((tmp_path / name / "page.md").read_bytes() for name in ("one", "two"))
+    assert one == two
