@@ -12,6 +12,7 @@ from toy_model import write_toy_model
 
 from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.errors import UsageError
 from ocr2cli.pages import FinishReason, PageResult, Status
 
 
@@ -114,3 +115,9 @@ def test_noise_stays_under_the_token_cap(model, tmp_path) -> None:
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (page,) = iter_pages(config(model, [tmp_path / "noise.png"]))
     assert page.new_tokens <= 12
+
+
+def test_int8_is_refused_in_one_line_until_it_is_built(model, pages) -> None:
+    cfg = config(model, pages)
+    with pytest.raises(UsageError, match="int8"):
+        list(iter_pages(replace(cfg, engine=replace(cfg.engine, dtype="int8"))))

@@ -1,0 +1,77 @@
+"""The bench measures what it says, at toy size; no figure is checked, machines are shared."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
+from ocr2cli.bench.report import as_text, figures, least_bytes_a_step, ratio, report
+from ocr2cli.bench.workload import (
+    RANDOM_MODELS,
+    make_pages,
+    make_subject,
+    random_like,
+    random_model,
+)
+from ocr2cli.config import EngineConfig
+from ocr2cli.weights.names import count_parameters
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return make_subject(EngineConfig(model="random-tiny", device="cpu", dtype="f32"))
+
+
+def test_random_full_is_the_real_architecture() -> None:
+    assert count_parameters(RANDOM_MODELS["random-full"]) == 3_389_119_360
+
+
+def test_the_random_models_weights_are_finite_and_not_all_alike() -> None:
+    model = random_model(RANDOM_MODELS["random-tiny"], torch.float32, torch.device("cpu"))
+    for name, value in model.state_dict().items():
+        assert torch.isfinite(value).all(), name
+        assert value.numel() == 1 or value.float().std() > 0, name
+
+
+def test_every_page_writes_all_its_tokens(subject) -> None:
+    pages = make_pages(2)
+    assert pages[0].grid == (2, 3)
+    timing = measure_ours(subject, pages, 5)
+    assert timing.num_pages == 2 and timing.decode_steps == 4
+    assert timing.prompt_tokens == 2 * 1126
+    assert timing.encode_s > 0 and timing.prefill_s > 0 and timing.decode_s > 0
+
+
+def test_the_least_bytes_of_one_sequence_are_those_of_the_specification() -> None:
+    """1.15 GB a token for one sequence without its cache (performance figures of the model)."""
+    class Full:
+        config = RANDOM_MODELS["random-full"]
+        dtype = torch.bfloat16
+
+    assert least_bytes_a_step(Full, Timing(1, 0)) == pytest.approx(1.15e9, rel=0.01)
+
+
+def test_ratios_say_how_many_times_ours_is_ahead() -> None:
+    ours = Timing(1, 100, encode_s=2.0, prefill_s=1.0, decode_s=5.0)
+    peer = Timing(1, 100, encode_s=4.0, prefill_s=0.5, decode_s=20.0)
+    assert ratio(peer, ours, "encode_s_page") == 2.0
+    assert ratio(peer, ours, "prefill_s_page") == 0.5
+    assert ratio(peer, ours, "decode_tokens_s") == 4.0
+
+
+def test_the_report_is_json_and_a_table(subject) -> None:
+    ours = Timing(2, 5, 1.0, 1.0, 1.0, 2252, 4)
+    facts = report(subject, ours, Ceilings(1e11, 1e10), peak_bytes=10**9,
+                   peers={"transformers": ours})  # fmt: skip
+    assert json.loads(json.dumps(facts))["times_faster"]["transformers"]["pages_s"] == 1.0
+    text = as_text(facts)
+    assert "ocr2 / transformers" in text and "1.00x" in text
+    assert figures(ours)["decode_tokens_s"] == 10.0
+
+
+def test_a_repeated_block_fills_any_shape() -> None:
+    big = random_like(torch.empty(3, 1 << 21), torch.device("cpu"))
+    assert big.shape == (3, 1 << 21) and torch.isfinite(big).all()
