@@ -157,7 +157,7 @@ def test_a_stop_admits_nothing_that_only_waits() -> None:
 
 
 def test_a_worker_that_keeps_answering_is_not_silent() -> None:
-    stages = [stage(Recipe("a", is_last=True, sleep_s=0.15), credit=4, timeout_s=0.8)]
+    stages = [stage(Recipe("a", is_last=True, sleep_s=0.25), credit=4, timeout_s=2.0)]
     results = by_page(local.run(stages, jobs(12), options=RunnerOptions(retries=0)))
     assert len(results) == 12 and not failed_pages(results)
 
@@ -195,13 +195,13 @@ def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
 def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
     """While the parent is busy writing, workers block on full pipes and cannot be heard."""
     recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
-    stages = [stage(recipe, credit=2, timeout_s=0.8) for recipe in recipes]
+    stages = [stage(recipe, credit=2, timeout_s=2.0) for recipe in recipes]
     num_done = 0
     for result in local.run(stages, jobs(5), options=RunnerOptions(retries=0)):
         assert result.status is Status.OK, result.error
         num_done += 1
-        if num_done in (1, 2):
-            time.sleep(1.2)
+        if num_done == 1:
+            time.sleep(2.6)
     assert num_done == 5
 
 
@@ -209,10 +209,10 @@ def test_a_slow_source_does_not_look_like_a_hanging_worker() -> None:
     def source() -> Iterator[PageJob]:
         for job in jobs(4):
             yield job
-            time.sleep(1.2)
+            time.sleep(2.6 if job.key.page == 1 else 0)
 
     recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
-    stages = [stage(recipe, credit=3, timeout_s=0.8) for recipe in recipes]
+    stages = [stage(recipe, credit=3, timeout_s=2.0) for recipe in recipes]
     results = by_page(local.run(stages, source(), options=RunnerOptions(retries=0)))
     assert len(results) == 4 and not failed_pages(results)
 
