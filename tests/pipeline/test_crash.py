@@ -194,7 +194,7 @@ def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
 
 def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
     """While the parent is busy writing, workers block on full pipes and cannot be heard."""
-    recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
+    recipes = (Recipe("a", load_bytes=24 << 20), Recipe("b", is_last=True))
     stages = [stage(recipe, credit=2, timeout_s=2.0) for recipe in recipes]
     num_done = 0
     for result in local.run(stages, jobs(5), options=RunnerOptions(retries=0)):
@@ -207,14 +207,14 @@ def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:
 
 def test_a_slow_source_does_not_look_like_a_hanging_worker() -> None:
     def source() -> Iterator[PageJob]:
-        for job in jobs(4):
+        for job in jobs(7):
             yield job
-            time.sleep(2.6 if job.key.page == 1 else 0)
+            time.sleep(2.6 if job.key.page == 4 else 0)
 
-    recipes = (Recipe("a", load_bytes=4 << 20), Recipe("b", is_last=True))
+    recipes = (Recipe("a", load_bytes=24 << 20), Recipe("b", is_last=True))
     stages = [stage(recipe, credit=3, timeout_s=2.0) for recipe in recipes]
     results = by_page(local.run(stages, source(), options=RunnerOptions(retries=0)))
-    assert len(results) == 4 and not failed_pages(results)
+    assert len(results) == 7 and not failed_pages(results)
 
 
 def test_memory_over_the_limit_is_a_page_error_and_the_batch_goes_on() -> None:
