@@ -290,6 +290,8 @@ class Generator:
         self.statistics.new_tokens += not isinstance(end, PageError)
         if end:
             self._done.append(track.finished(end))
+            if isinstance(end, PageError):
+                self._cache.scrub(track.running.slot)
             self._scheduler.finish(track.running)
             del self._tracks[track.running.arrival]
         return end is not None

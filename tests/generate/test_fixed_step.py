@@ -85,6 +85,9 @@ class LengthsOnly:
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0
 
+    def scrub(self, slot: int) -> None:
+        self.lengths[slot] = 0
+
     def truncate(self, slot: int, length: int) -> None:
         self.lengths[slot] = length
 

@@ -21,6 +21,7 @@ from ocr2cli.generate.generator import Generator, Tuning
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.kv_cache import KVCache
 
 EOS, EXEMPT = 1, (2, 3)
 CONFIG = DecoderConfig(
@@ -82,6 +83,14 @@ def known_ends(decoder: Decoder, which: int) -> list[Any]:
     return _known[which]
 
 
+def zeroed_cache(num_slots: int, max_tokens: int) -> KVCache:
+    """As on a GPU, where steps of fixed shape are meant to run: they mask what is not theirs."""
+    cache = KVCache(CONFIG, num_slots, max_tokens)
+    for slot in range(num_slots):
+        cache.scrub(slot)
+    return cache
+
+
 @given(
     st.sampled_from(range(len(CONFIGS))),
     st.sampled_from(["off", "ngram", "text-layer", "auto"]),
@@ -94,6 +103,7 @@ def known_ends(decoder: Decoder, which: int) -> list[Any]:
         draft_batch_limit=st.integers(1, 6),
         batch_buckets=st.sampled_from([(), (2, 4, 8)]),
         feed_buckets=st.sampled_from([(), (1, 8)]),
+        fixed_steps=st.booleans(),
         loops=st.just(LOOPS),
     ),
     st.integers(1, 6),
@@ -117,7 +127,7 @@ def test_the_ids_are_those_of_the_definition_however_it_runs(
     config = replace(CONFIGS[which], draft=draft)
     box = Generator(
         decoder, config, eos_id=EOS, exempt_ids=EXEMPT, num_slots=num_slots,
-        kv_tokens=kv_tokens, tuning=tuning,
+        kv_tokens=kv_tokens, tuning=tuning, make_cache=zeroed_cache,
     )  # fmt: skip
     done = {}
     for key in order:
@@ -149,3 +159,31 @@ def test_right_drafts_are_accepted_by_the_real_decoder(decoder: Decoder) -> None
     while box.has_work:
         box.step()
     assert box.statistics.acceptance == 1.0 and box.statistics.decode_steps < len(ids) / 3
+
+
+@pytest.mark.parametrize("fixed_steps", [False, True])
+def test_damaged_visual_tokens_fail_their_page_and_not_the_next_in_the_slot(
+    decoder: Decoder, fixed_steps: bool
+) -> None:
+    config = CONFIGS[0]
+    prompt = prompts(4)[2]
+    box = Generator(
+        decoder,
+        config,
+        eos_id=EOS,
+        exempt_ids=EXEMPT,
+        num_slots=1,
+        kv_tokens=72,
+        tuning=Tuning(fixed_steps=fixed_steps, loops=LOOPS),
+        make_cache=zeroed_cache,
+    )
+    x_TD = decoder.embed(torch.tensor(prompt))
+    damaged_TD = x_TD.repeat(4, 1)
+    damaged_TD[-1] = torch.nan
+    box.add("damaged", damaged_TD, prompt * 4)
+    box.add("sound", x_TD, prompt)
+    done = {}
+    while box.has_work:
+        done |= {f.key: f for f in box.step()}
+    assert done["damaged"].error is not None and done["damaged"].error.code == "nan_logits"
+    assert list(done["sound"].token_ids) == known_ends(decoder, 0)[2][0]

@@ -41,6 +41,9 @@ class ToyCache:
     def free(self, slot: int) -> None:
         self.tokens[slot] = []
 
+    def scrub(self, slot: int) -> None:
+        self.free(slot)
+
     def truncate(self, slot: int, length: int) -> None:
         assert 0 <= length <= len(self.tokens[slot])
         del self.tokens[slot][length:]
