@@ -149,6 +149,8 @@ class PdfDocument:
         """(uint8 [H, W, 3], dpi as rendered, notes). Raises: PageFault."""
         import pymupdf
 
+        # What reading a text layer made MuPDF say belongs to no picture.
+        pymupdf.TOOLS.reset_mupdf_warnings()
         with self._page(page) as drawn:
             usable, notes = self._usable_dpi(drawn, dpi, max_pixels)
             zoom = usable / POINTS_PER_INCH
@@ -349,7 +351,7 @@ def _muttered(document: pymupdf.Document | None = None) -> list[str]:
     """MuPDF's messages since the last call, each once; first whether the file was repaired."""
     import pymupdf
 
-    lines = dict.fromkeys(pymupdf.TOOLS.mupdf_warnings(reset=True).splitlines())
+    lines = dict.fromkeys(pymupdf.TOOLS.mupdf_warnings().splitlines())
     notes = [f"MuPDF: {line[:200]}" for line in lines if line.strip()]
     if len(notes) > _MAX_WARNINGS:
         notes = [*notes[:_MAX_WARNINGS], f"MuPDF: {len(notes) - _MAX_WARNINGS} more messages"]

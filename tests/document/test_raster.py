@@ -151,6 +151,17 @@ def test_warnings_of_one_file_do_not_show_in_the_next(make_pdf: MakePdf) -> None
     assert _render(broken).warnings and _render(good).warnings == ()
 
 
+def test_warnings_of_one_page_do_not_show_on_the_next(make_pdf: MakePdf, tmp_path: Path) -> None:
+    with pymupdf.open(make_pdf("a.pdf", pages=3)) as document:
+        document.update_stream(document[1].get_contents()[0], b"/None Do")
+        document.save(tmp_path / "b.pdf")
+    jobs = _jobs(tmp_path / "b.pdf")
+    for job in jobs:
+        text_layer(job, CFG)
+    warnings = [render_page(job, CFG).warnings for job in jobs]
+    assert warnings[0] == warnings[2] == () and "MuPDF: " in warnings[1][0]
+
+
 def test_a_page_count_that_lies_is_one_error(make_pdf: MakePdf) -> None:
     path = make_pdf("a.pdf")
     content = path.read_bytes()

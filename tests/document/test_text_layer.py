@@ -114,6 +114,15 @@ def test_invisible_text_is_not_trusted(tmp_path: Path) -> None:
     assert _trusted(_pdf(tmp_path / "b.pdf", hidden_over_other_text)) is None
 
 
+def test_another_ocr_programs_layer_under_a_scan_is_not_trusted(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        with pymupdf.open(_pdf(tmp_path / "visible.pdf", _write)) as visible:
+            page.insert_image(page.rect, pixmap=visible[0].get_pixmap(dpi=144))
+        _write(page, render_mode=3)
+
+    assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
+
+
 def test_white_text_is_not_trusted(tmp_path: Path) -> None:
     assert _trusted(_pdf(tmp_path / "a.pdf", lambda page: _write(page, color=(1, 1, 1)))) is None
 
