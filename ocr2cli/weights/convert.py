@@ -50,6 +50,8 @@ COMPANIONS = (
     "preprocessor_config.json", "generation_config.json",
 )
 CHUNK_ITEMS = 8 << 20
+# SAM's blocks that llama.cpp takes for global ones, whatever the sizes.
+LLAMA_CPP_GLOBAL_BLOCKS = frozenset((2, 5, 8, 11))
 # Texts that tell splitting rules apart.
 _PROBES = (
     "In 1984, 12345.67 people's  co-op\n\n x",
@@ -291,6 +293,12 @@ def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:
     if config.decoder.rope_theta != DecoderConfig().rope_theta:
         found.append(
             f"llama.cpp refuses a decoder rope theta of {config.decoder.rope_theta:g}; it wants 1e4"
+        )
+    wanted = LLAMA_CPP_GLOBAL_BLOCKS.intersection(range(config.sam.num_layers))
+    if wanted != set(config.sam.global_blocks):
+        found.append(
+            f"llama.cpp will run SAM's blocks {sorted(wanted)} over the whole map, not "
+            f"{sorted(config.sam.global_blocks)}, and read the page wrongly"
         )
     return tuple(found)
 

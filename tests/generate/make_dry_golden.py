@@ -73,7 +73,7 @@ def histories(source: random.Random) -> list[tuple[int, list[int]]]:
     row = [9, 11, 12, 10]
     return [
         (5, []), (5, [1]), (5, [2, 2]), (5, [2, 2, 2]), (5, [1] * 70), (3, few), (3, few[:37]),
-        (40, line * 4), (40, line * 2 + line[:13]), (60, (row + [source.randrange(60)]) * 12),
+        (40, line * 4), (40, line * 2 + line[:13]), (60, [*row, source.randrange(60)] * 12),
         (400, [source.randrange(400) for _ in range(200)]), (7, [1, 2] * 250),
         (12, [source.randrange(12) for _ in range(300)]),
     ]  # fmt: skip

@@ -225,3 +225,9 @@ def test_a_converted_folder_is_whole(tmp_path, v2_folder):
     checkpoint = open_checkpoint(tmp_path / "out")
     checkpoint.close()
     assert {stored.dtype for _, stored in checkpoint.table.values()} == {"F32"}
+
+
+def test_blocks_that_llama_cpp_would_run_otherwise_are_named(tmp_path, v2_folder):
+    """Its global blocks are compiled in; the toy's is block 1, of three."""
+    warnings = convert(v2_folder, tmp_path / "m.gguf").warnings
+    assert any("blocks [2]" in warning and "not [1]" in warning for warning in warnings)
