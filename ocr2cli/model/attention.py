@@ -134,9 +134,14 @@ def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | No
     tokens, length = q_HTC.shape[1], k_HLC.shape[1]
     if tokens > FEW_TOKENS:
         is_whole = tokens == length
+        # A batch of one: SDPA has its fast path for four dimensions only.
         return F.scaled_dot_product_attention(
-            q_HTC, k_HLC, v_HLC, attn_mask=None if is_whole else mask_TL, is_causal=is_whole
-        )
+            q_HTC[None],
+            k_HLC[None],
+            v_HLC[None],
+            attn_mask=None if is_whole else mask_TL,
+            is_causal=is_whole,
+        )[0]
     # Token by token over exactly its own keys, in the very operations of a step of one token:
     # a draft's tokens get the bits that they get when decoded one at a time.
     stops = range(length - tokens + 1, length + 1)

@@ -172,12 +172,18 @@ def _attend_in_chunks(
     out_BNHC = q_BHNC.new_empty(batch, tokens, heads, channels)
     for view in range(batch):
         for head in range(heads):
-            k, v = k_BHNC[view, head][None], v_BHNC[view, head][None]
             for start in range(0, tokens, step):
-                part = (view, head, slice(start, start + step))
-                out_BNHC[view, part[2], head] = F.scaled_dot_product_attention(
-                    q_BHNC[part][None], k, v, attn_mask=spread_bias(by_row[part], by_column[part])
-                )[0]
+                rows = slice(start, start + step)
+                # Ranges, not indices: SDPA has its fast path for four dimensions only.
+                one = (slice(view, view + 1), slice(head, head + 1))
+                part = (*one, rows)
+                y_11NC = F.scaled_dot_product_attention(
+                    q_BHNC[part],
+                    k_BHNC[one],
+                    v_BHNC[one],
+                    attn_mask=spread_bias(by_row[part], by_column[part]),
+                )
+                out_BNHC[view, rows, head] = y_11NC[0, 0]
     return out_BNHC.transpose(1, 2)
 
 

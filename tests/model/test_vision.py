@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from toy_model import TOY, normalise, random_views, randomise, relative_error
 
-from ocr2cli.model import sam
+from ocr2cli.model import attention, sam
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.model.query_encoder import QueryEncoder, query_mask
@@ -79,6 +80,25 @@ def test_chunked_attention_equals_the_whole_bias(monkeypatch: pytest.MonkeyPatch
     whole = F.scaled_dot_product_attention(q, k, v, attn_mask=sam.spread_bias(rows, columns))
     monkeypatch.setattr(sam, "BIAS_CHUNK", 100 * 24 * 24)
     assert relative_error(sam.attend_with_positions(q, k, v, rows, columns), whole) < TOLERANCE
+
+
+def test_attention_takes_the_fused_kernels() -> None:
+    """The plain fallback is right too, and more than twice as slow: it takes the shapes it gets."""
+    q, k, v = torch.randn(3, 1, 2, 24 * 24, 8)
+    rows, columns = torch.randn(2, 1, 2, 24 * 24, 24)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        sam.attend_with_positions(q, k, v, rows, columns)
+        sam.attend_with_positions(q[:, :, :196], k[:, :, :196], v[:, :, :196], *_terms(14))
+        attention.attend_one(q[0], k[0], v[0], None)
+        attention.attend_one(q[0, :, :40], k[0], v[0], torch.ones(40, 576, dtype=torch.bool))
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    assert counts["aten::_scaled_dot_product_flash_attention_for_cpu"] == 5
+    assert "aten::_scaled_dot_product_attention_math" not in counts
+
+
+def _terms(side: int) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.randn(2, 1, 2, side * side, side)
+    return rows, columns
 
 
 def test_the_product_of_places_equals_the_spread_bias() -> None:
