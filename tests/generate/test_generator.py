@@ -344,6 +344,26 @@ def test_a_small_budget_preempts_and_the_text_stays_the_same() -> None:
     assert ends([done[key] for key in range(6)]) == expected(toy, inputs, config)
 
 
+def test_a_preempted_sequence_is_watched_for_loops_anew() -> None:
+    config = DecodeConfig(max_new_tokens=30, no_repeat_ngram=2, ngram_window=20)
+    limits = LoopLimits(max_overrides=6, override_span=24)
+    inputs = prompts(4)
+    overridden = preempted = 0
+    for seed in range(12):
+        toy = ToyDecoder(order=1, eos_bias=-9, vocab_size=30, seed=seed)
+        wanted = expected(toy, [[t % 30 for t in p] for p in inputs], config, limits)
+        box = generator(
+            toy, config, kv_tokens=60, tuning=Tuning(expected_new=2, loops=limits), num_slots=4
+        )
+        for key, prompt in enumerate(inputs):
+            add(box, toy, key, [t % 30 for t in prompt])
+        done = drain(box)
+        assert ends([done[key] for key in range(4)]) == wanted
+        preempted += box.statistics.preemptions
+        overridden += sum(reason == "loop" for _, reason in wanted)
+    assert preempted > 10 and 5 < overridden < 48, "both kinds of ends were under test"
+
+
 def test_a_prompt_longer_than_the_model_is_the_pages_fault_and_than_the_budget_the_runs() -> None:
     toy = ToyDecoder(max_positions=20)
     with pytest.raises(PageFault, match="20") as fault:
