@@ -155,7 +155,7 @@ def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> D
     found: list[tuple[str, str, str, bool | None]] = [
         _compare("raster", now.raster, page),
         _compare("views", now.views, page),
-        _compare_weights(model, now.dtype, recorded.get("models", {})),
+        _compare_weights(model, recorded.get("models", {})),
         _compare_norm(now, own),
         _compare_tokens(now.tokens, own),
     ]
@@ -244,13 +244,13 @@ def _compare(
 
 
 def _compare_weights(
-    model: ModelFacts, dtype: str, models: Mapping[str, Any]
+    model: ModelFacts, models: Mapping[str, Any]
 ) -> tuple[str, str, str, bool | None]:
     measured = model.digest[:16]
-    if f"{model.digest}:{dtype}" in models:
+    if any(key.startswith(model.digest) for key in models):
         return "weights", measured, measured, True
     for key, row in models.items():
-        if row["name"] == model.name and not key.startswith(model.digest):
+        if row["name"] == model.name:
             return "weights", measured, key[:16], False
     return "weights", measured, "", None
 

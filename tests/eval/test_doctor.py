@@ -72,6 +72,8 @@ def test_values_are_kept_apart_by_weights_and_dtype() -> None:
     recorded = record(MODEL, half, record(MODEL, NOW, {}))
     assert states(diagnose(MODEL, NOW, recorded)) == ["same"] * 5
     assert states(diagnose(MODEL, half, recorded)) == ["same"] * 5
+    quarter = diagnose(MODEL, replace(NOW, dtype="float16"), recorded)
+    assert states(quarter) == ["same"] * 3 + ["not recorded"] * 2
     other = replace(MODEL, name="mine", digest="cd" * 32)
     assert states(diagnose(other, NOW, recorded))[2:] == ["not recorded"] * 3
 
