@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
-from ocr2cli.document.source import find_jobs
+from ocr2cli.document.source import find_jobs, find_sources
 from ocr2cli.engines.choose import EnginePlan, plan_engine
 from ocr2cli.engines.recovery import Ladder
 from ocr2cli.output.assembly import OutputSettings
@@ -51,6 +51,34 @@ class Progress(Protocol):
 
 
 @dataclass(slots=True)
+class Outlook:
+    """How many pages the run will read, as far as that is known while documents are listed.
+
+    Documents not opened yet count as many pages as those opened had on average.
+    """
+
+    num_documents: int
+    num_listed: int = 0
+    num_pages: int = 0
+    num_resumed: int = 0
+    _last: str | None = None
+
+    def note(self, job: PageJob) -> None:
+        """A page was listed; its document tells how many more there are."""
+        if job.key.document != self._last:
+            self._last = job.key.document
+            self.num_listed += 1
+            self.num_pages += job.num_pages
+
+    @property
+    def num_to_read(self) -> int:
+        """Pages still without a result when the run began."""
+        unseen = max(0, self.num_documents - self.num_listed)
+        average = self.num_pages / self.num_listed if self.num_listed else 1
+        return round(self.num_pages + unseen * average) - self.num_resumed
+
+
+@dataclass(slots=True)
 class Batch:
     """One run's state in the parent."""
 
@@ -60,6 +88,7 @@ class Batch:
     jobs_under_way: dict[PageKey, PageJob]
     cache: PageCache | None = None
     ladder: Ladder = field(default_factory=Ladder)
+    outlook: Outlook = field(default_factory=lambda: Outlook(0))
 
 
 def run_batch(
@@ -88,6 +117,7 @@ def run_batch(
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
+                        progress.expect(batch.outlook.num_to_read)
                         progress.page(result)
                     _write_metrics(cfg, writer.summary, status)
                     if cfg.fail_fast and not result.status.is_good:
@@ -142,10 +172,13 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     None means: nothing now, ask again. Recovery steps of looping pages come in between.
     """
     cfg = batch.cfg
+    batch.outlook = Outlook(len(find_sources(cfg.inputs, out=cfg.out)))
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out):
         batch.writer.expect(job)
+        batch.outlook.note(job)
         entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None
         if entry is not None and batch.writer.restore(job.key, entry.part_sha256):
+            batch.outlook.num_resumed += 1
             batch.writer.assemble_complete()
             continue
         if cfg.resume and (earlier := _earlier(batch, job.key)) is not None:

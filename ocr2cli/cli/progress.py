@@ -80,7 +80,6 @@ class BarProgress(Progress):
     def expect(self, total: int) -> None:
         super().expect(total)
         self._bar.total = total
-        self._bar.refresh()
 
     def show(self, result: PageResult) -> None:
         name = one_line(result.key.document)
