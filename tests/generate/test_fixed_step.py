@@ -14,7 +14,8 @@ from toy_decoder import ToyDecoder
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate.fixed_step import FixedStep, HistoryRing
 from ocr2cli.generate.generator import Generator, Tuning
-from ocr2cli.generate.logits import NgramRule
+from ocr2cli.generate.logits import NgramRule, Rules
+from ocr2cli.generate.step import Row
 
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
@@ -149,6 +150,20 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
         box.step()
     assert toy.shapes[-1] == (4, 1)
     assert toy.contexts == [512] * 511 + [556] * 18
+
+
+def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:
+    """The next one comes in with as many tokens as the last one left with."""
+    rule = NgramRule(1, 5)
+    decoder, cache = TableDecoder("cpu"), LengthsOnly(2, "cpu")
+    decoder.table.zero_()
+    decoder.table[:, [11, 21, 31]] = torch.tensor([3.0, 2.0, 1.0])
+    fixed = FixedStep(
+        decoder, cache, rule, scratch_slot=1, max_context=64, batch_buckets=(), use_graphs=False
+    )
+    last, following = [11, 21], [12, 11, 13]
+    assert fixed.run([Row(0, last[-1:], last, Rules(rule, None))])[0].token == 31
+    assert fixed.run([Row(0, following[-1:], following, Rules(rule, None))])[0].token == 21
 
 
 @pytest.mark.parametrize(

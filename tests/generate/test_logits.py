@@ -207,6 +207,13 @@ def test_dry_penalises_these(history: list[int], penalties: dict[int, float]) ->
     assert dry_penalties(history, DryConfig()) == pytest.approx(penalties, rel=1e-5)
 
 
+def test_dry_rounds_as_llama_cpp_does() -> None:
+    """0.8 is a float32 there, the power and the product are doubles, the result is a float32."""
+    exact = 0.800000011920928955078125 * 1.75**5
+    (penalty,) = dry_penalties([*range(7), 99, *range(7)], DryConfig()).values()
+    assert penalty == np.float32(exact) != np.float32(0.8 * 1.75**5)
+
+
 def test_dry_looks_at_the_last_tokens_only() -> None:
     history = [1, 2, 3, *range(100, 161), 1, 2]
     assert dry_penalties(history, DryConfig()) == {}

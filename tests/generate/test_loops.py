@@ -133,6 +133,11 @@ def test_a_model_that_the_ban_keeps_overriding_is_in_a_loop() -> None:
     assert overridden_at(set(range(20, 4000, 20)), 4000) == 20 * 64
 
 
+@pytest.mark.parametrize(("last", "alarm"), [(2148, None), (2147, 2147)])
+def test_only_overrides_within_the_span_count(last: int, alarm: int | None) -> None:
+    assert overridden_at({100, *range(200, 262), last}, 3000) == alarm
+
+
 def test_overrides_now_and_then_are_no_loop() -> None:
     assert overridden_at(set(range(33, 8000, 33)), 8000) is None
     assert overridden_at(set(range(1, 64)), 4000) is None
