@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from toy_model import write_toy_model
+from toy_engine import write_toy_model
 
 from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from toy_model import write_toy_model
+from toy_engine import write_toy_model
 
 from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO, STUB, environment
+from stub_runs import REPO, STUB, environment
 
 CRON = REPO / "examples" / "cron"
 

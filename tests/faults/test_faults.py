@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, command, environment, write_pdf
+from stub_runs import Run, command, environment, write_pdf
 from trees import leftovers, living
 
 from ocr2cli.errors import ExitCode

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests" / "engines"))
-from toy_model import write_toy_model  # noqa: E402
+from toy_engine import write_toy_model  # noqa: E402
 
 from ocr2cli.batch import iter_pages  # noqa: E402
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig  # noqa: E402

@@ -23,7 +23,7 @@ import psutil
 FAULTS = Path(__file__).parents[1] / "faults"
 sys.path.insert(0, str(FAULTS))
 
-from conftest import REPO, environment, write_pdf  # noqa: E402
+from stub_runs import REPO, environment, write_pdf  # noqa: E402
 
 MOST_GROWTH_BYTES = 50_000_000
 

@@ -26,7 +26,7 @@ FAULTS = Path(__file__).parents[1] / "faults"
 sys.path.insert(0, str(FAULTS))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from conftest import command, environment, write_pdf  # noqa: E402
+from stub_runs import command, environment, write_pdf  # noqa: E402
 from trees import leftovers, living  # noqa: E402
 
 from ocr2cli.errors import ExitCode  # noqa: E402
