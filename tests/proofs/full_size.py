@@ -87,13 +87,13 @@ def stage_write(folder: Path) -> None:
 
 
 def random_values(base: torch.Tensor, entry: Entry) -> torch.Tensor:
-    """A stretch of normal numbers that begins anywhere: as good as new ones, at memory speed."""
-    numel = entry.num_bytes // 2
-    if numel < len(base):
-        start = int(torch.randint(len(base) - numel, ()))
-        values = base[start : start + numel]
-    else:
-        values = base.roll(int(torch.randint(len(base), ()))).repeat(-(-numel // len(base)))[:numel]
+    """Stretches of normal numbers that begin anywhere: as good as new ones, at memory speed."""
+    left, parts = entry.num_bytes // 2, []
+    while left:
+        start = int(torch.randint(len(base) // 2, ()))
+        parts.append(base[start : start + left])
+        left -= len(parts[-1])
+    values = torch.cat(parts)
     is_norm = "norm" in entry.name and entry.name.endswith("weight")
     return values + 1 if is_norm else values
 
