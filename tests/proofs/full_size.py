@@ -9,7 +9,7 @@ theirs     the same with transformers
 compare    the two stages' logits: next token and largest difference
 roundtrip  safetensors -> GGUF pair -> safetensors, every byte compared, peak memory measured
 
-Needs 34 GB of disk in DIR and 10 GB of memory. The decoder's weights stay bf16 in memory, but each
+Needs 21 GB of disk in DIR and 15 GB of memory. The decoder's weights stay bf16 in memory, but each
 module computes in float32 (a hook widens its own weights for the call), so that the two programs
 can be compared far below bf16's rounding. The figures of the last run stand in README.md beside
 this file.
