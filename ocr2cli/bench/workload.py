@@ -80,6 +80,7 @@ def make_subject(engine: EngineConfig) -> Subject:
         dtype = pick_dtype(engine.dtype, device, count_parameters(config))
         model = random_model(config, dtype, device)
     if device.type == "cpu":
+        model.vision.pack()
         model.decoder.pack()
     return Subject(engine.model, model, device, dtype)
 

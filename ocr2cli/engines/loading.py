@@ -35,7 +35,10 @@ def model_config(files: ModelFiles) -> ModelConfig:
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
     device, dtype = place(files, engine)
-    return load.load_vision(files, dtype=dtype, device=device)
+    vision = load.load_vision(files, dtype=dtype, device=device)
+    if device.type == "cpu":
+        vision.pack()
+    return vision
 
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:

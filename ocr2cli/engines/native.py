@@ -31,6 +31,8 @@ logger = logging.getLogger("ocr2")
 
 # Pages an encoder takes at once: their equal-size views run as one batch on a GPU.
 _ENCODE_PAGES = 4
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+_FEED_BUCKETS = (1, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,12 @@ class DecodeWorker:
                     self._finish(finished, emit)
 
     def _make_generator(self) -> Generator:
-        from ocr2cli.generate.generator import Generator
+        from ocr2cli.generate.generator import Generator, Tuning
 
+        # On CUDA every step has one of a few shapes, so that each is captured as a graph once.
+        fixed = Tuning(
+            fixed_steps=True, batch_buckets=_BATCH_BUCKETS, feed_buckets=_FEED_BUCKETS
+        )
         return Generator(
             self.decoder,
             self.spec.decode,
@@ -199,6 +205,7 @@ class DecodeWorker:
             exempt_ids=self.exempt_ids,
             num_slots=self.spec.batch_size,
             kv_tokens=self.spec.kv_tokens,
+            tuning=fixed if self.device.type == "cuda" else None,
         )
 
     def _admit(self, page: _Page, emit: Emit) -> None:
