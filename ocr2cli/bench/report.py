@@ -18,7 +18,11 @@ from ocr2cli.engines.host import num_cores
 
 
 def report(
-    subject: Subject, ours: Timing, ceilings: Ceilings, *, peak_bytes: int,
+    subject: Subject,
+    ours: Timing,
+    ceilings: Ceilings,
+    *,
+    peak_bytes: int,
     peers: Mapping[str, Timing],
 ) -> dict[str, Any]:
     """One JSON object; every figure was measured in this run."""
@@ -103,14 +107,22 @@ def as_text(facts: Mapping[str, Any]) -> str:
         f"{facts['model']} on {facts['device']} in {facts['dtype']}, {facts['pages']} pages, "
         f"{facts['new_tokens']} new tokens each; {facts['machine']}, torch {facts['torch']}"
     )
-    rows = [("", "encode s/page", "prefill s/page", "decode tokens/s", "pages/s")]
-    rows += [(name, *(f"{value[key]:.3f}" for key in _KEYS))
-             for name, value in {"ocr2": facts["ours"], **facts["peers"]}.items()]
-    rows += [(f"ocr2 / {name}", *(f"{value[key]:.2f}x" for key in _KEYS))
-             for name, value in facts["times_faster"].items()]
+    rows: list[tuple[str, ...]] = [
+        ("", "encode s/page", "prefill s/page", "decode tokens/s", "pages/s")
+    ]
+    rows += [
+        (name, *(f"{value[key]:.3f}" for key in _KEYS))
+        for name, value in {"ocr2": facts["ours"], **facts["peers"]}.items()
+    ]
+    rows += [
+        (f"ocr2 / {name}", *(f"{value[key]:.2f}x" for key in _KEYS))
+        for name, value in facts["times_faster"].items()
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-             for row in rows]
+    table = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
     ceilings, share = facts["ceilings"], facts["share_of_ceilings"]
     foot = [
         f"peak memory {facts['peak_bytes'] / 1e9:.2f} GB",
