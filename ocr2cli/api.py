@@ -51,8 +51,10 @@ def make_config(inputs: tuple[str, ...], **settings: Any) -> RunConfig:
     """Flat settings to a RunConfig. Raises: UsageError naming an unknown setting."""
     parts: dict[str, Any] = {}
     cfg = RunConfig(inputs=inputs, runner="inline")
-    for name, kind in (("raster", RasterConfig), ("decode", DecodeConfig), ("engine", EngineConfig)):
-        known = {key: settings.pop(key) for key in list(settings) if key in kind.__dataclass_fields__}
+    kinds = {"raster": RasterConfig, "decode": DecodeConfig, "engine": EngineConfig}
+    for name, kind in kinds.items():
+        fields = [key for key in settings if key in kind.__dataclass_fields__]
+        known = {key: settings.pop(key) for key in fields}
         parts[name] = replace(getattr(cfg, name), **known)
     unknown = set(settings) - set(RunConfig.__dataclass_fields__)
     if unknown:

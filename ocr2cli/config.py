@@ -19,7 +19,7 @@ EXEMPT_TOKENS = ("<td>", "</td>")
 
 @dataclass(frozen=True, slots=True)
 class RasterConfig:
-    """Documents to pixels. dpi: PDF rasterisation. max_pixels: a larger page is rendered smaller."""
+    """Documents to pixels. dpi: of PDFs. max_pixels: a larger page is rendered smaller."""
 
     dpi: int = 144
     max_pixels: int = 40_000_000

@@ -1,4 +1,4 @@
-"""The one command besides the suite: lint, types, examples, generated docs. `make check` runs it."""
+"""The one command besides the suite: lint, types, layers, examples. `make check` runs it."""
 
 from __future__ import annotations
 
