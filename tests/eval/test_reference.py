@@ -90,6 +90,16 @@ def test_the_ngram_rule_is_followed_by_the_reference(checkpoint: Path, case: Cas
         assert trigram not in trigrams[max(0, i - 17) : i]
 
 
+def test_the_rule_of_the_reference_sees_new_tokens_and_not_the_prompt(
+    checkpoint: Path, stages: ModelStages, case: Case
+) -> None:
+    """Every token once: the prompt's own may still be written."""
+    once = replace(DECODE, max_new_tokens=100, no_repeat_ngram=1, ngram_window=0)
+    written = make_hf(checkpoint).read(replace(case, decode=once), page_of(case)).token_ids
+    assert len(set(written)) == len(written)
+    assert set(written) & set(stages.prompt("ocr", "", 257))
+
+
 def test_dry_is_followed_by_the_reference_as_by_ours(
     checkpoint: Path, stages: ModelStages, case: Case
 ) -> None:
