@@ -6,7 +6,7 @@ Knows nothing about the command line. Importing it loads no torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ def make_config(inputs: tuple[str, ...], **settings: Any) -> RunConfig:
     cfg = RunConfig(inputs=inputs, runner="inline")
     kinds = {"raster": RasterConfig, "decode": DecodeConfig, "engine": EngineConfig}
     for name, kind in kinds.items():
-        fields = [key for key in settings if key in kind.__dataclass_fields__]
-        known = {key: settings.pop(key) for key in fields}
+        names = {field.name for field in fields(kind)}
+        known = {key: settings.pop(key) for key in list(settings) if key in names}
         parts[name] = replace(getattr(cfg, name), **known)
     unknown = set(settings) - set(RunConfig.__dataclass_fields__)
     if unknown:
