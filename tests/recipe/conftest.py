@@ -12,7 +12,23 @@ import pytest
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "models" / "nano" / "recipe"))
 
-_WORDS = "Quartz vows fjord, 42 pygmy (bold) jumps; lazy dog: Waltz, \u00c9t\u00e9! no 7.5% of it".split(" ")
+_WORDS = [
+    "Quartz",
+    "vows",
+    "fjord,",
+    "42",
+    "pygmy",
+    "(bold)",
+    "jumps;",
+    "lazy",
+    "dog:",
+    "Waltz,",
+    "Été!",
+    "no",
+    "7.5%",
+    "of",
+    "it",
+]
 
 
 @pytest.fixture(scope="session")

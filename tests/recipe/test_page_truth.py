@@ -55,7 +55,9 @@ def test_no_ink_lies_outside_the_blocks(page) -> None:
     for block in page.blocks:
         x0, y0, x1, y1 = block.box
         slack = 0.25 * block.lines[0].size
-        ink[max(0, int(y0 - slack)) : int(y1 + slack), max(0, int(x0 - slack)) : int(x1 + slack)] = False
+        ink[
+            max(0, int(y0 - slack)) : int(y1 + slack), max(0, int(x0 - slack)) : int(x1 + slack)
+        ] = False
     assert not ink.any()
 
 
@@ -74,7 +76,10 @@ def test_grounded_text_is_the_plain_text_with_markup(page) -> None:
     from nanotrain import pages
     from nanotrain.measure import without_grounding
 
-    assert without_grounding(pages.grounded_truth(page).text).split() == pages.plain_truth(page).text.split()
+    assert (
+        without_grounding(pages.grounded_truth(page).text).split()
+        == pages.plain_truth(page).text.split()
+    )
 
 
 def test_slots_read_row_by_row_give_the_line_back(two_fonts) -> None:
@@ -82,8 +87,11 @@ def test_slots_read_row_by_row_give_the_line_back(two_fonts) -> None:
     from nanotrain.characters import READABLE
 
     page = pages.Page("note", 768, 300, pages.view_scale(768, 300))
-    page.blocks.append(pages.Block("text", [
-        pages.make_line("Large type, 42 px!", two_fonts[0], 48, x=60, baseline=150)]))
+    page.blocks.append(
+        pages.Block(
+            "text", [pages.make_line("Large type, 42 px!", two_fonts[0], 48, x=60, baseline=150)]
+        )
+    )
     view = cells.page_windows(768, 300)[1]
     slots = cells.slot_labels(pages.glyphs_of(page), view)
     n = view.side // 64
@@ -94,6 +102,7 @@ def test_slots_read_row_by_row_give_the_line_back(two_fonts) -> None:
 
 def test_the_windows_are_the_programs_views(two_fonts, plain_words) -> None:
     from nanotrain import cells
+
     from ocr2cli.config import TileConfig
     from ocr2cli.document.tiles import view_layout
 
@@ -116,10 +125,12 @@ def test_a_place_is_found_in_the_cell_that_shows_it() -> None:
 def test_tokens_are_those_of_the_bundled_tokenizer(nano_folder) -> None:
     from nanotrain import vocabulary
     from nanotrain.characters import READABLE
+
     from ocr2cli.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(nano_folder / "tokenizer.json")
-    text = f"<|ref|>text<|/ref|><|det|>[[1, 22, 333, 999]]<|/det|>\n# A1\n\n{READABLE} it's 2026, ok..."
+    boxes = "<|ref|>text<|/ref|><|det|>[[1, 22, 333, 999]]<|/det|>"
+    text = f"{boxes}\n# A1\n\n{READABLE} it's 2026, ok..."
     ids, _ = vocabulary.encode(text)
     assert list(tokenizer.encode(text)) == ids
     assert vocabulary.decode(ids) == text

@@ -1,4 +1,5 @@
-"""The training forwards compute what the program computes, and a stopped stage goes on where it was."""
+"""The training forwards compute what the program computes, and a stopped stage goes on where it
+was."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ def test_a_crop_of_one_window_equals_the_programs_block() -> None:
     from nanotrain import sight, sizes
 
     model = sizes.new_model()
-    for table in (model.vision.sam.blocks[1].attn.rel_pos_h, model.vision.sam.blocks[1].attn.rel_pos_w):
+    for table in (
+        model.vision.sam.blocks[1].attn.rel_pos_h,
+        model.vision.sam.blocks[1].attn.rel_pos_w,
+    ):
         torch.nn.init.normal_(table, std=0.3)
     x = torch.randn(2, 16, 16, 128)
     block = model.vision.sam.blocks[1]
@@ -51,10 +55,20 @@ def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_
     batch = batches.page_batch(Random(1), two_fonts, "note", 2, max_characters=30, blank_share=1.0)
     kept = torch.from_numpy(batch.kept)
     with torch.no_grad():
-        visual = IdealEyes(256)(torch.from_numpy(batch.slots).long(), kept, 0, model.vision.view_separator)
+        visual = IdealEyes(256)(
+            torch.from_numpy(batch.slots).long(), kept, 0, model.vision.view_separator
+        )
         texts = [text_of(rows, "cpu") for rows in batch.texts]
-        both = reading.read(model.decoder, reading.ReadHeads(256, 5), visual, kept,
-                            torch.from_numpy(batch.token_places), texts, num_visual=257, noise=0.0)
+        both = reading.read(
+            model.decoder,
+            reading.ReadHeads(256, 5),
+            visual,
+            kept,
+            torch.from_numpy(batch.token_places),
+            texts,
+            num_visual=257,
+            noise=0.0,
+        )
         logits, targets = [], []
         for text in texts:
             start = model.decoder.embed.weight[0].expand(2, 1, -1)
@@ -78,12 +92,16 @@ def test_left_out_blank_cells_keep_the_others_in_place(two_fonts, plain_words) -
 
 
 @pytest.mark.parametrize("stage", ["eyes", "reader"])
-def test_a_stopped_stage_goes_on_at_its_step(stage, tmp_path, two_fonts, plain_words, monkeypatch) -> None:
+def test_a_stopped_stage_goes_on_at_its_step(
+    stage, tmp_path, two_fonts, plain_words, monkeypatch
+) -> None:
     from nanotrain import fonts, train_eyes, train_reader
 
     monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
     module = {"eyes": train_eyes, "reader": train_reader}[stage]
-    sizes_of = {"eyes": ["--tiles", "1", "--globals", "1"], "reader": ["--max-characters", "20"]}[stage]
+    sizes_of = {"eyes": ["--tiles", "1", "--globals", "1"], "reader": ["--max-characters", "20"]}[
+        stage
+    ]
     monkeypatch.setitem(train_reader.MIXES, "notes", {"note": 1})
     monkeypatch.setattr(train_eyes, "CHECKED_CROPS", 1)
     monkeypatch.setattr(train_reader, "CHECKED_PAGES", 1)
@@ -106,7 +124,11 @@ def test_a_stopped_stage_goes_on_at_its_step(stage, tmp_path, two_fonts, plain_w
 def test_a_packed_state_comes_back(tmp_path) -> None:
     from nanotrain import state
 
-    data = {"step": 7, "weights": torch.randn(3, 3), "optimisers": {"muon": {"state": {0: {"momentum": torch.randn(64)}}}}}
+    data = {
+        "step": 7,
+        "weights": torch.randn(3, 3),
+        "optimisers": {"muon": {"state": {0: {"momentum": torch.randn(64)}}}},
+    }
     (tmp_path / "a").mkdir()
     for stage in state.STAGES:
         torch.save(data, tmp_path / "a" / stage)

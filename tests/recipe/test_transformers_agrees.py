@@ -18,6 +18,7 @@ def both(nano_folder):
 @pytest.mark.parametrize(("kind", "prompt"), [("note", "plain"), ("slide", "grounded")])
 def test_the_same_token_ids(kind, prompt, both, two_fonts, plain_words) -> None:
     from nanotrain import agree, draw, pages, vocabulary
+
     from ocr2cli.config import TileConfig
     from ocr2cli.document.tiles import make_views
     from ocr2cli.pages import PageImage, PageKey

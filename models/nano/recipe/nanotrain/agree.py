@@ -48,13 +48,18 @@ def theirs(model: torch.nn.Module, views: Views, prompt_ids: list[int], limit: i
     count = 257 + 144 * len(views.tiles)
     ids = torch.tensor([[0, *[vocabulary.IMAGE_ID] * count, *prompt_ids]])
     inputs = {
-        "input_ids": ids, "attention_mask": torch.ones_like(ids),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
         "pixel_values": _normalised(views.global_view[None]),
     }
     if len(views.tiles):
-        inputs |= {"pixel_values_local": _normalised(views.tiles),
-                   "num_local_patches": torch.tensor([len(views.tiles)])}
-    out = model.generate(**inputs, max_new_tokens=limit, do_sample=False, eos_token_id=1, pad_token_id=2)
+        inputs |= {
+            "pixel_values_local": _normalised(views.tiles),
+            "num_local_patches": torch.tensor([len(views.tiles)]),
+        }
+    out = model.generate(
+        **inputs, max_new_tokens=limit, do_sample=False, eos_token_id=1, pad_token_id=2
+    )
     return out[0, ids.shape[1] :].tolist()
 
 
@@ -91,7 +96,10 @@ def main() -> None:
         b = theirs(other, views, prompt_ids, args.limit)
         same += a == b
         if a != b:
-            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            at = next(
+                (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+                min(len(a), len(b)),
+            )
             print(f"page {index + 1} ({kind}): differs at token {at} of {len(a)} / {len(b)}")
     print(f"{same} of {args.pages} pages give the same token ids")
 

@@ -1,4 +1,5 @@
-"""Batches for the decoder: labels of every visual token, both texts, and where each character stands.
+"""Batches for the decoder: labels of every visual token, both texts, and where each character
+stands.
 
 Knows nothing about tensors; runs in a child process. Pages are laid out here, never drawn.
 """
@@ -27,8 +28,10 @@ class TextRows:
 
 @dataclass
 class PageBatch:
-    """tokens: float16 [B, V, D], seen visual tokens, or None for ideal ones. kept: int64 [B, V], the visual tokens that are there; the last is the separator. slots: uint8
-    [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of the page.
+    """tokens: float16 [B, V, D], seen visual tokens, or None for ideal ones. kept: int64 [B,
+    V], the visual tokens that are there; the last is the separator. slots: uint8
+    [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of
+    the page.
     texts: plain, then grounded, with cells that count kept tokens."""
 
     kept: np.ndarray
@@ -61,8 +64,12 @@ def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
 def stack_rows(rows: list[Row]) -> TextRows:
     """Pad to the longest, with EOS and nothing to learn."""
     shape = (len(rows), max(len(row[0]) for row in rows))
-    out = TextRows(np.full(shape, vocabulary.EOS_ID), np.full(shape, -1), np.full(shape, -1),
-                   np.zeros((*shape, 2), np.float32))
+    out = TextRows(
+        np.full(shape, vocabulary.EOS_ID),
+        np.full(shape, -1),
+        np.full(shape, -1),
+        np.zeros((*shape, 2), np.float32),
+    )
     for index, (ids, targets, aims, places) in enumerate(rows):
         n = len(ids)
         out.ids[index, :n], out.targets[index, :n] = ids, targets
@@ -72,8 +79,10 @@ def stack_rows(rows: list[Row]) -> TextRows:
 
 def page_rows(page: pages.Page) -> list[Row]:
     """The plain text, then the grounded one."""
-    return [text_row(pages.plain_truth(page), pages.PLAIN_PROMPT, page),
-            text_row(pages.grounded_truth(page), pages.GROUNDING_PROMPT, page)]
+    return [
+        text_row(pages.plain_truth(page), pages.PLAIN_PROMPT, page),
+        text_row(pages.grounded_truth(page), pages.GROUNDING_PROMPT, page),
+    ]
 
 
 def token_places(page: pages.Page) -> np.ndarray:
@@ -94,36 +103,55 @@ def shaken(glyphs: pages.Glyphs, noise: np.random.Generator, page: pages.Page) -
     n = len(glyphs.label)
     dx = noise.normal(0, 2.5 / page.scale[0], n).astype(np.float32)
     dy = noise.normal(0, 2.5 / page.scale[1]) + noise.normal(0, 0.7 / page.scale[1], n)
-    return pages.Glyphs(glyphs.label, glyphs.x0 + dx, glyphs.x1 + dx,
-                        glyphs.middle + dy.astype(np.float32), glyphs.size)
+    return pages.Glyphs(
+        glyphs.label,
+        glyphs.x0 + dx,
+        glyphs.x1 + dx,
+        glyphs.middle + dy.astype(np.float32),
+        glyphs.size,
+    )
 
 
-def thinned(rng: Random, has_text: np.ndarray, needed: list[np.ndarray], share: float) -> np.ndarray:
+def thinned(
+    rng: Random,
+    has_text: np.ndarray,
+    needed: list[np.ndarray],
+    share: float,
+    absent: range = range(0),
+) -> np.ndarray:
     """Which tokens of each page to keep: int64 [B, V], rising, the separator last.
 
-    has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to keep, at
-    least; the rest of the rows is filled up with blanks.
+    has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to
+    keep, at
+    least; the rest of the rows is filled up with blanks. absent: tokens that cannot be kept.
     """
     must = has_text.copy()
     for row, tokens in zip(must, needed, strict=True):
         row[tokens[tokens >= 0]] = True
         row |= np.array([rng.random() < share for _ in row])
+        row[absent.start : absent.stop] = False
     must[:, -1] = True
     count = int(must.sum(1).max())
     out = np.zeros((len(must), count), np.int64)
     for index, row in enumerate(must):
-        free = np.nonzero(~row)[0].tolist()
+        free = [at for at in np.nonzero(~row)[0].tolist() if at not in absent]
         extra = rng.sample(free, count - int(row.sum()))
         row[extra] = True
         out[index] = np.nonzero(row)[0]
     return out
 
 
-def thin(rng: Random, has_text: np.ndarray, texts: list[TextRows], share: float) -> np.ndarray:
+def thin(
+    rng: Random,
+    has_text: np.ndarray,
+    texts: list[TextRows],
+    share: float,
+    absent: range = range(0),
+) -> np.ndarray:
     """As `thinned`, and the texts' cells are made to count the kept tokens."""
     count = len(has_text)
     needed = [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
-    kept = thinned(rng, has_text, needed, share)
+    kept = thinned(rng, has_text, needed, share, absent)
     for text in texts:
         for row in range(count):
             known = text.cells[row] >= 0
@@ -131,14 +159,26 @@ def thin(rng: Random, has_text: np.ndarray, texts: list[TextRows], share: float)
     return kept
 
 
-def page_batch(rng: Random, fonts: tuple[Font, ...], kind: pages.Kind, count: int, *,
-               max_characters: int, held_out: bool = False, misread: float = 0.02,
-               smallest: float = 41.0, blank_share: float = 0.1) -> PageBatch:
+def page_batch(
+    rng: Random,
+    fonts: tuple[Font, ...],
+    kind: pages.Kind,
+    count: int,
+    *,
+    max_characters: int,
+    held_out: bool = False,
+    misread: float = 0.02,
+    smallest: float = 41.0,
+    blank_share: float = 0.1,
+) -> PageBatch:
     """blank_share: how many of the cells without text stay; 1 keeps all, as at reading."""
     # Pages of about one length share a batch: less padding.
-    pool = [pages.random_page(rng, kind, fonts, max_characters=max_characters, held_out=held_out,
-                              smallest=smallest)
-            for _ in range(5 * count if not held_out else count)]
+    pool = [
+        pages.random_page(
+            rng, kind, fonts, max_characters=max_characters, held_out=held_out, smallest=smallest
+        )
+        for _ in range(5 * count if not held_out else count)
+    ]
     pool.sort(key=lambda page: page.num_characters())
     start = rng.randrange(len(pool) - count + 1)
     laid = pool[start : start + count]
@@ -148,22 +188,32 @@ def page_batch(rng: Random, fonts: tuple[Font, ...], kind: pages.Kind, count: in
     texts = [stack_rows(list(rows)) for rows in zip(*map(page_rows, laid), strict=True)]
     kept = thin(rng, (slots > 0).any(2), texts, blank_share)
     tiles = (slots.shape[1] - 257) // 144
-    return PageBatch(kept, np.take_along_axis(slots, kept[..., None], 1),
-                     np.take_along_axis(places, kept[..., None], 1), texts, tiles, slots.shape[1])
+    return PageBatch(
+        kept,
+        np.take_along_axis(slots, kept[..., None], 1),
+        np.take_along_axis(places, kept[..., None], 1),
+        texts,
+        tiles,
+        slots.shape[1],
+    )
 
 
 def _labels(page: pages.Page, noise: np.random.Generator, misread: float) -> np.ndarray:
-    """Slot labels of all visual tokens with some misjudged; uint8 [V, 16], the separator's empty."""
+    """Slot labels of all visual tokens with some misjudged; uint8 [V, 16], the separator's
+    empty."""
     glyphs = shaken(pages.glyphs_of(page), noise, page)
     tiles, view = cells.page_windows(page.width, page.height)
     labels = np.concatenate([cells.slot_labels(glyphs, window) for window in [*tiles, view]])
     wrong = (labels > 3) & (noise.random(labels.shape) < misread)
-    labels[wrong] = np.where(noise.random(wrong.sum()) < 0.2, 0, noise.integers(4, 150, wrong.sum()))
+    labels[wrong] = np.where(
+        noise.random(wrong.sum()) < 0.2, 0, noise.integers(4, 150, wrong.sum())
+    )
     return np.concatenate([labels, np.zeros((1, 16), np.int64)]).astype(np.uint8)
 
 
 class Album:
-    """Seen pages on disk (album.py), read once and kept in memory; looks for new ones now and then."""
+    """Seen pages on disk (album.py), read once and kept in memory; looks for new ones now and
+    then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -182,17 +232,38 @@ class Album:
     def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> PageBatch | None:
         """Some pages of one kind and of about one length; None when there are too few."""
         pool = self.pages.get(kind, [])
-        if len(pool) < 3 * count:
+        # Whole pages need the global view's tokens, which not every page of the album has.
+        with_global = [page for page in pool if page["has_global"]]
+        if blank_share == 1.0 and len(with_global) >= 2 * count:
+            pool = with_global
+        if len(pool) < 2 * count:
             return None
-        chosen = sorted(rng.sample(pool, min(len(pool), 5 * count)), key=lambda page: len(page["plain_ids"]))
+        chosen = sorted(
+            rng.sample(pool, min(len(pool), 5 * count)), key=lambda page: len(page["plain_ids"])
+        )
         start = rng.randrange(len(chosen) - count + 1)
         chosen = chosen[start : start + count]
         parts = ("ids", "targets", "cells", "places")
-        texts = [stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
-                 for name in ("plain", "grounded")]
-        kept = thin(rng, np.stack([page["has_text"] for page in chosen]), texts, blank_share)
-        places = np.stack([page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)])
+        texts = [
+            stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
+            for name in ("plain", "grounded")
+        ]
+        has_text = np.stack([page["has_text"] for page in chosen])
+        num_visual = has_text.shape[1]
+        is_whole = all(page["has_global"] for page in chosen)
+        absent = range(0) if is_whole else range(num_visual - 257, num_visual - 1)
+        kept = thin(rng, has_text, texts, blank_share, absent)
+        places = np.stack(
+            [page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)]
+        )
         tokens = np.stack([page["tokens"][rows] for page, rows in zip(chosen, kept, strict=True)])
         slots = np.zeros((*kept.shape, 16), np.uint8)
-        return PageBatch(kept, slots, places, texts, int(chosen[0]["num_tiles"]),
-                         len(chosen[0]["has_text"]), tokens)
+        return PageBatch(
+            kept,
+            slots,
+            places,
+            texts,
+            int(chosen[0]["num_tiles"]),
+            len(chosen[0]["has_text"]),
+            tokens,
+        )

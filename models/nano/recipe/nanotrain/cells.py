@@ -31,15 +31,25 @@ class Window:
 
 def page_windows(width: int, height: int) -> tuple[list[Window], Window]:
     """(tiles, global view) of a page, as document/tiles.py cuts them."""
-    w, h = (1024, round(height / width * 1024)) if width > height else (round(width / height * 1024), 1024)
-    view = Window(w / width, h / height, -float(round((1024 - w) * 0.5)),
-                  -float(round((1024 - h) * 0.5)), 1024)
+    w, h = (
+        (1024, round(height / width * 1024))
+        if width > height
+        else (round(width / height * 1024), 1024)
+    )
+    view = Window(
+        w / width,
+        h / height,
+        -float(round((1024 - w) * 0.5)),
+        -float(round((1024 - h) * 0.5)),
+        1024,
+    )
     if max(width, height) <= 768:
         return [], view
     columns, rows = (2, 1) if width > height else (2, 3)
     return [
         Window(768 * columns / width, 768 * rows / height, 768.0 * c, 768.0 * r, 768)
-        for r in range(rows) for c in range(columns)
+        for r in range(rows)
+        for c in range(columns)
     ], view
 
 
@@ -51,7 +61,9 @@ def slot_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
     inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
     label = np.where(glyphs.size * window.sy < TOO_SMALL, TINY, glyphs.label)[inside]
     columns, rows = side // SLOT_W, side // SLOT_H
-    where = (y[inside] // SLOT_H).astype(np.int64) * columns + (x[inside] // SLOT_W).astype(np.int64)
+    where = (y[inside] // SLOT_H).astype(np.int64) * columns + (x[inside] // SLOT_W).astype(
+        np.int64
+    )
     fine = np.zeros(columns * rows, np.int64)
     fine[where[::-1]] = label[::-1]
     if len(np.unique(where)) < len(where):
@@ -77,11 +89,18 @@ def patch_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
     out = np.zeros((n, n), np.int64)
     size = glyphs.size * window.sy
     low = glyphs.middle * window.sy - window.top - 0.5 * size
-    edges = np.stack([
-        (glyphs.x0 * window.sx - window.left + 8) // 16,
-        (glyphs.x1 * window.sx - window.left + 8) // 16,
-        (low + 8) // 16, (low + size + 8) // 16,
-    ]).clip(0, n).astype(np.int64)
+    edges = (
+        np.stack(
+            [
+                (glyphs.x0 * window.sx - window.left + 8) // 16,
+                (glyphs.x1 * window.sx - window.left + 8) // 16,
+                (low + 8) // 16,
+                (low + size + 8) // 16,
+            ]
+        )
+        .clip(0, n)
+        .astype(np.int64)
+    )
     for index in np.nonzero((edges[1] > edges[0]) & (edges[3] > edges[2]))[0]:
         a, b, c, d = edges[:, index]
         out[c:d, a:b] = TINY if size[index] < TOO_SMALL else glyphs.label[index]

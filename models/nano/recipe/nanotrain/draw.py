@@ -29,7 +29,7 @@ def draw_page(page: Page, rng: Random, *, degrade: bool = True) -> Image.Image:
         colour = ink if block.label == "text" else accent
         for line in block.lines:
             draw_line(canvas, line, colour)
-    return degraded(image, rng) if degrade and rng.random() < 0.4 else image
+    return degraded(image, rng) if degrade and rng.random() < 0.2 else image
 
 
 def draw_line(canvas: ImageDraw.ImageDraw, line: Line, colour: Colour) -> None:
@@ -42,17 +42,27 @@ def draw_line(canvas: ImageDraw.ImageDraw, line: Line, colour: Colour) -> None:
             continue
         if is_spread:
             if end < len(line.text):
-                canvas.text((float(line.left[end]), line.baseline), line.text[end], font=font,
-                            fill=colour, anchor="ls")
+                canvas.text(
+                    (float(line.left[end]), line.baseline),
+                    line.text[end],
+                    font=font,
+                    fill=colour,
+                    anchor="ls",
+                )
             continue
         if end > start:
-            canvas.text((float(line.left[start]), line.baseline), line.text[start:end], font=font,
-                        fill=colour, anchor="ls")
+            canvas.text(
+                (float(line.left[start]), line.baseline),
+                line.text[start:end],
+                font=font,
+                fill=colour,
+                anchor="ls",
+            )
         start = end + 1
 
 
 def _colours(rng: Random, kind: str) -> tuple[Colour, Colour]:
-    if rng.random() < (0.25 if kind == "slide" else 0.06):
+    if rng.random() < (0.12 if kind == "slide" else 0.04):
         paper = tuple(rng.randrange(0, 75) for _ in range(3))
     elif rng.random() < 0.6:
         paper = (255, 255, 255)
@@ -77,8 +87,10 @@ def _decorate(canvas: ImageDraw.ImageDraw, page: Page, rng: Random, paper: Colou
     if rng.random() < 0.5 and top > 20:
         canvas.rectangle((0, 0, page.width, rng.uniform(4, 0.6 * top)), fill=colour)
     elif page.height - low > 20:
-        canvas.rectangle((0, page.height - rng.uniform(4, 0.6 * (page.height - low)),
-                          page.width, page.height), fill=colour)
+        canvas.rectangle(
+            (0, page.height - rng.uniform(4, 0.6 * (page.height - low)), page.width, page.height),
+            fill=colour,
+        )
 
 
 def degraded(image: Image.Image, rng: Random) -> Image.Image:

@@ -26,7 +26,9 @@ from nanotrain.train_reader import IdealEyes, ideal_losses
 def eyes_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
     model = sizes.new_model()
     vision, heads = model.vision.to(device), EyeHeads(128, 256, NUM_CLASSES, 16).to(device)
-    optimisers = Optimisers({"vision": vision, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100)
+    optimisers = Optimisers(
+        {"vision": vision, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100
+    )
     crops = scenes.crop_batch(Random(1), fonts.load_fonts(False), 768, count)
     loss_of = torch.compile(eye_loss, dynamic=True) if compiled else eye_loss
 
@@ -44,10 +46,18 @@ def eyes_step(device: str, compiled: bool, count: int) -> Callable[[int], float]
 
 def reader_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
     model = sizes.new_model()
-    decoder, ideal, heads = model.decoder.to(device), IdealEyes(256).to(device), ReadHeads(256, 5).to(device)
+    decoder, ideal, heads = (
+        model.decoder.to(device),
+        IdealEyes(256).to(device),
+        ReadHeads(256, 5).to(device),
+    )
     separator = model.vision.view_separator.detach().to(device)
-    optimisers = Optimisers({"decoder": decoder, "ideal": ideal, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100)
-    batch = batches.page_batch(Random(1), fonts.load_fonts(False), "slide", count, max_characters=120)
+    optimisers = Optimisers(
+        {"decoder": decoder, "ideal": ideal, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100
+    )
+    batch = batches.page_batch(
+        Random(1), fonts.load_fonts(False), "slide", count, max_characters=120
+    )
     loss_of = torch.compile(ideal_losses, dynamic=True) if compiled else ideal_losses
 
     def step(index: int) -> float:
@@ -79,8 +89,12 @@ def main() -> None:
             if args.device == "cuda":
                 torch.cuda.synchronize()
             each = (time.time() - warm) / max(1, args.steps - 1)
-            print(f"{name} {'compiled' if compiled else 'eager'} on {args.device}: loss {first:.3f} -> {last:.3f}, "
-                  f"first step {warm - started:.1f} s, then {each:.2f} s a step of {count}", flush=True)
+            print(
+                f"{name} {'compiled' if compiled else 'eager'} on {args.device}: "
+                f"loss {first:.3f} -> {last:.3f}, "
+                f"first step {warm - started:.1f} s, then {each:.2f} s a step of {count}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

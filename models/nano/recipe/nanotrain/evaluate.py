@@ -2,7 +2,8 @@
 
     python -m nanotrain.evaluate --model models/nano [--out table.md] [--pages 12]
 
-Held-out fonts and texts by kind of page, both prompts, and real born-digital pages with their text layer
+Held-out fonts and texts by kind of page, both prompts, and real born-digital pages with their
+text layer
 as truth. Greedy, no repetition ban; scores are of the whole page, unaligned.
 """
 
@@ -37,18 +38,23 @@ KINDS: dict[str, tuple[pages.Kind, int, float, str]] = {
     "text12": ("letter", 1200, 30.0, "11 to 16 pt prose (A4, Letter)"),
 }
 REAL = (
-    "/usr/share/doc/bash/bash.pdf", "/usr/share/doc/bash/bashref.pdf",
+    "/usr/share/doc/bash/bash.pdf",
+    "/usr/share/doc/bash/bashref.pdf",
     "/usr/share/developers-reference/developers-reference.pdf",
-    "/usr/share/doc/debian-policy/policy.pdf.gz", "/usr/share/doc/debian-policy/fhs/fhs-3.0.pdf.gz",
-    "/usr/share/doc/zsh-common/zsh.pdf", "/usr/share/doc/gnuplot/gnuplot.pdf",
-    "/usr/share/pari/doc/users.pdf", "/usr/share/pari/doc/tutorial.pdf",
+    "/usr/share/doc/debian-policy/policy.pdf.gz",
+    "/usr/share/doc/debian-policy/fhs/fhs-3.0.pdf.gz",
+    "/usr/share/doc/zsh-common/zsh.pdf",
+    "/usr/share/doc/gnuplot/gnuplot.pdf",
+    "/usr/share/pari/doc/users.pdf",
+    "/usr/share/pari/doc/tutorial.pdf",
 )
 REAL_PAGES_EACH = 4
 
 
 @dataclass
 class Case:
-    """One page image and its truth. grounded: the truth of the grounding prompt, "" if there is none."""
+    """One page image and its truth. grounded: the truth of the grounding prompt, "" if there is
+    none."""
 
     name: str
     row: str
@@ -63,10 +69,20 @@ def synthetic_cases(folder: Path, count: int) -> list[Case]:
     for name, (kind, most, smallest, row) in KINDS.items():
         rng = Random(SEED)
         for index in range(count):
-            page = pages.random_page(rng, kind, held_out, held_out=True, max_characters=most, smallest=smallest)
+            page = pages.random_page(
+                rng, kind, held_out, held_out=True, max_characters=most, smallest=smallest
+            )
             path = folder / f"{name}-{index:02d}.png"
             draw.draw_page(page, rng).save(path)
-            cases.append(Case(path.stem, row, path, pages.plain_truth(page).text, pages.grounded_truth(page).text))
+            cases.append(
+                Case(
+                    path.stem,
+                    row,
+                    path,
+                    pages.plain_truth(page).text,
+                    pages.grounded_truth(page).text,
+                )
+            )
     return cases
 
 
@@ -81,7 +97,9 @@ def real_cases(folder: Path) -> list[Case]:
             continue
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         with pymupdf.open(stream=data, filetype="pdf") as document:
-            wanted = np.linspace(3, document.page_count - 2, 3 * REAL_PAGES_EACH).astype(int).tolist()
+            wanted = (
+                np.linspace(3, document.page_count - 2, 3 * REAL_PAGES_EACH).astype(int).tolist()
+            )
             found = 0
             for at in dict.fromkeys(wanted):
                 text = document[at].get_text("text")
@@ -99,7 +117,9 @@ def read_cases(cases: list[Case], model: str, prompt: str, most_tokens: int) -> 
     started = time.time()
     results = read_pages(
         [case.image for case in cases],
-        engine=EngineConfig(model=model, prompt=prompt, dtype="float32", device="cpu", batch_size=4),
+        engine=EngineConfig(
+            model=model, prompt=prompt, dtype="float32", device="cpu", batch_size=4
+        ),
         decode=DecodeConfig(max_new_tokens=most_tokens, no_repeat_ngram=0, detect_loops=False),
     )
     seconds = (time.time() - started) / max(1, len(cases))
@@ -109,12 +129,21 @@ def read_cases(cases: list[Case], model: str, prompt: str, most_tokens: int) -> 
         truth = case.plain if prompt == "ocr" else without_grounding(case.grounded)
         text = output if prompt == "ocr" else without_grounding(output)
         scores = score_text(truth, text)
-        records.append({
-            "name": case.name, "row": case.row, "prompt": prompt, "cer": scores.whole_cer,
-            "chrf": scores.whole_chrf, "recall": scores.word_recall, "characters": len(truth),
-            "ended": result.finish_reason == FinishReason.STOP,
-            "seconds": seconds, "truth": truth, "output": output,
-        })
+        records.append(
+            {
+                "name": case.name,
+                "row": case.row,
+                "prompt": prompt,
+                "cer": scores.whole_cer,
+                "chrf": scores.whole_chrf,
+                "recall": scores.word_recall,
+                "characters": len(truth),
+                "ended": result.finish_reason == FinishReason.STOP,
+                "seconds": seconds,
+                "truth": truth,
+                "output": output,
+            }
+        )
     return records
 
 
@@ -122,15 +151,20 @@ def table(records: Iterable[dict]) -> str:
     groups: dict[tuple[str, str], list[dict]] = {}
     for record in records:
         groups.setdefault((record["row"], record["prompt"]), []).append(record)
-    lines = ["| pages | prompt | n | characters | CER, mean | CER, all characters | chrF | word recall | not ended |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| pages | prompt | n | characters | CER, mean | CER, all characters | chrF "
+        "| word recall | not ended |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for (row, prompt), group in groups.items():
         weight = np.array([r["characters"] for r in group], float)
         cers = np.array([r["cer"] for r in group])
         lines.append(
             f"| {row} | {prompt} | {len(group)} | {weight.mean():.0f} | {cers.mean():.3f} "
-            f"| {(cers * weight).sum() / weight.sum():.3f} | {np.mean([r['chrf'] for r in group]):.1f} "
-            f"| {np.mean([r['recall'] for r in group]):.3f} | {sum(not r['ended'] for r in group)} |"
+            f"| {(cers * weight).sum() / weight.sum():.3f} "
+            f"| {np.mean([r['chrf'] for r in group]):.1f} "
+            f"| {np.mean([r['recall'] for r in group]):.3f} "
+            f"| {sum(not r['ended'] for r in group)} |"
         )
     return "\n".join(lines)
 
@@ -138,7 +172,7 @@ def table(records: Iterable[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--pages", type=int, default=12, help="synthetic pages of each kind")
+    parser.add_argument("--pages", type=int, default=6, help="synthetic pages of each kind")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kinds", default=",".join([*KINDS, "real"]))
     args = parser.parse_args()
@@ -150,17 +184,19 @@ def main() -> None:
         small = [c for c in cases if c.name.startswith("text12")]
         records = []
         if large:
-            records += read_cases(large, args.model, "ocr", 1200)
-            records += read_cases(large, args.model, "markdown", 1600)
+            records += read_cases(large, args.model, "ocr", 500)
+            records += read_cases(large, args.model, "markdown", 700)
         if small:
-            records += read_cases(small, args.model, "ocr", 1800)
+            records += read_cases(small, args.model, "ocr", 600)
         if "real" in chosen:
-            records += read_cases(real_cases(folder), args.model, "ocr", 2500)
+            records += read_cases(real_cases(folder), args.model, "ocr", 400)
     done = table(records)
     print(done)
     if args.out:
         args.out.write_text(done + "\n", "utf-8")
-        args.out.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+        args.out.with_suffix(".jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in records), "utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from ocr2cli.weights.write_config import native_config
 
 
 def model_of(state: Path) -> OcrModel:
-    """The newest weights of all stages in the folder: joint over taught eyes and reader, over eyes."""
+    """The newest weights of all stages in the folder: joint over taught eyes and reader, over
+    eyes."""
     model = sizes.new_model()
     for name, part in (("eyes.pt", "vision"), ("reader.pt", "decoder"), ("joint.pt", "")):
         path = state / name

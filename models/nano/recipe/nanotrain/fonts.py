@@ -21,13 +21,46 @@ from PIL import Image, ImageDraw, ImageFont
 from nanotrain.characters import READABLE
 
 # Whole families never trained on. A family's siblings (metric clones, other cuts) go with it.
-HELD_OUT = ("carlito", "caladea", "gentium", "opensans", "libertine", "firasans", "cabin",
-            "texgyrebonum", "bookman", "andika")
-REFUSED = ("emoji", "symbol", "dingbat", "math", "braille", "script", "chancery", "chorus",
-           "junicode", "icons", "standardsymbols", "z003", "d050000l", "opensymbol", "italic-bold",
-           "smallcaps", "smcp", "caps", "inlin", "outline", "shadow", "keyboard", "initials",
-           # Lower case drawn as capitals, or program code drawn as signs.
-           "bebas", "monoisome")
+HELD_OUT = (
+    "carlito",
+    "caladea",
+    "gentium",
+    "opensans",
+    "libertine",
+    "firasans",
+    "cabin",
+    "texgyrebonum",
+    "bookman",
+    "andika",
+)
+REFUSED = (
+    "emoji",
+    "symbol",
+    "dingbat",
+    "math",
+    "braille",
+    "script",
+    "chancery",
+    "chorus",
+    "junicode",
+    "icons",
+    "standardsymbols",
+    "z003",
+    "d050000l",
+    "opensymbol",
+    "italic-bold",
+    "smallcaps",
+    "smcp",
+    "caps",
+    "inlin",
+    "outline",
+    "shadow",
+    "keyboard",
+    "initials",
+    # Lower case drawn as capitals, or program code drawn as signs.
+    "bebas",
+    "monoisome",
+)
 _SCRIPTS_KEPT = ("NotoSans-", "NotoSerif-", "NotoSansMono", "NotoSansDisplay", "NotoSerifDisplay")
 _MEASURE = 200
 
@@ -68,6 +101,21 @@ def _by_family(fonts: tuple[Font, ...]) -> tuple[tuple[Font, ...], ...]:
     return tuple(tuple(members) for members in families.values())
 
 
+# Round 1 trains on ordinary upright faces; the rest waits for more compute.
+_EXTRAORDINARY = re.compile(
+    r"italic|oblique|slant|condensed|narrow|cn-|light|thin|black|hairline|ultra|medium|"
+    r"semibold|extra|heavy|display|unsl|dosis|jura|comfortaa|quicksand|leaguespartan|play|"
+    r"oldstandard|urwgothic|adventor|tuffy|artemisia|monoid|mononoki|inconsolata|firacode|"
+    r"lmmono|lmroman[5-9]|lmromandemi|lmsans[89]|lmsansquot|lmsansdemi|cmun(?!rm|bx|ss|sx)",
+)
+
+
+@lru_cache(maxsize=4)
+def ordinary(fonts: tuple[Font, ...]) -> tuple[Font, ...]:
+    """Those of the fonts that books, letters and slides are usually set in."""
+    return tuple(f for f in fonts if not _EXTRAORDINARY.search(Path(f.path).name.lower()))
+
+
 def pick_font(rng: Random, fonts: tuple[Font, ...]) -> Font:
     """Every family equally often, whatever its number of cuts."""
     return rng.choice(rng.choice(_by_family(fonts)))
@@ -81,21 +129,30 @@ def load_fonts(held_out: bool) -> tuple[Font, ...]:
     ).stdout.splitlines()
     fonts = _cached(listing, held_out)
     if not fonts:
-        raise RuntimeError("no fonts found. Install them with `make -C models/nano/recipe packages`")
+        raise RuntimeError(
+            "no fonts found. Install them with `make -C models/nano/recipe packages`"
+        )
     return fonts
 
 
 def _cached(listing: list[str], held_out: bool) -> tuple[Font, ...]:
     """Measuring takes half a minute, so the result is kept for this user, by list of files."""
-    key = hashlib.sha256(repr((listing, held_out, HELD_OUT, REFUSED, READABLE)).encode()).hexdigest()
+    key = hashlib.sha256(
+        repr((listing, held_out, HELD_OUT, REFUSED, READABLE)).encode()
+    ).hexdigest()
     kept = Path(tempfile.gettempdir()) / f"nano-fonts-{os.getuid()}-{key[:16]}.npz"
     if kept.exists():
         return _read(kept)
     fonts = _measure_all(listing, held_out)
     partial = kept.with_suffix(f".{os.getpid()}.npz")
-    np.savez(partial, path=[f.path for f in fonts], family=[f.family for f in fonts],
-             advances=np.array([f.advances for f in fonts]), ascent=[f.ascent for f in fonts],
-             held_out=held_out)
+    np.savez(
+        partial,
+        path=[f.path for f in fonts],
+        family=[f.family for f in fonts],
+        advances=np.array([f.advances for f in fonts]),
+        ascent=[f.ascent for f in fonts],
+        held_out=held_out,
+    )
     partial.replace(kept)
     return fonts
 
@@ -103,7 +160,9 @@ def _cached(listing: list[str], held_out: bool) -> tuple[Font, ...]:
 def _read(kept: Path) -> tuple[Font, ...]:
     with np.load(kept, allow_pickle=False) as data:
         rows = zip(data["path"], data["family"], data["advances"], data["ascent"], strict=True)
-        return tuple(Font(str(p), str(f), a, float(s), bool(data["held_out"])) for p, f, a, s in rows)
+        return tuple(
+            Font(str(p), str(f), a, float(s), bool(data["held_out"])) for p, f, a, s in rows
+        )
 
 
 def _measure_all(listing: list[str], held_out: bool) -> tuple[Font, ...]:
@@ -132,8 +191,9 @@ def _measure(path: Path) -> Font | None:
             advances[index] = font.getlength(char) / _MEASURE
     if (advances[:95] <= 0).any() or font.getmetrics()[0] > 1.6 * _MEASURE:
         return None
-    return Font(str(path), family_of(path), advances, font.getmetrics()[0] / _MEASURE,
-                _is_held_out(path))
+    return Font(
+        str(path), family_of(path), advances, font.getmetrics()[0] / _MEASURE, _is_held_out(path)
+    )
 
 
 def _picture(font: ImageFont.FreeTypeFont, char: str) -> bytes:

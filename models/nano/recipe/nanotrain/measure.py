@@ -29,7 +29,9 @@ def greedy(decoder: Decoder, visual_VD: torch.Tensor, prompt: str, limit: int = 
     ids, _ = vocabulary.encode(prompt)
     cache = KVCache(decoder.config, 1, len(visual_VD) + len(ids) + limit + 2)
     with torch.inference_mode():
-        embedded = torch.cat((decoder.embed.weight[:1], visual_VD, decoder.embed(torch.tensor(ids))))
+        embedded = torch.cat(
+            (decoder.embed.weight[:1], visual_VD, decoder.embed(torch.tensor(ids)))
+        )
         logits = decoder.prefill(embedded, cache, 0)
         out: list[int] = []
         while len(out) < limit:
@@ -73,8 +75,12 @@ def main() -> None:
         rng = Random(77)
         scores, lengths, loops, started = [], 0, 0, time.time()
         for index in range(args.pages):
-            page = pages.random_page(rng, kind, chosen, held_out=True, max_characters=args.max_characters)
-            truth = (pages.plain_truth if args.prompt == "plain" else pages.grounded_truth)(page).text
+            page = pages.random_page(
+                rng, kind, chosen, held_out=True, max_characters=args.max_characters
+            )
+            truth = (pages.plain_truth if args.prompt == "plain" else pages.grounded_truth)(
+                page
+            ).text
             picture = draw.draw_page(page, rng)
             if args.ideal:
                 noise = np.random.default_rng(1)
@@ -86,14 +92,24 @@ def main() -> None:
             else:
                 visual = album.visual_tokens(model.vision, np.asarray(picture))
             output = greedy(model.decoder, visual, prompt)
-            pair = (truth, output) if args.prompt == "plain" else tuple(map(without_grounding, (truth, output)))
+            pair = (
+                (truth, output)
+                if args.prompt == "plain"
+                else tuple(map(without_grounding, (truth, output)))
+            )
             scores.append(whole_cer(*pair))
             loops += len(output) > 2 * len(truth)
             lengths += len(truth)
             if index < args.show:
-                print(f"--- {kind} truth\n{truth}\n--- output, CER {scores[-1]:.3f}\n{output[:700]}")
-        print(f"{kind}: CER mean {np.mean(scores):.4f} median {np.median(scores):.4f} loops {loops} "
-              f"characters {lengths / args.pages:.0f} seconds a page {(time.time() - started) / args.pages:.2f}", flush=True)
+                print(
+                    f"--- {kind} truth\n{truth}\n--- output, CER {scores[-1]:.3f}\n{output[:700]}"
+                )
+        print(
+            f"{kind}: CER mean {np.mean(scores):.4f} median {np.median(scores):.4f} loops {loops} "
+            f"characters {lengths / args.pages:.0f} "
+            f"seconds a page {(time.time() - started) / args.pages:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

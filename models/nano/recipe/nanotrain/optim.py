@@ -13,8 +13,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-_NOT_MATRICES = ("embed", "lm_head", "pos_embed", "rel_pos", "queries", "router", "head", "codes",
-                 "separator")
+_NOT_MATRICES = (
+    "embed",
+    "lm_head",
+    "pos_embed",
+    "rel_pos",
+    "queries",
+    "router",
+    "head",
+    "codes",
+    "separator",
+)
 
 
 def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
@@ -34,12 +43,17 @@ def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; parameters of 3 dimensions are stacks, of 4 are convolutions."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
-                 weight_decay: float = 0.05) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):  # noqa: ANN001, ANN201
+    def step(self, closure=None):
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for p in group["params"]:
@@ -58,7 +72,9 @@ class Muon(torch.optim.Optimizer):
                 steps = 3 if len(entries[0][1]) > 1 else 5
                 done = newton_schulz(torch.cat([stack for _, stack in entries]), steps)
                 scale = 0.2 * max(shape) ** 0.5
-                for (p, stack), new in zip(entries, done.split([len(s) for _, s in entries]), strict=True):
+                for (p, _), new in zip(
+                    entries, done.split([len(s) for _, s in entries]), strict=True
+                ):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(new.reshape(p.shape).to(p.dtype), alpha=-group["lr"] * scale)
 
@@ -66,8 +82,16 @@ class Muon(torch.optim.Optimizer):
 class Optimisers:
     """Both optimisers behind one schedule: warm-up, then linear to zero at `total` steps."""
 
-    def __init__(self, modules: dict[str, nn.Module], *, muon_lr: float, adam_lr: float,
-                 total: int, warmup: int = 60, floor: float = 0.0) -> None:
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        *,
+        muon_lr: float,
+        adam_lr: float,
+        total: int,
+        warmup: int = 60,
+        floor: float = 0.0,
+    ) -> None:
         matrices, others = [], []
         for prefix, module in modules.items():
             for name, p in module.named_parameters():

@@ -54,7 +54,8 @@ class Block:
 
 @dataclass
 class Page:
-    """A laid-out page. kind says its look; scale: (x, y) pixels of the read views per page pixel."""
+    """A laid-out page. kind says its look; scale: (x, y) pixels of the read views per page
+    pixel."""
 
     kind: Kind
     width: int
@@ -173,8 +174,16 @@ def advances_em(font: Font, text: str) -> np.ndarray:
     return font.advances[[_INDEX[c] for c in text]]
 
 
-def make_line(text: str, font: Font, size: int, *, x: float, baseline: float,
-              space: float = 1.0, tracking: float = 0.0) -> Line:
+def make_line(
+    text: str,
+    font: Font,
+    size: int,
+    *,
+    x: float,
+    baseline: float,
+    space: float = 1.0,
+    tracking: float = 0.0,
+) -> Line:
     """A line whose first character starts at x. space: factor on the width of spaces."""
     widths = advances_em(font, text) * size + tracking * size
     if space != 1.0:
@@ -202,13 +211,20 @@ def view_scale(width: int, height: int) -> tuple[float, float]:
 
 
 # Type above this many pixels of a view is left to a later round: a glyph wider than two cells.
-LARGEST = 125.0
+LARGEST = 100.0
 
 
-def random_page(rng: Random, kind: Kind, fonts: tuple[Font, ...], *, held_out: bool = False,
-                max_characters: int = 300, smallest: float = 41.0,
-                size: tuple[int, int] | None = None,
-                scale: tuple[float, float] | None = None) -> Page:
+def random_page(
+    rng: Random,
+    kind: Kind,
+    fonts: tuple[Font, ...],
+    *,
+    held_out: bool = False,
+    max_characters: int = 300,
+    smallest: float = 41.0,
+    size: tuple[int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+) -> Page:
     """A page with as many blocks as fit and as max_characters allows, at least one line.
 
     smallest: size of the smallest type, in pixels of the view. size, scale: of the page, if not one
@@ -230,8 +246,14 @@ def random_page(rng: Random, kind: Kind, fonts: tuple[Font, ...], *, held_out: b
     raise AssertionError("no line fits this page")
 
 
-def _fill(page: Page, rng: Random, fonts: tuple[Font, ...], held_out: bool,
-          max_characters: int, smallest: float) -> None:
+def _fill(
+    page: Page,
+    rng: Random,
+    fonts: tuple[Font, ...],
+    held_out: bool,
+    max_characters: int,
+    smallest: float,
+) -> None:
     unit = smallest / page.scale[1]
     body_font, title_font = pick_font(rng, fonts), pick_font(rng, fonts)
     if rng.random() < 0.6:
@@ -261,8 +283,18 @@ def _fill(page: Page, rng: Random, fonts: tuple[Font, ...], held_out: bool,
             count = rng.randrange(2, max(4, min(60, left_chars // 5)))
         size = min(size, round(LARGEST / page.scale[1]))
         block, y_next = _set_block(
-            page, rng, texts.words(rng, count, held_out), font=font, size=size, label=label,
-            y=y, bottom=bottom, margin=margin_x, centred=centred, pitch=pitch, tracking=tracking,
+            page,
+            rng,
+            texts.words(rng, count, held_out),
+            font=font,
+            size=size,
+            label=label,
+            y=y,
+            bottom=bottom,
+            margin=margin_x,
+            centred=centred,
+            pitch=pitch,
+            tracking=tracking,
         )
         if block is None:
             break
@@ -272,9 +304,21 @@ def _fill(page: Page, rng: Random, fonts: tuple[Font, ...], held_out: bool,
         y = y_next + gap * body
 
 
-def _set_block(page: Page, rng: Random, words: list[str], *, font: Font, size: int, label: str,
-               y: float, bottom: float, margin: float, centred: bool, pitch: float,
-               tracking: float) -> tuple[Block | None, float]:
+def _set_block(
+    page: Page,
+    rng: Random,
+    words: list[str],
+    *,
+    font: Font,
+    size: int,
+    label: str,
+    y: float,
+    bottom: float,
+    margin: float,
+    centred: bool,
+    pitch: float,
+    tracking: float,
+) -> tuple[Block | None, float]:
     usable = page.width - 2 * margin
     text_words = [w if (font.advances[[_INDEX[c] for c in w]] > 0).all() else "ok" for w in words]
     if label == "text" and not centred and rng.random() < 0.2:

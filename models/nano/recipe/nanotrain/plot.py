@@ -19,12 +19,15 @@ Points = list[tuple[float, float]]
 
 
 def read_log(path: Path) -> list[dict]:
-    """Records with running totals: seconds and samples start again at each resume, so they are summed."""
+    """Records with running totals: seconds and samples start again at each resume, so they are
+    summed."""
     records: list[dict] = []
     base = {"seconds": 0.0, "samples": 0.0}
     last = {"seconds": 0.0, "samples": 0.0}
     for line in path.read_text("utf-8").splitlines():
         record = json.loads(line)
+        if any(value != value for value in record.values()):
+            continue  # the run that met 0 / 0
         record["samples"] = record.get("crops", record.get("characters", 0))
         if record["seconds"] < last["seconds"]:
             base = {key: base[key] + last[key] for key in base}
@@ -34,7 +37,9 @@ def read_log(path: Path) -> list[dict]:
     return records
 
 
-def series(records: list[dict], prefix: str, x: str, *, one_minus: bool = False) -> dict[str, Points]:
+def series(
+    records: list[dict], prefix: str, x: str, *, one_minus: bool = False
+) -> dict[str, Points]:
     """Curves by name, for all values whose name is the prefix and a view or page kind."""
     out: dict[str, Points] = {}
     for record in records:
@@ -44,8 +49,13 @@ def series(records: list[dict], prefix: str, x: str, *, one_minus: bool = False)
     return out
 
 
-def panel(canvas: ImageDraw.ImageDraw, at: tuple[int, int], title: str, x_name: str,
-          curves: dict[str, Points]) -> None:
+def panel(
+    canvas: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    title: str,
+    x_name: str,
+    curves: dict[str, Points],
+) -> None:
     left, top = at[0] + MARGIN, at[1] + 28
     width, height = PANEL_W - MARGIN - 12, PANEL_H - 28 - 44
     font = ImageFont.load_default(12)
@@ -60,11 +70,19 @@ def panel(canvas: ImageDraw.ImageDraw, at: tuple[int, int], title: str, x_name: 
         y = top + height * (1 - index / 4)
         canvas.line((left, y, left + width, y), fill=(225, 225, 225))
         canvas.text((at[0] + 8, y - 7), f"{high * index / 4:.2f}", fill=0, font=font)
-        canvas.text((left + width * index / 4 - 12, top + height + 4), f"{far * index / 4:.0f}", fill=0, font=font)
+        canvas.text(
+            (left + width * index / 4 - 12, top + height + 4),
+            f"{far * index / 4:.0f}",
+            fill=0,
+            font=font,
+        )
     canvas.text((left + width / 2 - 40, top + height + 20), x_name, fill=0, font=font)
     for number, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
-        scaled = [(left + width * x / far, top + height * (1 - min(1.0, max(0.0, y / high)))) for x, y in curve]
+        scaled = [
+            (left + width * x / far, top + height * (1 - min(1.0, max(0.0, y / high))))
+            for x, y in curve
+        ]
         if len(scaled) > 1:
             canvas.line(scaled, fill=colour, width=2)
         canvas.text((left + width - 190, top + 6 + 15 * number), name, fill=colour, font=font)
@@ -79,13 +97,23 @@ def main() -> None:
     image = Image.new("RGB", (2 * PANEL_W, 3 * PANEL_H), (255, 255, 255))
     canvas = ImageDraw.Draw(image)
     panels = [
-        ("eyes: loss of slots (characters in cells)", "crops", series(eyes, "slot", "total_samples")),
-        ("eyes: held-out fonts and texts, share of slots named wrong", "crops",
-         series(eyes, "held_out_right", "total_samples", one_minus=True)),
+        (
+            "eyes: loss of patches",
+            "crops",
+            series(eyes, "patch", "total_samples"),
+        ),
+        (
+            "eyes: held-out fonts and texts, share of slots named wrong",
+            "crops",
+            series(eyes, "held_out_right", "total_samples", one_minus=True),
+        ),
         ("decoder: loss a token", "characters", series(reader, "text", "total_samples")),
-        ("decoder: held-out, share of characters wrong, teacher-forced", "characters",
-         series(reader, "held_out_right", "total_samples", one_minus=True)),
-        ("eyes: loss of slots", "seconds", series(eyes, "slot", "total_seconds")),
+        (
+            "decoder: held-out, share of characters wrong, teacher-forced",
+            "characters",
+            series(reader, "held_out_right", "total_samples", one_minus=True),
+        ),
+        ("eyes: distance to the ideal tokens", "seconds", series(eyes, "far", "total_seconds")),
         ("decoder: loss a token", "seconds", series(reader, "text", "total_seconds")),
     ]
     for index, (title, x_name, curves) in enumerate(panels):

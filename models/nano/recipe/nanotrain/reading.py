@@ -1,12 +1,15 @@
 """Training forward of the decoder: a page's visual tokens once, both prompts after it.
 
-Runs over the modules of ocr2cli.model; knows nothing about data. The two texts do not see each other
+Runs over the modules of ocr2cli.model; knows nothing about data. The two texts do not see each
+other
 and stand at the same positions, so each is what the decoder meets when it reads.
 
-Not all visual tokens need to be there: cells without text may be left out, each kept token stands at
+Not all visual tokens need to be there: cells without text may be left out, each kept token
+stands at
 its true position. That makes a page several times cheaper while the decoder learns to read.
 
-Letters: B pages, P = 1 + kept visual tokens, T tokens of a text, L = P + all texts, D width, H heads.
+Letters: B pages, P = 1 + kept visual tokens, T tokens of a text, L = P + all texts, D width, H
+heads.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class ReadHeads(nn.Module):
 
 @dataclass
 class Text:
-    """ids, targets: int64 [B, T], target -1 where nothing is learned. cells: int64 [B, T], the visual
+    """ids, targets: int64 [B, T], target -1 where nothing is learned. cells: int64 [B, T], the
+    visual
     token to look at or -1. places: float [B, T, 2]."""
 
     ids: Tensor
@@ -46,7 +50,8 @@ class Text:
 
 @dataclass
 class ReadLosses:
-    """Means over their tokens. right: share of targets with the highest logit; looked: attention of the
+    """Means over their tokens. right: share of targets with the highest logit; looked:
+    attention of the
     guided heads on the right cell, by layer."""
 
     text: Tensor
@@ -57,10 +62,19 @@ class ReadLosses:
     looked: list[float]
 
 
-def read(decoder: Decoder, heads: ReadHeads, visual_BVD: Tensor, kept_BV: Tensor,
-         visual_places_BV2: Tensor, texts: list[Text], *, num_visual: int, noise: float = 0.03
-         ) -> ReadLosses:
-    """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. The cells of
+def read(
+    decoder: Decoder,
+    heads: ReadHeads,
+    visual_BVD: Tensor,
+    kept_BV: Tensor,
+    visual_places_BV2: Tensor,
+    texts: list[Text],
+    *,
+    num_visual: int,
+    noise: float = 0.03,
+) -> ReadLosses:
+    """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. The
+    cells of
     texts count kept rows."""
     batch, visual, _ = visual_BVD.shape
     prefix = visual + 1
@@ -71,8 +85,9 @@ def read(decoder: Decoder, heads: ReadHeads, visual_BVD: Tensor, kept_BV: Tensor
     device = x.device
     start = num_visual + 1
     text_positions = torch.cat([torch.arange(start, start + n, device=device) for n in lengths])
-    positions = torch.cat([torch.zeros_like(kept_BV[:, :1]), kept_BV + 1,
-                           text_positions.expand(batch, -1)], dim=1)
+    positions = torch.cat(
+        [torch.zeros_like(kept_BV[:, :1]), kept_BV + 1, text_positions.expand(batch, -1)], dim=1
+    )
     cos, sin = decoder.rotary.at(positions)
     turn = cos[:, None], sin[:, None]
     mask = hidden_pairs(prefix, lengths, device) * -30000.0
@@ -109,8 +124,12 @@ def read(decoder: Decoder, heads: ReadHeads, visual_BVD: Tensor, kept_BV: Tensor
     guesses = decoder.lm_head(h[learned]).float()
     aim = targets[learned]
     return ReadLosses(
-        F.cross_entropy(guesses, aim), torch.stack(guides).mean(), torch.stack(places).mean(),
-        torch.stack(balances).mean(), (guesses.argmax(-1) == aim).float().mean(), looked,
+        F.cross_entropy(guesses, aim),
+        torch.stack(guides).mean(),
+        torch.stack(places).mean(),
+        torch.stack(balances).mean(),
+        (guesses.argmax(-1) == aim).float().mean(),
+        looked,
     )
 
 
@@ -135,7 +154,9 @@ def hidden_pairs(prefix: int, lengths: list[int], device: torch.device) -> Tenso
     return later | ((part[None, :] > 0) & (part[None, :] != part[:, None]))
 
 
-def _attend(attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+def _attend(
+    attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor
+) -> tuple[Tensor, Tensor]:
     """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
 
     mask: [L, L], added to the logits. Returns (output, the logits of head 0 [B, L, L])."""
@@ -155,7 +176,8 @@ def _chance_on_cell(logits_BLL: Tensor, cells_BT: Tensor, prefix: int) -> Tensor
 
 
 def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mixture of experts with its balance loss: experts * sum(share of tokens * mean chance)."""
+    """The mixture of experts with its balance loss: experts * sum(share of tokens * mean
+    chance)."""
     flat = x.flatten(0, -2)
     with torch.autocast(x.device.type, enabled=False):
         chance = F.linear(flat.float(), mlp.router.weight.float()).softmax(-1)

@@ -29,10 +29,17 @@ class Crops:
     places: np.ndarray
     slots: np.ndarray
     patches: np.ndarray
+    group: int = 1
 
 
-def view_scene(rng: Random, fonts: tuple[Font, ...], side: int, *, held_out: bool = False,
-               smallest: float = 38.0) -> tuple[np.ndarray, pages.Glyphs, cells.Window]:
+def view_scene(
+    rng: Random,
+    fonts: tuple[Font, ...],
+    side: int,
+    *,
+    held_out: bool = False,
+    smallest: float = 38.0,
+) -> tuple[np.ndarray, pages.Glyphs, cells.Window]:
     """One view's pixels [side, side, 3], the page's glyphs and the view's window on them."""
     if side == 1024:
         kind = "note"
@@ -43,8 +50,15 @@ def view_scene(rng: Random, fonts: tuple[Font, ...], side: int, *, held_out: boo
         return np.asarray(pixels), pages.glyphs_of(page), window
     sx, sy = rng.choice(_TILE_SCALES)
     width, height = round(768 * 1.4 / sx) + 2, round(768 * 1.2 / sy) + 2
-    page = pages.random_page(rng, "letter" if rng.random() < 0.6 else "slide", fonts,
-                             held_out=held_out, smallest=smallest, size=(width, height), scale=(sx, sy))
+    page = pages.random_page(
+        rng,
+        "letter" if rng.random() < 0.6 else "slide",
+        fonts,
+        held_out=held_out,
+        smallest=smallest,
+        size=(width, height),
+        scale=(sx, sy),
+    )
     left, top = rng.uniform(0, 0.4 * 768), rng.uniform(0, 0.2 * 768)
     picture = draw.draw_page(page, rng)
     box = (left / sx, top / sy, (left + 768) / sx, (top + 768) / sy)
@@ -58,8 +72,15 @@ def _pad_global(picture: Image.Image) -> Image.Image:
     return ImageOps.pad(picture, (1024, 1024), color=(127, 127, 127))
 
 
-def crops_of(rng: Random, fonts: tuple[Font, ...], side: int, *, keep: int = 9, held_out: bool = False,
-             smallest: float = 38.0) -> Crops:
+def crops_of(
+    rng: Random,
+    fonts: tuple[Font, ...],
+    side: int,
+    *,
+    keep: int = 9,
+    held_out: bool = False,
+    smallest: float = 38.0,
+) -> Crops:
     """Up to `keep` crops of one view, those with text first."""
     pixels, glyphs, window = view_scene(rng, fonts, side, held_out=held_out, smallest=smallest)
     per_side = side // CROP
@@ -71,18 +92,46 @@ def crops_of(rng: Random, fonts: tuple[Font, ...], side: int, *, keep: int = 9, 
     squares = squares.reshape(per_side**2, CROP, CROP, 3)
     places = np.stack(np.divmod(np.arange(per_side**2), per_side), axis=1)
     full = (slots > 0).sum(axis=(1, 2)) >= 2
-    chosen = np.nonzero(full | (np.array([rng.random() for _ in full]) < 0.07))[0].tolist()
+    chosen = np.nonzero(full | (np.array([rng.random() for _ in full]) < 0.15))[0].tolist()
     rng.shuffle(chosen)
     chosen = chosen[:keep] or [0]
     return Crops(side, squares[chosen], places[chosen], slots[chosen], patches[chosen])
 
 
-def crop_batch(rng: Random, fonts: tuple[Font, ...], side: int, count: int, *, held_out: bool = False,
-               smallest: float = 38.0) -> Crops:
+def crop_batch(
+    rng: Random,
+    fonts: tuple[Font, ...],
+    side: int,
+    count: int,
+    *,
+    held_out: bool = False,
+    smallest: float = 38.0,
+) -> Crops:
     """Exactly `count` crops of several scenes."""
     parts: list[Crops] = []
     while sum(len(part.pixels) for part in parts) < count:
         parts.append(crops_of(rng, fonts, side, keep=6, held_out=held_out, smallest=smallest))
-    join = [np.concatenate([getattr(p, name) for p in parts])[:count]
-            for name in ("pixels", "places", "slots", "patches")]
+    join = [
+        np.concatenate([getattr(p, name) for p in parts])[:count]
+        for name in ("pixels", "places", "slots", "patches")
+    ]
     return Crops(side, *join)
+
+
+def grouped(rng: Random, crops: Crops, group: int) -> Crops:
+    """The same crops as members of views of up to `group` crops, each at a place of its own there.
+
+    What a crop shows does not depend on its place; how the eyes treat it does. If the number of
+    crops
+    is no multiple of the group, all of them stand in one view (or the largest that divides it).
+    """
+    count, per_side = len(crops.pixels), crops.side // CROP
+    while count % group or group > per_side**2:
+        group -= 1
+    places = np.concatenate(
+        [
+            np.array([divmod(at, per_side) for at in rng.sample(range(per_side**2), group)])
+            for _ in range(count // group)
+        ]
+    )
+    return Crops(crops.side, crops.pixels, places, crops.slots, crops.patches, group)

@@ -1,7 +1,9 @@
 """Training forward of the eyes: crops of views at their true place, with attention maps.
 
-Runs over the modules of ocr2cli.model; knows nothing about data. A crop is 256 x 256 pixels, one SAM
-window; the positions, queries and tables are those of its place in the whole view, so what is learned
+Runs over the modules of ocr2cli.model; knows nothing about data. A crop is 256 x 256 pixels,
+one SAM
+window; the positions, queries and tables are those of its place in the whole view, so what is
+learned
 on crops holds for views.
 
 Letters: B crops, D width, H heads, C channels of a head, n image tokens of a crop (16) or view.
@@ -18,6 +20,10 @@ from ocr2cli.model.sam import relative_table, resize_positions
 from ocr2cli.model.vision import VisionEncoder
 
 CROP, CROP_PATCHES, CROP_CELLS = 256, 16, 4
+
+
+# Inductor of torch 2.13 cannot trace the backward of the antialiased resize.
+_eager_resize = torch.compiler.disable(resize_positions)
 
 
 class EyeHeads(nn.Module):
@@ -37,9 +43,15 @@ class EyeHeads(nn.Module):
         return self.slot_head(tokens_BnD).unflatten(-1, (self.slots, self.classes))
 
 
-def see_crops(vision: VisionEncoder, pixels_B3SS: Tensor, places_B2: Tensor, view_side: int
-              ) -> tuple[Tensor, Tensor, Tensor]:
-    """pixels: [B, 3, 256, 256] in -1..1. places: int64 [B, 2] (row, column) of the crop in the view,
+def see_crops(
+    vision: VisionEncoder,
+    pixels_B3SS: Tensor,
+    places_B2: Tensor,
+    view_side: int,
+    group: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """pixels: [B, 3, 256, 256] in -1..1. places: int64 [B, 2] (row, column) of the crop in the
+    view,
     in crops. view_side: 768 or 1024.
 
     Returns (neck [B, D, 16, 16], visual tokens [B, 16, D], guidance loss).
@@ -47,7 +59,7 @@ def see_crops(vision: VisionEncoder, pixels_B3SS: Tensor, places_B2: Tensor, vie
     grid = view_side // 16
     sam = vision.sam
     x = sam.patch_embed(pixels_B3SS).permute(0, 2, 3, 1)
-    positions = resize_positions(sam.pos_embed, grid)[0]
+    positions = _eager_resize(sam.pos_embed, grid)[0]
     per_side = grid // CROP_PATCHES
     windows = positions.view(per_side, CROP_PATCHES, per_side, CROP_PATCHES, -1).transpose(1, 2)
     x = x + windows[places_B2[:, 0], places_B2[:, 1]]
@@ -60,19 +72,28 @@ def see_crops(vision: VisionEncoder, pixels_B3SS: Tensor, places_B2: Tensor, vie
     rows = places_B2[:, 0, None] * CROP_CELLS + inner
     columns = places_B2[:, 1, None] * CROP_CELLS + inner
     index_Bn = (rows[:, :, None] * cells + columns[:, None, :]).flatten(1)
-    tokens, guidance = see_tokens(vision, image, index_Bn, cells * cells)
+    batch, inside = index_Bn.shape
+    index, order = index_Bn.reshape(batch // group, group * inside).sort(dim=1)
+    image = image.reshape(batch // group, group * inside, -1)
+    raster = image.gather(1, order[..., None].expand_as(image))
+    tokens, guidance = see_tokens(vision, raster, index, cells * cells)
+    tokens = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
+    tokens = tokens.reshape(batch, inside, -1)
     return neck, tokens, guidance
 
 
-def see_tokens(vision: VisionEncoder, image_BnD: Tensor, index_Bn: Tensor, count: int
-               ) -> tuple[Tensor, Tensor]:
+def see_tokens(
+    vision: VisionEncoder, image_BnD: Tensor, index_Bn: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """The query encoder and projector over some image tokens of a view.
 
     index: which of the view's `count` tokens each row of image is. Returns (tokens [B, n, D],
     cross-entropy of head 0's attention from each query to its own image token, mean of layers).
     """
     encoder = vision.query_encoder
-    table = encoder.tile_queries if count == encoder.tile_queries.shape[0] else encoder.global_queries
+    table = (
+        encoder.tile_queries if count == encoder.tile_queries.shape[0] else encoder.global_queries
+    )
     x = torch.cat((image_BnD, table[index_Bn].to(image_BnD.dtype)), dim=1)
     cos, sin = encoder.rotary.at(torch.cat((index_Bn, index_Bn + count), dim=1))
     turn = cos[:, None], sin[:, None]
@@ -99,10 +120,12 @@ def see_tokens(vision: VisionEncoder, image_BnD: Tensor, index_Bn: Tensor, count
 
 
 def _crop_block(block: nn.Module, x: Tensor, grid: int) -> Tensor:
-    """One SAM block on a crop, which is one window. A global block's tables are sized for the view first,
+    """One SAM block on a crop, which is one window. A global block's tables are sized for the
+    view first,
     then cut to the crop.
 
-    The position terms ride along as extra channels (q.R beside q, one-hot rows and columns beside k), so
+    The position terms ride along as extra channels (q.R beside q, one-hot rows and columns
+    beside k), so
     that no [N, N] bias is ever stored; the sums are the module's own.
     """
     attn = block.attn
@@ -111,8 +134,10 @@ def _crop_block(block: nn.Module, x: Tensor, grid: int) -> Tensor:
     qkv = attn.qkv(y).view(batch, side * side, 3, attn.num_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     channels = q.shape[-1]
-    by = [_table_of(table, side, grid if not block.window else side).to(q.dtype)
-          for table in (attn.rel_pos_h, attn.rel_pos_w)]
+    by = [
+        _table_of(table, side, grid if not block.window else side).to(q.dtype)
+        for table in (attn.rel_pos_h, attn.rel_pos_w)
+    ]
     q_ij = q.reshape(batch, attn.num_heads, side, side, channels)
     by_row = torch.einsum("bhijc,ikc->bhijk", q_ij, by[0]).flatten(2, 3)
     by_column = torch.einsum("bhijc,jlc->bhijl", q_ij, by[1]).flatten(2, 3)

@@ -13,15 +13,32 @@ VOCAB = 384
 
 NANO = ModelConfig(
     sam=SamConfig(
-        hidden_size=128, num_layers=4, num_heads=2, mlp_hidden=512, window_size=16,
-        global_blocks=(2,), neck_channels=128, downsample_channels=(192, 256),
+        hidden_size=128,
+        num_layers=4,
+        num_heads=2,
+        mlp_hidden=512,
+        window_size=16,
+        global_blocks=(2,),
+        neck_channels=128,
+        downsample_channels=(192, 256),
     ),
     query_encoder=QueryEncoderConfig(
-        hidden_size=256, intermediate_size=768, num_layers=2, num_heads=4, num_kv_heads=4,
+        hidden_size=256,
+        intermediate_size=768,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4,
     ),
     decoder=DecoderConfig(
-        vocab_size=VOCAB, hidden_size=256, num_layers=5, num_heads=4, num_dense_layers=1,
-        dense_intermediate=768, num_experts=8, experts_per_token=2, num_shared_experts=2,
+        vocab_size=VOCAB,
+        hidden_size=256,
+        num_layers=5,
+        num_heads=4,
+        num_dense_layers=1,
+        dense_intermediate=768,
+        num_experts=8,
+        experts_per_token=2,
+        num_shared_experts=2,
         expert_intermediate=128,
     ),
     image_token_id=IMAGE_TOKEN,
@@ -45,7 +62,9 @@ def new_model(seed: int = 0) -> OcrModel:
     for name, p in model.named_parameters():
         if name.endswith(("experts_gate_up", "experts_down")):
             nn.init.normal_(p, std=p.shape[-1] ** -0.5)
-        if name.endswith(("attn.out.weight", "down.weight", "lin2.weight", "experts_down", "attn.proj.weight")):
+        if name.endswith(
+            ("attn.out.weight", "down.weight", "lin2.weight", "experts_down", "attn.proj.weight")
+        ):
             p.data.mul_(0.3)
     nn.init.normal_(model.vision.sam.pos_embed, std=0.2)
     nn.init.normal_(model.vision.query_encoder.tile_queries, std=0.5)

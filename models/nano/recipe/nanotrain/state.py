@@ -30,7 +30,9 @@ def pack(state: Path, kept: Path) -> None:
         whole = small.read_bytes()
         small.unlink()
         for index in range(0, len(whole), PART_BYTES):
-            (kept / f"{stage}.{index // PART_BYTES:02d}").write_bytes(whole[index : index + PART_BYTES])
+            (kept / f"{stage}.{index // PART_BYTES:02d}").write_bytes(
+                whole[index : index + PART_BYTES]
+            )
 
 
 def unpack(state: Path, kept: Path) -> None:

@@ -17,10 +17,81 @@ FORTUNES = Path("/usr/share/games/fortunes")
 HELD_OUT_FORTUNES = {"literature", "science", "riddles", "wisdom", "ascii-art"}
 LICENSES = Path("/usr/share/common-licenses")
 DICTIONARIES = (Path("/usr/share/dict/american-english"), Path("/usr/share/dict/british-english"))
-_SMALL_WORDS = ("the of and to a in is that it was for on are as with his they at be this from "
-                "have or by one had not but what all were when we there can an your which their "
-                "if will each about how up out them then she many some so these would other into "
-                "has more her two like him see time could no make than first been its who now").split()
+_SMALL_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "a",
+    "in",
+    "is",
+    "that",
+    "it",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "from",
+    "have",
+    "or",
+    "by",
+    "one",
+    "had",
+    "not",
+    "but",
+    "what",
+    "all",
+    "were",
+    "when",
+    "we",
+    "there",
+    "can",
+    "an",
+    "your",
+    "which",
+    "their",
+    "if",
+    "will",
+    "each",
+    "about",
+    "how",
+    "up",
+    "out",
+    "them",
+    "then",
+    "she",
+    "many",
+    "some",
+    "so",
+    "these",
+    "would",
+    "other",
+    "into",
+    "has",
+    "more",
+    "her",
+    "two",
+    "like",
+    "him",
+    "see",
+    "time",
+    "could",
+    "no",
+    "make",
+    "than",
+    "first",
+    "been",
+    "its",
+    "who",
+    "now",
+]
 _SUBSTITUTES = {"\t": " ", "`": "'"}
 
 
@@ -41,7 +112,9 @@ def _pieces(held_out: bool) -> tuple[str, ...]:
                 text = path.read_text("utf-8", "replace")
                 pieces += [p for part in text.split("\n\n") if len(p := _clean(part)) > 30]
     if not pieces:
-        raise RuntimeError("no texts found. Install them with `make -C models/nano/recipe packages`")
+        raise RuntimeError(
+            "no texts found. Install them with `make -C models/nano/recipe packages`"
+        )
     return tuple(pieces)
 
 
@@ -66,8 +139,13 @@ def _dictionary(held_out: bool) -> tuple[str, ...]:
 def _number(rng: Random) -> str:
     kind = rng.randrange(9)
     if kind == 0:
-        return str(rng.randrange(1, 32)) + rng.choice([".", "/", "-"]) + str(rng.randrange(1, 13)) \
-            + rng.choice([".", "/", "-"]) + str(rng.randrange(1900, 2040))
+        return (
+            str(rng.randrange(1, 32))
+            + rng.choice([".", "/", "-"])
+            + str(rng.randrange(1, 13))
+            + rng.choice([".", "/", "-"])
+            + str(rng.randrange(1900, 2040))
+        )
     if kind == 1:
         return f"{rng.randrange(0, 24):02d}:{rng.randrange(60):02d}"
     if kind == 2:
@@ -91,12 +169,23 @@ def _code(rng: Random) -> str:
     if kind == 1:
         return "".join(rng.choices(letters, k=rng.randrange(3, 10)))
     if kind == 2:
-        return "".join(rng.choices(string.ascii_lowercase, k=rng.randrange(3, 8))) + "@" + \
-            "".join(rng.choices(string.ascii_lowercase, k=5)) + rng.choice([".com", ".org", ".de"])
+        return (
+            "".join(rng.choices(string.ascii_lowercase, k=rng.randrange(3, 8)))
+            + "@"
+            + "".join(rng.choices(string.ascii_lowercase, k=5))
+            + rng.choice([".com", ".org", ".de"])
+        )
     if kind == 3:
-        return "".join(rng.choices(string.ascii_uppercase, k=2)) + "-" + str(rng.randrange(10, 9999))
+        return (
+            "".join(rng.choices(string.ascii_uppercase, k=2)) + "-" + str(rng.randrange(10, 9999))
+        )
     if kind == 4:
-        return "www." + "".join(rng.choices(string.ascii_lowercase, k=6)) + ".net/" + str(rng.randrange(99))
+        return (
+            "www."
+            + "".join(rng.choices(string.ascii_lowercase, k=6))
+            + ".net/"
+            + str(rng.randrange(99))
+        )
     return "".join(rng.choices(READABLE[1:95], k=rng.randrange(2, 8)))
 
 
@@ -123,7 +212,9 @@ def random_words(rng: Random, count: int, held_out: bool) -> list[str]:
         if rng.random() < 0.14:
             word += rng.choice([",", ".", ";", ":", "!", "?", ",", "."])
         if rng.random() < 0.03:
-            word = rng.choice(["\u201c{}\u201d", '"{}"', "({})", "\u2018{}\u2019", "[{}]", "'{}'"]).format(word)
+            word = rng.choice(
+                ["\u201c{}\u201d", '"{}"', "({})", "\u2018{}\u2019", "[{}]", "'{}'"]
+            ).format(word)
         words.extend(word.split(" "))
     return [word for word in words if word]
 
@@ -144,7 +235,9 @@ def prose(rng: Random, count: int, held_out: bool) -> list[str]:
 
 def words(rng: Random, count: int, held_out: bool = False) -> list[str]:
     """`count` words or a few more, prose or random, cased as on printed pages."""
-    chosen = prose(rng, count, held_out) if rng.random() < 0.5 else random_words(rng, count, held_out)
+    chosen = (
+        prose(rng, count, held_out) if rng.random() < 0.5 else random_words(rng, count, held_out)
+    )
     draw = rng.random()
     if draw < 0.06:
         chosen = [w.upper() for w in chosen]

@@ -26,16 +26,21 @@ from nanotrain.optim import Optimisers
 from nanotrain.sight import EyeHeads, see_crops
 from nanotrain.train_reader import IdealEyes
 
-CHECKED_CROPS = 48  # held out, looked at every 100 steps
+CHECKED_CROPS = 45  # held out, looked at every 100 steps
 
 
 def crop_feed(seed: int, tiles: int, globals_: int, queue: mp.Queue) -> None:
     """Child process: batches of crops for ever."""
     os.environ["OMP_NUM_THREADS"] = "1"
     rng = Random(seed)
-    chosen = fonts.load_fonts(False)
+    chosen = fonts.ordinary(fonts.load_fonts(False))
     while True:
-        queue.put((scenes.crop_batch(rng, chosen, 768, tiles), scenes.crop_batch(rng, chosen, 1024, globals_)))
+        queue.put(
+            (
+                scenes.grouped(rng, scenes.crop_batch(rng, chosen, 768, tiles), 9),
+                scenes.grouped(rng, scenes.crop_batch(rng, chosen, 1024, globals_), 16),
+            )
+        )
 
 
 def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
@@ -43,22 +48,33 @@ def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def eye_loss(vision, heads: EyeHeads, crops: scenes.Crops, device: str,  # noqa: ANN001
-             ideal: IdealEyes | None = None) -> dict[str, Tensor]:
+def eye_loss(
+    vision, heads: EyeHeads, crops: scenes.Crops, device: str, ideal: IdealEyes | None = None
+) -> dict[str, Tensor]:
     neck, tokens, guidance = see_crops(
-        vision, pixels_of(crops, device), torch.from_numpy(crops.places).to(device), crops.side
+        vision,
+        pixels_of(crops, device),
+        torch.from_numpy(crops.places).to(device),
+        crops.side,
+        crops.group,
     )
     patch_loss, _ = named_loss(heads.patches(neck), torch.from_numpy(crops.patches).to(device))
     slots = torch.from_numpy(crops.slots).to(device)
-    slot_loss, right = named_loss(heads.cells(tokens), slots)
+    # Once the tokens have an aim of their own, the slot head only watches.
+    slot_loss, right = named_loss(heads.cells(tokens if ideal is None else tokens.detach()), slots)
     parts = {"patch": patch_loss, "slot": slot_loss, "guide": guidance, "right": right}
     if ideal is not None:
-        parts["far"] = distance(ideal, tokens, slots, torch.from_numpy(crops.places).to(device), crops.side)
+        parts["far"] = distance(
+            ideal, tokens, slots, torch.from_numpy(crops.places).to(device), crops.side
+        )
     return parts
 
 
-def distance(ideal: IdealEyes, tokens_BnD: Tensor, slots_BnS: Tensor, places_B2: Tensor, side: int) -> Tensor:
-    """Mean square of token minus ideal token, in units of the variance that characters make."""
+def aims_of(
+    ideal: IdealEyes, slots_BnS: Tensor, places_B2: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """(ideal tokens [B, n, D], mean square that characters make in them) of crops at their
+    places."""
     cells = side // 64
     inner = torch.arange(4, device=places_B2.device)
     rows = places_B2[:, 0, None] * 4 + inner
@@ -67,13 +83,24 @@ def distance(ideal: IdealEyes, tokens_BnD: Tensor, slots_BnS: Tensor, places_B2:
     with torch.no_grad(), torch.autocast(places_B2.device.type, enabled=False):
         chars = ideal.chars(slots_BnS)
         has_text = (slots_BnS > 0).any(-1)
-        spread = (chars[has_text] - ideal.join.bias).square().mean()
-        aim = chars + (ideal.tile_codes if side == 768 else ideal.global_codes)[index]
-    return (tokens_BnD.float() - aim).square().mean(-1).sum() / spread / has_text.sum()
+        # Batches without a character exist: their spread must not be 0 / 0.
+        total = (chars - ideal.join.bias).square().mean(-1)[has_text].sum()
+        spread = total.clamp(min=0.1) / has_text.sum().clamp(min=1)
+        return chars + (ideal.tile_codes if side == 768 else ideal.global_codes)[index], spread
+
+
+def distance(
+    ideal: IdealEyes, tokens_BnD: Tensor, slots_BnS: Tensor, places_B2: Tensor, side: int
+) -> Tensor:
+    """Mean square of token minus ideal token a cell with text, in units of what characters make."""
+    aims, spread = aims_of(ideal, slots_BnS, places_B2, side)
+    count = (slots_BnS > 0).any(-1).sum().clamp(min=1)
+    return (tokens_BnD.float() - aims).square().mean(-1).sum() / spread / count
 
 
 def named_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, blanks at a quarter of the weight of characters; and the share of characters named
+    """Cross-entropy, blanks at a quarter of the weight of characters; and the share of
+    characters named
     right."""
     logits, labels = logits.flatten(0, -2), labels.flatten()
     is_char = labels > 0
@@ -94,8 +121,12 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule")
-    parser.add_argument("--codes", type=Path, help="reader.pt whose ideal tokens the eyes should give")
+    parser.add_argument(
+        "--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule"
+    )
+    parser.add_argument(
+        "--codes", type=Path, help="reader.pt whose ideal tokens the eyes should give"
+    )
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
@@ -103,12 +134,18 @@ def main() -> None:
     model = sizes.new_model()
     vision = model.vision.to(device)
     heads = EyeHeads(128, 256, NUM_CLASSES, 16).to(device)
-    optimisers = Optimisers({"vision": vision, "heads": heads}, muon_lr=args.muon_lr,
-                            adam_lr=args.adam_lr, total=args.steps)
+    optimisers = Optimisers(
+        {"vision": vision, "heads": heads},
+        muon_lr=args.muon_lr,
+        adam_lr=args.adam_lr,
+        total=args.steps,
+    )
     ideal = None
     if args.codes:
         ideal = IdealEyes(256).to(device).requires_grad_(False)
-        ideal.load_state_dict(torch.load(args.codes, map_location=device, weights_only=True)["ideal"])
+        ideal.load_state_dict(
+            torch.load(args.codes, map_location=device, weights_only=True)["ideal"]
+        )
     step = 0
     kept = args.state / "eyes.pt"
     if args.resume and kept.exists():
@@ -119,12 +156,27 @@ def main() -> None:
         step = state["step"]
     context = mp.get_context("fork")
     queue: mp.Queue = context.Queue(8)
-    feeds = [context.Process(target=crop_feed, args=(1000 + step * 7 + i, args.tiles, args.globals_, queue), daemon=True)
-             for i in range(args.workers)]
+    feeds = [
+        context.Process(
+            target=crop_feed,
+            args=(1000 + step * 7 + i, args.tiles, args.globals_, queue),
+            daemon=True,
+        )
+        for i in range(args.workers)
+    ]
     for feed in feeds:
         feed.start()
     held = Random(5)
-    check = [scenes.crop_batch(held, fonts.load_fonts(True), side, CHECKED_CROPS, held_out=True) for side in (768, 1024)]
+    check = [
+        scenes.grouped(
+            held,
+            scenes.crop_batch(
+                held, fonts.ordinary(fonts.load_fonts(True)), side, CHECKED_CROPS, held_out=True
+            ),
+            group,
+        )
+        for side, group in ((768, 9), (1024, 16))
+    ]
     started, seen, sums = time.time(), 0, {}
     waited = 0.0
     while step < min(args.steps, args.stop_after):
@@ -138,17 +190,26 @@ def main() -> None:
             slot_weight = min(1.0, 0.2 + step / 1000)
             loss = loss + slot_weight * parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
             if ideal is not None:
-                loss = loss - 0.7 * slot_weight * parts["slot"] + 2.0 * parts["far"]
+                loss = loss + 2.0 * parts["far"]
             for name, value in parts.items():
-                sums[f"{name}{crops.side}"] = sums.get(f"{name}{crops.side}", 0.0) + float(value.detach())
+                sums[f"{name}{crops.side}"] = sums.get(f"{name}{crops.side}", 0.0) + float(
+                    value.detach()
+                )
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {float(loss)} at step {step}; resume from {kept}")
         loss.backward()
         optimisers.step(step)
         sizes.impose_near_sight(vision)
         seen += sum(len(c.pixels) for c in batches)
         step += 1
         if step % 20 == 0 or step == args.steps:
-            line = {"step": step, "seconds": round(time.time() - started, 1), "crops": seen, "waited": round(waited, 1),
-                    **{name: round(value / 20, 4) for name, value in sums.items()}}
+            line = {
+                "step": step,
+                "seconds": round(time.time() - started, 1),
+                "crops": seen,
+                "waited": round(waited, 1),
+                **{name: round(value / 20, 4) for name, value in sums.items()},
+            }
             sums = {}
             if step % 100 == 0 or step == args.steps:
                 with torch.no_grad(), torch.autocast(device, torch.bfloat16):
@@ -161,8 +222,15 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         if step % 50 == 0 or step == min(args.steps, args.stop_after):
             partial = kept.with_suffix(".partial")
-            torch.save({"vision": vision.state_dict(), "heads": heads.state_dict(),
-                        "optimisers": optimisers.state_dict(), "step": step}, partial)
+            torch.save(
+                {
+                    "vision": vision.state_dict(),
+                    "heads": heads.state_dict(),
+                    "optimisers": optimisers.state_dict(),
+                    "step": step,
+                },
+                partial,
+            )
             partial.replace(kept)
     for feed in feeds:
         feed.terminate()

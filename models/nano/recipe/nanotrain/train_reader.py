@@ -3,7 +3,8 @@
     python -m nanotrain.train_reader --state DIR [--steps N] [--resume]
 
 The ideal token of a cell is a sum of learned codes, one for each character at its place in the cell
-(IdealEyes); no page is drawn and no eye runs, so a page costs little. Stage 3 teaches the eyes to give
+(IdealEyes); no page is drawn and no eye runs, so a page costs little. Stage 3 teaches the eyes
+to give
 these tokens. Runs on CPU and CUDA. Writes DIR/reader.pt and DIR/reader.log (JSON lines).
 """
 
@@ -17,7 +18,6 @@ import time
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ CHAR_WIDTH = 48
 MIXES = {
     "notes": {"note": 16},
     "slides": {"note": 8, "slide": 6},
+    "seen": {"note": 1, "slide": 6, "poster": 1, "letter": 1},
     "all": {"note": 6, "slide": 5, "poster": 3, "letter": 2},
 }
 
@@ -43,11 +44,20 @@ def place_code(side: int, width: int) -> Tensor:
     Smooth and narrow on purpose: random codes of full width are what the eyes could not learn.
     """
     across = (torch.arange(side) + 0.5) / side
-    waves = torch.cat([f(2 * torch.pi * k * across)[:, None] for k in (0.5, 1, 2, 4) for f in (torch.sin, torch.cos)], 1)
+    waves = torch.cat(
+        [
+            f(2 * torch.pi * k * across)[:, None]
+            for k in (0.5, 1, 2, 4)
+            for f in (torch.sin, torch.cos)
+        ],
+        1,
+    )
     rows, columns = waves.repeat_interleave(side, 0), waves.repeat(side, 1)
     kind = torch.full((side * side, 1), 1.0 if side == 12 else -1.0)
     features = torch.cat((rows, columns, kind), dim=1)
-    directions = torch.linalg.qr(torch.randn(width, 17, generator=torch.Generator().manual_seed(3)))[0].T
+    directions = torch.linalg.qr(
+        torch.randn(width, 17, generator=torch.Generator().manual_seed(3))
+    )[0].T
     return 1.9 * features @ directions
 
 
@@ -62,7 +72,9 @@ class IdealEyes(nn.Module):
         self.global_codes = nn.Parameter(place_code(16, width))
         nn.init.normal_(self.codes.weight)
 
-    def forward(self, slots_BVS: Tensor, kept_BV: Tensor, num_tiles: int, separator: Tensor) -> Tensor:
+    def forward(
+        self, slots_BVS: Tensor, kept_BV: Tensor, num_tiles: int, separator: Tensor
+    ) -> Tensor:
         """Tokens [B, V, D] of a page's kept cells; the last row is the separator's."""
         return self.chars(slots_BVS) + self.place_codes(num_tiles, separator)[kept_BV]
 
@@ -71,18 +83,21 @@ class IdealEyes(nn.Module):
         return self.join((self.codes(slots) * (slots > 0)[..., None]).flatten(-2))
 
     def place_codes(self, num_tiles: int, separator: Tensor) -> Tensor:
-        return torch.cat([*[self.tile_codes] * num_tiles, self.global_codes,
-                          (separator - self.join.bias)[None]])
+        return torch.cat(
+            [*[self.tile_codes] * num_tiles, self.global_codes, (separator - self.join.bias)[None]]
+        )
 
 
 def text_of(rows: batches.TextRows, device: str) -> Text:
-    return Text(*(torch.from_numpy(a).to(device) for a in (rows.ids, rows.targets, rows.cells, rows.places)))
+    return Text(
+        *(torch.from_numpy(a).to(device) for a in (rows.ids, rows.targets, rows.cells, rows.places))
+    )
 
 
 def page_feed(seed: int, mix: dict[str, int], args: argparse.Namespace, queue: mp.Queue) -> None:
     """Child process: groups of batches for ever; from the album where there is one."""
     rng = Random(seed)
-    chosen = fonts.load_fonts(False)
+    chosen = fonts.ordinary(fonts.load_fonts(False))
     album = batches.Album(args.album) if args.album else None
     served = 0
     while True:
@@ -92,43 +107,72 @@ def page_feed(seed: int, mix: dict[str, int], args: argparse.Namespace, queue: m
             batch = None
             if album is not None and rng.random() < args.seen:
                 batch = album.batch(rng, kind, count, share)
-            group.append(batch or batches.page_batch(
-                rng, chosen, kind, count, max_characters=args.max_characters, blank_share=share))
+            group.append(
+                batch
+                or batches.page_batch(
+                    rng, chosen, kind, count, max_characters=args.max_characters, blank_share=share
+                )
+            )
         queue.put(group)
         served += 1
         if album is not None and served % 30 == 0:
             album.look()
 
 
-def ideal_losses(decoder: nn.Module, ideal: IdealEyes, separator: Tensor, heads: ReadHeads,
-                 batch: batches.PageBatch, device: str, noise: float = 0.03, num_texts: int = 2
-                 ) -> ReadLosses:
+def ideal_losses(
+    decoder: nn.Module,
+    ideal: IdealEyes,
+    separator: Tensor,
+    heads: ReadHeads,
+    batch: batches.PageBatch,
+    device: str,
+    noise: float = 0.03,
+    num_texts: int = 2,
+) -> ReadLosses:
     kept = torch.from_numpy(batch.kept).to(device)
     if batch.tokens is not None:
         visual = torch.from_numpy(batch.tokens).to(device).float()
     else:
-        visual = ideal(torch.from_numpy(batch.slots).to(device).long(), kept, batch.num_tiles, separator)
+        visual = ideal(
+            torch.from_numpy(batch.slots).to(device).long(), kept, batch.num_tiles, separator
+        )
     if noise:
         visual = visual + (0.15 if batch.tokens is None else 0.05) * torch.randn_like(visual)
     places = torch.from_numpy(batch.token_places).to(device)
-    return read(decoder, heads, visual, kept, places, [text_of(t, device) for t in batch.texts[:num_texts]],
-                num_visual=batch.num_visual, noise=noise)
+    return read(
+        decoder,
+        heads,
+        visual,
+        kept,
+        places,
+        [text_of(t, device) for t in batch.texts[:num_texts]],
+        num_visual=batch.num_visual,
+        noise=noise,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000, help="length of the schedule")
-    parser.add_argument("--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule")
+    parser.add_argument(
+        "--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule"
+    )
     parser.add_argument("--mix", choices=MIXES, default="notes")
     parser.add_argument("--max-characters", type=int, default=160)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
-    parser.add_argument("--grounded", type=float, default=0.0, help="share of steps with both prompts")
-    parser.add_argument("--freeze-codes", action="store_true", help="keep the ideal tokens as they are")
+    parser.add_argument(
+        "--grounded", type=float, default=0.0, help="share of steps with both prompts"
+    )
+    parser.add_argument(
+        "--freeze-codes", action="store_true", help="keep the ideal tokens as they are"
+    )
     parser.add_argument("--album", type=Path, help="folder of seen pages (album.py)")
     parser.add_argument("--seen", type=float, default=0.8, help="share of batches from the album")
-    parser.add_argument("--whole", type=float, default=0.0, help="share of batches that keep all blank cells")
+    parser.add_argument(
+        "--whole", type=float, default=0.0, help="share of batches that keep all blank cells"
+    )
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
@@ -152,11 +196,22 @@ def main() -> None:
         step = state["step"]
     context = mp.get_context("fork")
     queue: mp.Queue = context.Queue(8)
-    feed = context.Process(target=page_feed, args=(500 + step, MIXES[args.mix], args, queue), daemon=True)
+    feed = context.Process(
+        target=page_feed, args=(500 + step, MIXES[args.mix], args, queue), daemon=True
+    )
     feed.start()
     held = Random(11)
-    check = [batches.page_batch(held, fonts.load_fonts(True), kind, CHECKED_PAGES, max_characters=args.max_characters, held_out=True)
-             for kind in MIXES[args.mix]]
+    check = [
+        batches.page_batch(
+            held,
+            fonts.load_fonts(True),
+            kind,
+            CHECKED_PAGES,
+            max_characters=args.max_characters,
+            held_out=True,
+        )
+        for kind in MIXES[args.mix]
+    ]
     grounded = Random(step)
     started, sums, counts, characters = time.time(), {}, {}, 0
     while step < min(args.steps, args.stop_after):
@@ -165,38 +220,65 @@ def main() -> None:
         total = sum(int((t.targets >= 0).sum()) for b in group for t in b.texts[:num_texts])
         for batch in group:
             with torch.autocast(device, torch.bfloat16):
-                out = ideal_losses(decoder, ideal, separator, heads, batch, device,
-                                   num_texts=num_texts)
+                out = ideal_losses(
+                    decoder, ideal, separator, heads, batch, device, num_texts=num_texts
+                )
             share = sum(int((t.targets >= 0).sum()) for t in batch.texts[:num_texts]) / total
             loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
             (loss * share).backward()
             kind = f"{batch.num_tiles}{'seen' if batch.tokens is not None else ''}"
             counts[kind] = counts.get(kind, 0) + 1
-            for name, value in (("text", out.text), ("guide", out.guide), ("place", out.place),
-                                ("balance", out.balance), ("right", out.right)):
+            for name, value in (
+                ("text", out.text),
+                ("guide", out.guide),
+                ("place", out.place),
+                ("balance", out.balance),
+                ("right", out.right),
+            ):
                 sums[f"{name}{kind}"] = sums.get(f"{name}{kind}", 0.0) + float(value.detach())
             looked = [round(v, 3) for v in out.looked]
         optimisers.step(step)
         characters += total
         step += 1
         if step % 20 == 0 or step == args.steps:
-            line = {"step": step, "seconds": round(time.time() - started, 1), "characters": characters,
-                    **{name: round(value / counts[name.lstrip("abcdefghijklmnopqrstuvwxyz")], 4) for name, value in sums.items()},
-                    "looked": looked}
+            line = {
+                "step": step,
+                "seconds": round(time.time() - started, 1),
+                "characters": characters,
+                **{
+                    name: round(value / counts[name.lstrip("abcdefghijklmnopqrstuvwxyz")], 4)
+                    for name, value in sums.items()
+                },
+                "looked": looked,
+            }
             sums, counts = {}, {}
             if step % 100 == 0 or step == args.steps:
                 with torch.no_grad(), torch.autocast(device, torch.bfloat16):
                     for batch in check:
-                        right = ideal_losses(decoder, ideal, separator, heads, batch, device,
-                                             noise=0.0, num_texts=2 if args.grounded else 1).right
+                        right = ideal_losses(
+                            decoder,
+                            ideal,
+                            separator,
+                            heads,
+                            batch,
+                            device,
+                            noise=0.0,
+                            num_texts=2 if args.grounded else 1,
+                        ).right
                         line[f"held_out_right{batch.num_tiles}"] = round(float(right), 4)
             with (args.state / "reader.log").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if step % 50 == 0 or step == min(args.steps, args.stop_after):
             partial = kept.with_suffix(".partial")
-            torch.save({**{name: part.state_dict() for name, part in parts.items()},
-                        "optimisers": optimisers.state_dict(), "step": step}, partial)
+            torch.save(
+                {
+                    **{name: part.state_dict() for name, part in parts.items()},
+                    "optimisers": optimisers.state_dict(),
+                    "step": step,
+                },
+                partial,
+            )
             partial.replace(kept)
     feed.terminate()
 

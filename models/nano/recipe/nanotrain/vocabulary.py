@@ -1,7 +1,9 @@
 """nano's vocabulary: single bytes, one token for each readable character, and DeepSeek's specials.
 
-Writes tokenizer.json; knows nothing about training. The structure is DeepSeek-OCR-2's: byte-level BPE
-with its pre-tokeniser, only the merges are ours (none but those that join the bytes of a character).
+Writes tokenizer.json; knows nothing about training. The structure is DeepSeek-OCR-2's:
+byte-level BPE
+with its pre-tokeniser, only the merges are ours (none but those that join the bytes of a
+character).
 """
 
 from __future__ import annotations
@@ -12,14 +14,35 @@ from pathlib import Path
 
 from nanotrain.characters import BEYOND_ASCII
 
-BOS, EOS, PAD = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<\uff5c\u2581pad\u2581\uff5c>"
-SPECIALS = [BOS, EOS, PAD, "<image>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>",
-            "<td>", "</td>", "<tr>", "</tr>", "<|User|>", "<|Assistant|>"]
+BOS, EOS, PAD = (
+    "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<\uff5c\u2581pad\u2581\uff5c>",
+)
+SPECIALS = [
+    BOS,
+    EOS,
+    PAD,
+    "<image>",
+    "<|ref|>",
+    "<|/ref|>",
+    "<|det|>",
+    "<|/det|>",
+    "<|grounding|>",
+    "<td>",
+    "</td>",
+    "<tr>",
+    "</tr>",
+    "<|User|>",
+    "<|Assistant|>",
+]
 FIRST_BYTE = 16
 BOS_ID, EOS_ID, PAD_ID, IMAGE_ID = range(4)
 _SPECIAL = re.compile("|".join(re.escape(s) for s in SPECIALS))
-_SPLIT = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-          r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_SPLIT = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def byte_names() -> list[str]:
@@ -89,30 +112,79 @@ def decode(ids: list[int]) -> str:
 def write_tokenizer(folder: Path) -> None:
     """tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
     vocab, merges = vocabulary()
-    added = [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True} for i, s in enumerate(SPECIALS)]
+    added = [
+        {
+            "id": i,
+            "content": s,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, s in enumerate(SPECIALS)
+    ]
     isolated = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _SPLIT)
     ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     data = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
         "normalizer": {"type": "Sequence", "normalizers": []},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*isolated, byte_level]},
-        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": False, "vocab": vocab, "merges": [f"{a} {b}" for a, b in merges]},
+        "post_processor": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": False,
+            "use_regex": True,
+        },
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [f"{a} {b}" for a, b in merges],
+        },
     }
     _write(folder / "tokenizer.json", data)
-    _write(folder / "tokenizer_config.json", {
-        "add_bos_token": True, "add_eos_token": False, "bos_token": BOS, "eos_token": EOS, "pad_token": PAD,
-        "unk_token": None, "clean_up_tokenization_spaces": False, "legacy": True,
-        "model_max_length": 8192, "tokenizer_class": "PreTrainedTokenizerFast",
-    })
-    _write(folder / "special_tokens_map.json", {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD})
+    _write(
+        folder / "tokenizer_config.json",
+        {
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+            "unk_token": None,
+            "clean_up_tokenization_spaces": False,
+            "legacy": True,
+            "model_max_length": 8192,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
+    _write(
+        folder / "special_tokens_map.json", {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    )
 
 
 def _write(path: Path, data: dict) -> None:
