@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -16,7 +17,7 @@ SPECIALS = [
     "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<image>",  # noqa: RUF001
     "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>", "<td>", "</td>",
 ]  # fmt: skip
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "deepseek_vl_v2",
     "image_token_id": 3,
     "language_config": {
@@ -40,14 +41,34 @@ CONFIG = {
 }  # fmt: skip
 
 
-def write_toy_model(folder: Path, *, seed: int = 0, scale: float = 0.2) -> Path:
+V1_CONFIG = {
+    **CONFIG,
+    "vision_config": {
+        "image_size": 1024, "model_name": "deeplip_b_l",
+        "width": {
+            "sam_vit_b": {
+                **CONFIG["vision_config"]["width"]["sam_vit_b"], "downsample_channels": [8, 16],
+            },
+            "clip-l-14-224": {
+                "width": 16, "layers": 1, "heads": 2, "image_size": 224, "patch_size": 14,
+                "mlp_dim": 32,
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def write_toy_model(
+    folder: Path, *, seed: int = 0, scale: float = 0.2, is_v1: bool = False
+) -> Path:
     """Config, tokenizer and random weights under the original names."""
+    config = V1_CONFIG if is_v1 else CONFIG
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     _write_tokenizer(folder / "tokenizer.json")
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for param in model_params(parse_config(CONFIG, "toy")):
+    for param in model_params(parse_config(config, "toy")):
         for piece in param.pieces(Naming.ORIGINAL):
             values = torch.randn(piece.shape, generator=generator) * scale
             tensors[piece.name] = values.to(torch.bfloat16)
