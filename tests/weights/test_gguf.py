@@ -169,7 +169,8 @@ def with_vocabulary(tmp_path):
 
 def test_a_vocabulary_survives_the_way_through_gguf(tmp_path, with_vocabulary):
     report = convert(with_vocabulary, tmp_path / "v.gguf")
-    assert report.warnings == ()
+    # The toy's SAM blocks are not llama.cpp's, which it is told; of the vocabulary, not a word.
+    assert [warning for warning in report.warnings if "SAM" not in warning] == []
     before = read_tokenizer(resolve_model(str(with_vocabulary)))
     after = read_tokenizer(resolve_model(str(tmp_path / "v.gguf")))
     for text in ("hello world", " who? 12345 \u4e2d\u6587 \u304b\u306a", "<image>\n<|grounding|>he",
