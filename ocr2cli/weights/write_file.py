@@ -174,11 +174,12 @@ def _value(key: str, value: Value) -> bytes:
 
 def _array(key: str, values: Sequence[int | float | bool | str]) -> bytes:
     count = struct.pack("<Q", len(values))
-    if values and all(isinstance(value, str) for value in values):
+    # A list without items is one of strings: a vocabulary of single bytes has no merges.
+    if all(isinstance(value, str) for value in values):
         items = b"".join(_string(str(value)) for value in values)
         return struct.pack("<I", _STRING) + count + items
     if values and all(isinstance(value, float) for value in values):
         return struct.pack("<I", _FLOAT32) + count + struct.pack(f"<{len(values)}f", *values)
     if values and all(type(value) is int for value in values):
         return struct.pack("<I", _INT32) + count + struct.pack(f"<{len(values)}i", *values)
-    raise ValueError(f"{key} is an array of mixed or no items")
+    raise ValueError(f"{key} is an array of mixed items")
