@@ -1,6 +1,6 @@
 """Ten steps of each stage, eager and compiled, on whatever device there is, with times.
 
-    python -m nanotrain.dry_run [--steps 10] [--device cpu|cuda] [--compile]
+    python -m nanotrain.dry_run [--steps 10] [--device cpu|cuda] [--backend inductor|aot_eager]
 
 Proves that the code for a GPU runs: same functions, same sizes, only the device differs.
 """
@@ -23,14 +23,14 @@ from nanotrain.train_eyes import eye_loss
 from nanotrain.train_reader import IdealEyes, ideal_losses
 
 
-def eyes_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
+def eyes_step(device: str, backend: str, count: int) -> Callable[[int], float]:
     model = sizes.new_model()
     vision, heads = model.vision.to(device), EyeHeads(128, 256, NUM_CLASSES, 16).to(device)
     optimisers = Optimisers(
         {"vision": vision, "heads": heads}, muon_lr=1e-3, adam_lr=1e-3, total=100
     )
     crops = scenes.crop_batch(Random(1), fonts.load_fonts(False), 768, count)
-    loss_of = torch.compile(eye_loss, dynamic=True) if compiled else eye_loss
+    loss_of = torch.compile(eye_loss, backend=backend) if backend else eye_loss
 
     def step(index: int) -> float:
         with torch.autocast(device, torch.bfloat16):
@@ -44,7 +44,7 @@ def eyes_step(device: str, compiled: bool, count: int) -> Callable[[int], float]
     return step
 
 
-def reader_step(device: str, compiled: bool, count: int) -> Callable[[int], float]:
+def reader_step(device: str, backend: str, count: int) -> Callable[[int], float]:
     model = sizes.new_model()
     decoder, ideal, heads = (
         model.decoder.to(device),
@@ -58,7 +58,7 @@ def reader_step(device: str, compiled: bool, count: int) -> Callable[[int], floa
     batch = batches.page_batch(
         Random(1), fonts.load_fonts(False), "slide", count, max_characters=120
     )
-    loss_of = torch.compile(ideal_losses, dynamic=True) if compiled else ideal_losses
+    loss_of = torch.compile(ideal_losses, backend=backend) if backend else ideal_losses
 
     def step(index: int) -> float:
         with torch.autocast(device, torch.bfloat16):
@@ -75,12 +75,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--backend", default="inductor", help="of torch.compile; aot_eager is quick"
+    )
     parser.add_argument("--crops", type=int, default=12)
     parser.add_argument("--pages", type=int, default=4)
     args = parser.parse_args()
     for name, make, count in (("eyes", eyes_step, args.crops), ("reader", reader_step, args.pages)):
-        for compiled in (False, True):
-            step = make(args.device, compiled, count)
+        for backend in ("", args.backend):
+            step = make(args.device, backend, count)
             started = time.time()
             first = step(0)
             warm = time.time()
@@ -90,7 +93,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             each = (time.time() - warm) / max(1, args.steps - 1)
             print(
-                f"{name} {'compiled' if compiled else 'eager'} on {args.device}: "
+                f"{name} {backend or 'eager'} on {args.device}: "
                 f"loss {first:.3f} -> {last:.3f}, "
                 f"first step {warm - started:.1f} s, then {each:.2f} s a step of {count}",
                 flush=True,
