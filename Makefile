@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 demo: install
 	# Exit 5 says that some pages need a look: the bundled model is small.
-	$(BIN)/ocr2 run examples/documents -o out/demo --no-resume --prompt ocr || [ $$? -eq 5 ]
+	$(BIN)/ocr2 run examples/documents -o out/demo --no-resume --prompt ocr --max-new-tokens 700 || [ $$? -eq 5 ]
 	@echo; echo "--- out/demo ---"; find out/demo -name '*.md' | sort
 	@echo; head -n 40 "$$(find out/demo -name '*.md' | sort | head -n 1)"
 

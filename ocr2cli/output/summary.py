@@ -104,7 +104,8 @@ class Summary:
     @property
     def exit_code(self) -> ExitCode:
         """0, 5, or 3 when not one page of any input could be opened."""
-        if self.pages == self._num_input_failures and not self.document_faults:
+        has_read_nothing = self.pages == self._num_input_failures
+        if has_read_nothing and not self.document_faults and not self.documents_incomplete:
             return ExitCode.INPUT
         if self.bad_pages or self.document_faults:
             return ExitCode.PAGES_FAILED
