@@ -49,7 +49,7 @@ def plot(mean: np.ndarray, low: np.ndarray, right: np.ndarray) -> None:
     axes.scatter(low, right, marker="x", label="5th percentile")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="right characters (1 - CER)",
              title="nano on the bundled pages")  # fmt: skip
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize="small")
     figure.tight_layout()
     figure.savefig(SUITE / "reliability.png", dpi=100, metadata={"Software": None})
 
