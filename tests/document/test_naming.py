@@ -48,8 +48,8 @@ PARTS = st.sampled_from(["a", "b", "a.pdf", "a.png", "a.pdf.pdf", "..pdf", "..."
 @settings(max_examples=200, deadline=None)
 @given(st.sets(st.lists(PARTS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=12))
 def test_names_are_unique_and_stay_below_the_output(names: set[str]) -> None:
-    paths = [f"/root/{name}" for name in sorted(names)]
-    ids = document_ids(paths, "/root")
+    paths = [f"/folder/{name}" for name in sorted(names)]
+    ids = document_ids(paths, "/folder")
     assert len(set(ids)) == len(ids)
     for name in ids:
         assert not {"", ".", ".."} & set(name.split("/"))
