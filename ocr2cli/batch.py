@@ -18,6 +18,7 @@ from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs, find_sources
 from ocr2cli.engines.choose import EnginePlan, plan_engine
 from ocr2cli.engines.recovery import Ladder
+from ocr2cli.errors import UsageError
 from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
@@ -38,7 +39,6 @@ STUB = "stub"
 RUNNERS = {
     "inline": "ocr2cli.pipeline.inline",
     "local": "ocr2cli.pipeline.local",
-    "ray": "ocr2cli.runners.ray",
 }
 
 
@@ -212,7 +212,9 @@ def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
 
 
 def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
-    """`run(stages, jobs, options=...)` of inline, local or ray."""
+    """`run(stages, jobs, options=...)` of inline or local. Raises: UsageError for another name."""
+    if name not in RUNNERS:
+        raise UsageError(f"--runner {name} is not there yet; use --runner local")
     run = importlib.import_module(RUNNERS[name]).run
     assert callable(run)
     return run  # type: ignore[no-any-return]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from ocr2cli.engines.host import host_memory_available
 from ocr2cli.errors import EngineError, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -50,10 +49,3 @@ def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dt
     if device.type != "cpu" or num_parameters >= _SMALL_MODEL:
         return torch.bfloat16
     return torch.float32
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on the device, or on the host for a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return host_memory_available()
