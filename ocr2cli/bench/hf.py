@@ -10,32 +10,33 @@ from typing import Any
 
 import torch
 
-from ocr2cli.bench.measure import PROMPT_TOKENS, Timing, now
-from ocr2cli.bench.workload import Subject, fill_randomly
+from ocr2cli.bench.measure import Timing, now
+from ocr2cli.bench.workload import Subject, Work, fill_randomly
 from ocr2cli.errors import UsageError
 from ocr2cli.eval.references.hf import native_config
 from ocr2cli.pages import Views
 
 
-def measure_hf(subject: Subject, pages: Sequence[Views], new_tokens: int) -> Timing:
-    """The same pages and tokens by `generate`, all pages in one batch.
+def measure_hf(subject: Subject, work: Work) -> Timing:
+    """The same pages and prompts; `generate` decodes all prompts in one batch.
 
-    encode is measured on its own; prefill is `generate` of one token less that encode; decode is
-    what the further tokens add. Raises: UsageError without transformers.
+    prefill is `generate` of one token; decode is what the further tokens add. As with ours, every
+    stage runs once before it counts. Raises: UsageError without transformers.
     """
     model = _make(subject)
-    inputs = _inputs(subject, model, pages)
-    timing = Timing(len(pages), new_tokens, prompt_tokens=int(inputs["input_ids"].numel()))
+    prompts = torch.stack(list(work.prompts))
+    timing = Timing(work.num_pages, work.new_tokens, prompt_tokens=prompts.shape[:2].numel())
     with torch.inference_mode():
+        _encode(subject, model, work.pages[:1])
         started = now(subject.device)
-        model.model.get_image_features(
-            **{name: inputs[name] for name in inputs if name not in ("input_ids", "attention_mask")}
-        )
-        timing.encode_s = now(subject.device) - started
-        one = _generate_s(subject, model, inputs, 1)
-        timing.prefill_s = max(0.0, one - timing.encode_s)
-        timing.decode_s = max(0.0, _generate_s(subject, model, inputs, new_tokens) - one)
-    timing.decode_steps = new_tokens - 1
+        for page in work.pages:
+            _encode(subject, model, [page])
+        timing.encode_s = (now(subject.device) - started) * work.num_pages / len(work.pages)
+        _generate_s(subject, model, prompts[:1], 2)
+        one = _generate_s(subject, model, prompts, 1)
+        timing.prefill_s = one
+        timing.decode_s = max(0.0, _generate_s(subject, model, prompts, work.new_tokens) - one)
+    timing.decode_steps = work.new_tokens - 1
     return timing
 
 
@@ -56,19 +57,12 @@ def _make(subject: Subject) -> Any:
     return model.to(subject.device).eval()
 
 
-def _inputs(subject: Subject, model: Any, pages: Sequence[Views]) -> dict[str, Any]:
-    encoder = subject.config.query_encoder
-    assert encoder is not None
-    num_visual = encoder.tile_queries * pages[0].num_tiles + encoder.global_queries + 1
-    ids = [0, *[subject.config.image_token_id] * num_visual, *[5] * (PROMPT_TOKENS - 1)]
-    input_ids = torch.tensor([ids] * len(pages), device=subject.device)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": torch.ones_like(input_ids),
-        "pixel_values": _normal(subject, [page.global_view for page in pages]),
-        "pixel_values_local": _normal(subject, [tile for page in pages for tile in page.tiles]),
-        "num_local_patches": [page.num_tiles for page in pages],
-    }
+def _encode(subject: Subject, model: Any, pages: Sequence[Views]) -> None:
+    model.model.get_image_features(
+        pixel_values=_normal(subject, [page.global_view for page in pages]),
+        pixel_values_local=_normal(subject, [tile for page in pages for tile in page.tiles]),
+        num_local_patches=[page.num_tiles for page in pages],
+    )
 
 
 def _normal(subject: Subject, views: Sequence[Any]) -> torch.Tensor:
@@ -76,10 +70,11 @@ def _normal(subject: Subject, views: Sequence[Any]) -> torch.Tensor:
     return ((stacked.float() / 255 - 0.5) / 0.5).to(subject.dtype)
 
 
-def _generate_s(subject: Subject, model: Any, inputs: dict[str, Any], new_tokens: int) -> float:
+def _generate_s(subject: Subject, model: Any, prompts: torch.Tensor, new_tokens: int) -> float:
     started = now(subject.device)
     model.generate(
-        **inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False,
-        pad_token_id=0,
+        inputs_embeds=prompts, attention_mask=torch.ones(prompts.shape[:2], dtype=torch.long,
+        device=subject.device), min_new_tokens=new_tokens, max_new_tokens=new_tokens,
+        do_sample=False, pad_token_id=0,
     )  # fmt: skip
     return now(subject.device) - started

@@ -47,7 +47,8 @@ def report(
     }
 
 
-_KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "pages_s")
+_KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
+_TYPICAL_TOKENS = 1_000
 
 
 def figures(timing: Timing) -> dict[str, float]:
@@ -58,6 +59,7 @@ def figures(timing: Timing) -> dict[str, float]:
         "prefill_s_page": round(timing.prefill_s / pages, 4),
         "decode_s_page": round(timing.decode_s / pages, 4),
         "decode_tokens_s": round(timing.decode_tokens_s, 2),
+        "s_page_of_1000": round(timing.seconds_a_page_of(_TYPICAL_TOKENS), 4),
         "pages_s": round(1 / timing.seconds_a_page, 4) if timing.seconds_a_page else 0.0,
     }
 
@@ -65,7 +67,7 @@ def figures(timing: Timing) -> dict[str, float]:
 def ratio(peer: Timing, ours: Timing, key: str) -> float:
     """How many times ours is ahead; below 1 it is behind."""
     theirs, mine = figures(peer)[key], figures(ours)[key]
-    top, bottom = (theirs, mine) if key.endswith("_page") else (mine, theirs)
+    top, bottom = (mine, theirs) if key == "decode_tokens_s" else (theirs, mine)
     return round(top / bottom, 2) if bottom else 0.0
 
 
@@ -108,7 +110,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
         f"{facts['new_tokens']} new tokens each; {facts['machine']}, torch {facts['torch']}"
     )
     rows: list[tuple[str, ...]] = [
-        ("", "encode s/page", "prefill s/page", "decode tokens/s", "pages/s")
+        ("", "encode s/page", "prefill s/page", "decode tokens/s", "s/page of 1,000 tokens")
     ]
     rows += [
         (name, *(f"{value[key]:.3f}" for key in _KEYS))

@@ -5,6 +5,7 @@ Knows nothing about clocks or peers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,25 +41,46 @@ RANDOM_MODELS = {
 }  # fmt: skip
 # A4 at 144 dpi: 2 x 3 tiles and the global view.
 PAGE_SIZE = (1190, 1684)
+PROMPT_TOKENS = 5  # begin token and "\nFree OCR."
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What ours and the peers are given.
+
+    pages: those that are encoded. prompts: one [S, D] for each page that is decoded, random, so
+    that every page writes other tokens and chooses other experts, as real pages do.
+    """
+
+    pages: Sequence[Views]
+    prompts: Sequence[torch.Tensor]
+    new_tokens: int
+
+    @property
+    def num_pages(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(slots=True)
 class Subject:
-    """The model under measurement. num_bytes: of its weights in `dtype`."""
+    """What is measured: a model on a device, in a dtype. Peers are made to its `config`."""
 
     name: str
-    model: OcrModel
+    config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    loaded: OcrModel | None
 
     @property
-    def config(self) -> ModelConfig:
-        return self.model.vision.config
+    def model(self) -> OcrModel:
+        if self.loaded is None:
+            raise ValueError("this subject's model was given up")
+        return self.loaded
 
-    @property
-    def num_bytes(self) -> int:
-        return count_parameters(self.config) * self.dtype.itemsize
+    def give_up_model(self) -> None:
+        """Free its memory: two full-size models do not fit in 16 GB."""
+        self.loaded = None
 
 
 def make_subject(engine: EngineConfig) -> Subject:
@@ -82,7 +104,7 @@ def make_subject(engine: EngineConfig) -> Subject:
     if device.type == "cpu":
         model.vision.pack()
         model.decoder.pack()
-    return Subject(engine.model, model, device, dtype)
+    return Subject(engine.model, model.vision.config, device, dtype, model)
 
 
 def random_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> OcrModel:
@@ -112,6 +134,21 @@ def fill_randomly(module: nn.Module) -> None:
     """The same weights for a peer's module, in place; buffers stay as its constructor made them."""
     for parameter in module.parameters():
         parameter.data = random_like(parameter.data, parameter.device)
+
+
+def make_work(subject: Subject, num_pages: int, new_tokens: int, *, encoded: int) -> Work:
+    """num_pages prompts as long as a page's, of which `encoded` pages exist as pixels."""
+    pages = make_pages(min(num_pages, encoded))
+    encoder = subject.config.query_encoder
+    assert encoder is not None
+    visual = pages[0].num_tiles * encoder.tile_queries + encoder.global_queries + 1
+    generator = torch.Generator().manual_seed(0)
+    shape = (visual + PROMPT_TOKENS, subject.config.decoder.hidden_size)
+    prompts = [
+        torch.randn(shape, generator=generator).to(subject.dtype).to(subject.device)
+        for _ in range(num_pages)
+    ]
+    return Work(pages, prompts, new_tokens)
 
 
 def make_pages(num_pages: int) -> list[Views]:

@@ -35,21 +35,22 @@ def bench(
     set_up_logging(**logs)
     import torch
 
-    from ocr2cli.bench.measure import measure_ceilings, measure_ours, peak_memory
+    from ocr2cli.bench.measure import ENCODED_PAGES, measure_ceilings, measure_ours, peak_memory
     from ocr2cli.bench.report import as_text, report
-    from ocr2cli.bench.workload import make_pages, make_subject
+    from ocr2cli.bench.workload import make_subject, make_work
     from ocr2cli.engines.host import num_cores
 
     torch.set_num_threads(threads or num_cores())
     subject = make_subject(EngineConfig(model=model, device=device, dtype=dtype))
-    views = make_pages(pages)
+    work = make_work(subject, pages, new_tokens, encoded=ENCODED_PAGES)
     ceilings = measure_ceilings(subject.device, subject.dtype)
-    ours = measure_ours(subject, views, new_tokens)
+    ours = measure_ours(subject, work)
     peak = peak_memory(subject.device)
     peers = {}
     if against:
         from ocr2cli.bench.hf import measure_hf
 
-        peers["transformers"] = measure_hf(subject, views, new_tokens)
+        subject.give_up_model()
+        peers["transformers"] = measure_hf(subject, work)
     facts = report(subject, ours, ceilings, peak_bytes=peak, peers=peers)
     click.echo(json.dumps(facts) if as_json else as_text(facts))

@@ -44,6 +44,8 @@ class MixtureOfExperts(nn.Module):
         expert weight is copied.
         """
         tokens, chosen = experts_TK.shape
+        if tokens == 1 and x_TD.device.type == "cpu":
+            return self._routed_alone(x_TD, weights_TK, experts_TK)
         order_R = experts_TK.flatten().argsort(stable=True)
         rows_RD = x_TD[order_R // chosen]
         if can_group(rows_RD):
@@ -52,6 +54,15 @@ class MixtureOfExperts(nn.Module):
             y_RD = self._run_each(rows_RD, experts_TK)
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
         return (y_TKD.float() * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
+
+    def _routed_alone(self, x_1D: Tensor, weights_1K: Tensor, experts_1K: Tensor) -> Tensor:
+        """A single token: nothing to sort. The same products and sums as with company."""
+        experts = experts_1K[0].tolist()
+        h_KI = _swiglu(torch.cat([self._gate_up(expert, x_1D) for expert in experts]))
+        y_KD = torch.cat(
+            [self._down(expert, h) for expert, h in zip(experts, h_KI.split(1), strict=True)]
+        )
+        return (y_KD[None].float() * weights_1K[..., None]).sum(dim=1).to(x_1D.dtype)
 
     def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
@@ -92,6 +103,7 @@ class MixtureOfExperts(nn.Module):
         """Replace the routed experts' weights by packed ones where `can_pack` says so."""
         if not can_pack(self.experts_down):
             return
+        self.router.pack()
         self.packed = [
             (pack_weight(gate_up), pack_weight(down))
             for gate_up, down in zip(self.experts_gate_up, self.experts_down, strict=True)
@@ -108,6 +120,7 @@ class Router(nn.Module):
         self.num_experts = config.num_experts
         self.experts_per_token = config.experts_per_token
         self.weight = nn.Parameter(torch.randn(config.num_experts, config.hidden_size) * 0.02)
+        self.packed: Tensor | None = None
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (weights float32 [T, K], experts int64 [T, K])."""
@@ -116,7 +129,16 @@ class Router(nn.Module):
 
     def probabilities(self, x_TD: Tensor) -> Tensor:
         """float32 [T, E], each row sums to one."""
+        if self.packed is not None:
+            return packed_linear(x_TD.float(), self.packed).softmax(dim=-1)
         return linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
+
+    def pack(self) -> None:
+        """Keep the weight in float32, packed, where `can_pack` says so: a step of one token would
+        spend more time on re-ordering it than on the product."""
+        weight = self.weight.detach().float()
+        if can_pack(weight):
+            self.packed = pack_weight(weight)
 
 
 def can_group(rows: Tensor) -> bool:

@@ -169,6 +169,7 @@ def _attend_in_chunks(
 ) -> Tensor:
     batch, heads, tokens, channels = q_BHNC.shape
     step = max(1, BIAS_CHUNK // tokens)
+    places = key_places(by_row.shape[-1], by_row)
     out_BNHC = q_BHNC.new_empty(batch, tokens, heads, channels)
     for view in range(batch):
         for head in range(heads):
@@ -181,7 +182,7 @@ def _attend_in_chunks(
                     q_BHNC[part],
                     k_BHNC[one],
                     v_BHNC[one],
-                    attn_mask=spread_bias(by_row[part], by_column[part]),
+                    attn_mask=torch.cat((by_row[part], by_column[part]), dim=-1) @ places,
                 )
                 out_BNHC[view, rows, head] = y_11NC[0, 0]
     return out_BNHC.transpose(1, 2)

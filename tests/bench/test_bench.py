@@ -11,8 +11,8 @@ from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
 from ocr2cli.bench.report import as_text, figures, least_bytes_a_step, ratio, report
 from ocr2cli.bench.workload import (
     RANDOM_MODELS,
-    make_pages,
     make_subject,
+    make_work,
     random_like,
     random_model,
 )
@@ -37,12 +37,12 @@ def test_the_random_models_weights_are_finite_and_not_all_alike() -> None:
 
 
 def test_every_page_writes_all_its_tokens(subject) -> None:
-    pages = make_pages(2)
-    assert pages[0].grid == (2, 3)
-    timing = measure_ours(subject, pages, 5)
-    # The second prompt may be fed a step later than the first.
-    assert timing.num_pages == 2 and timing.decode_steps in (4, 5)
-    assert timing.prompt_tokens == 2 * 1126
+    work = make_work(subject, 3, 5, encoded=1)
+    assert len(work.pages) == 1 and work.pages[0].grid == (2, 3)
+    timing = measure_ours(subject, work)
+    # The later prompts may be fed a step later than the first.
+    assert timing.num_pages == 3 and timing.decode_steps in (4, 5, 6)
+    assert timing.prompt_tokens == 3 * 1126
     assert timing.encode_s > 0 and timing.prefill_s > 0 and timing.decode_s > 0
 
 
@@ -56,21 +56,39 @@ def test_the_least_bytes_of_one_sequence_are_those_of_the_specification() -> Non
 
 
 def test_ratios_say_how_many_times_ours_is_ahead() -> None:
-    ours = Timing(1, 100, encode_s=2.0, prefill_s=1.0, decode_s=5.0)
-    peer = Timing(1, 100, encode_s=4.0, prefill_s=0.5, decode_s=20.0)
+    ours = Timing(1, 101, encode_s=2.0, prefill_s=1.0, decode_s=5.0)
+    peer = Timing(1, 101, encode_s=4.0, prefill_s=0.5, decode_s=20.0)
     assert ratio(peer, ours, "encode_s_page") == 2.0
     assert ratio(peer, ours, "prefill_s_page") == 0.5
     assert ratio(peer, ours, "decode_tokens_s") == 4.0
+    # 2 + 1 + 1,000 / 20 against 4 + 0.5 + 1,000 / 5
+    assert ratio(peer, ours, "s_page_of_1000") == round(204.5 / 53, 2)
+
+
+def test_pages_choose_different_experts_as_real_pages_do(subject) -> None:
+    work = make_work(subject, 8, 2, encoded=1)
+    router = subject.model.decoder.layers[1].mlp.router
+    with torch.inference_mode():
+        last = torch.stack([subject.model.decoder.hidden(p[None])[0, -1] for p in work.prompts])
+        _, experts = router(last)
+    assert experts.unique().numel() >= 6
+
+
+def test_a_model_given_up_is_not_measured_again() -> None:
+    subject = make_subject(EngineConfig(model="random-tiny", device="cpu", dtype="f32"))
+    subject.give_up_model()
+    with pytest.raises(ValueError, match="given up"):
+        measure_ours(subject, make_work(subject, 1, 2, encoded=1))
 
 
 def test_the_report_is_json_and_a_table(subject) -> None:
     ours = Timing(2, 5, 1.0, 1.0, 1.0, 2252, 4)
     facts = report(subject, ours, Ceilings(1e11, 1e10), peak_bytes=10**9,
                    peers={"transformers": ours})  # fmt: skip
-    assert json.loads(json.dumps(facts))["times_faster"]["transformers"]["pages_s"] == 1.0
+    assert json.loads(json.dumps(facts))["times_faster"]["transformers"]["s_page_of_1000"] == 1.0
     text = as_text(facts)
     assert "ocr2 / transformers" in text and "1.00x" in text
-    assert figures(ours)["decode_tokens_s"] == 10.0
+    assert figures(ours)["decode_tokens_s"] == 8.0
 
 
 def test_a_repeated_block_fills_any_shape() -> None:

@@ -234,3 +234,24 @@ def test_v1_without_tiles_has_the_nominal_lengths(
 ) -> None:
     page = vision_v1.assemble(torch.zeros(0, 100, 32), torch.zeros(side * side, 32), (1, 1))
     assert page.shape[0] == count
+
+
+def test_both_ways_of_attending_a_token_come_close_to_the_exact_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which one runs depends on the machine; no machine's suite would see the other."""
+    generator = torch.Generator().manual_seed(11)
+    q, k, v = (torch.randn(4, n, 32, generator=generator).bfloat16() for n in (3, 200, 200))
+    exact = [
+        F.scaled_dot_product_attention(
+            q[:, t : t + 1].double(), k[:, : 198 + t].double(), v[:, : 198 + t].double()
+        )
+        for t in range(3)
+    ]
+    for with_tiles in (False, True):
+        monkeypatch.setattr(attention, "has_amx", lambda chosen=with_tiles: chosen)
+        got = attention.attend_one(q, k, v, None)
+        assert relative_error(got.double(), torch.cat(exact, dim=1)) < 5e-3
+        for t in range(3):  # a draft's tokens get the bits of a step of one token
+            alone = attention.attend_one(q[:, t : t + 1], k[:, : 198 + t], v[:, : 198 + t], None)
+            assert torch.equal(alone[:, 0], got[:, t])
