@@ -154,16 +154,16 @@ def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | No
 
 def _attend_token(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor) -> Tensor:
     """One token over all keys, its scores in float32. Which way is chosen by dtype and machine."""
-    if q_H1C.dtype == torch.bfloat16 and has_amx():
-        # Reads keys and values once, as they lie: 2.4 times the speed at 1,500 keys.
+    if q_H1C.dtype == torch.float32 or has_amx():
+        # Reads keys and values once, as they lie: twice the speed of the plain products.
         return F.scaled_dot_product_attention(q_H1C[None], k_HLC[None], v_HLC[None])[0]
     return attend_token_plainly(q_H1C, k_HLC, v_HLC)
 
 
 @functools.cache
 def has_amx() -> bool:
-    """True on a CPU with matrix tiles for bf16. Without them SDPA re-orders all keys for each call
-    (3 times slower than plain products for one token)."""
+    """True on a CPU with matrix tiles for bf16. Without them SDPA re-orders all bf16 keys for each
+    call (3 times slower than plain products for one token)."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 

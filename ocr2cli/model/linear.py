@@ -66,8 +66,8 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tens
     """x: [..., in] in the weight's dtype. Returns [..., out]."""
     if x.dtype == torch.float32 and x.numel() == x.shape[-1]:
         # The one case where oneDNN adds up in another order.
-        pair = x.reshape(1, -1).repeat(2, 1)
-        return _product(pair, packed, bias)[0].view(*x.shape[:-1], -1)
+        row = x.reshape(1, -1)
+        return _product(torch.cat((row, row)), packed, bias)[0].view(*x.shape[:-1], -1)
     return _product(x, packed, bias)
 
 
