@@ -17,6 +17,9 @@ from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.layers import SwiGLU
 from ocr2cli.model.linear import as_shape_only, can_pack, linear, pack_weight, packed_linear
 
+# Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
+SUMMED_TOKENS = 256
+
 
 class MixtureOfExperts(nn.Module):
     """sum over the K chosen experts of p * expert(x), plus shared(x)."""
@@ -53,7 +56,9 @@ class MixtureOfExperts(nn.Module):
         else:
             y_RD = self._run_each(rows_RD, experts_TK)
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
-        return (y_TKD.float() * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
+        # In pieces: the float32 products of a whole prompt would be fresh memory at every layer.
+        pieces = zip(y_TKD.split(SUMMED_TOKENS), weights_TK.split(SUMMED_TOKENS), strict=True)
+        return torch.cat([_weighted_sum(y, weights) for y, weights in pieces])
 
     def _routed_alone(self, x_1D: Tensor, weights_1K: Tensor, experts_1K: Tensor) -> Tensor:
         """A single token: nothing to sort. The same products and sums as with company."""
@@ -62,7 +67,7 @@ class MixtureOfExperts(nn.Module):
         y_KD = torch.cat(
             [self._down(expert, h) for expert, h in zip(experts, h_KI.split(1), strict=True)]
         )
-        return (y_KD[None].float() * weights_1K[..., None]).sum(dim=1).to(x_1D.dtype)
+        return _weighted_sum(y_KD[None], weights_1K)
 
     def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
@@ -144,6 +149,11 @@ class Router(nn.Module):
 def can_group(rows: Tensor) -> bool:
     """True where grouped products are the fast way: bf16 on a GPU, a torch that has them."""
     return rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
+
+
+def _weighted_sum(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
+    """The experts' results by their probabilities, in float32, in y's dtype: [T, D]."""
+    return (y_TKD.float() * weights_TK[..., None]).sum(dim=1).to(y_TKD.dtype)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
