@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 from typing import Any
 
 import click
@@ -47,10 +49,28 @@ def serve(
     cfg = RunConfig(engine=engine_config(flags), decode=decode_config(flags), runner=runner)
     engine = ServeEngine(cfg, Limits(max_body, max_pages, max_queue, max_seconds))
     server = Server(engine, ServerSettings(cfg.engine.model, api_key, allow_http))
-    uvicorn.run(
-        server.app(), host=host, port=port, log_level="warning",
-        timeout_graceful_shutdown=int(cfg.drain), access_log=False,
+    config = uvicorn.Config(
+        server.app(), log_level="warning", timeout_graceful_shutdown=int(cfg.drain),
+        access_log=False,
     )  # fmt: skip
+    with contextlib.closing(listen(host, port)) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        # On stdout and at once: with --port 0 a script has to learn the port.
+        click.echo(f"ocr2 serves {cfg.engine.model} at http://{shown}:{listener.getsockname()[1]}")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address. Raises: EngineError when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise EngineError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}. "
+            "Choose another --port, or --port 0 for any free one"
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -93,7 +93,7 @@ def serve() -> None:
     """The child: reads one JSON line a file from stdin, answers with one on stdout."""
     from ocr2cli.document.raster import load_libraries
 
-    _settle()
+    settle()
     load_libraries()  # before the first file's time runs
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # nothing a library prints may look like an answer
@@ -111,13 +111,12 @@ class _Child:
     """The process that opens files. One that died is not used again."""
 
     def __init__(self, cfg: RasterConfig) -> None:
-        env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=env,
+            env=child_environment(),
             text=True,
             encoding="ascii",
             start_new_session=True,
@@ -172,7 +171,12 @@ class _Child:
             self._process.stdin.flush()
 
 
-def _settle() -> None:
+def child_environment() -> dict[str, str]:
+    """The parent's, so that the child finds the same modules with `-P`."""
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
+
+
+def settle() -> None:
     """Die with the parent, whatever a library is doing; bound memory."""
     if sys.platform == "linux":
         import ctypes

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import tempfile
 import threading
 import time
@@ -30,6 +31,10 @@ from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.stop import StopRequests
 
 logger = logging.getLogger("ocr2")
+
+_SPOOL = "ocr2-serve-"
+# A request's file as messages name it.
+_SPOOLED = rf"\S*{_SPOOL}\w+/request-\d+\.\w+"
 
 
 class QueueFull(Exception):
@@ -70,7 +75,7 @@ class ServeEngine:
         self._numbers = count(1)
         self._stop = StopRequests()
         self._is_closing = threading.Event()
-        self._spool = tempfile.TemporaryDirectory(prefix="ocr2-serve-")
+        self._spool = tempfile.TemporaryDirectory(prefix=_SPOOL)
         self._thread = threading.Thread(target=self._run, name="ocr2-runner", daemon=True)
 
     def start(self) -> None:
@@ -170,6 +175,10 @@ class ServeEngine:
 
     def _answer(self, result: PageResult) -> None:
         self.pages_by_status[result.status] += 1
+        if result.error is not None:
+            # Where the server keeps a request's file is nobody's business, and no help.
+            message = re.sub(_SPOOLED, "the document", result.error.message)
+            result = replace(result, error=replace(result.error, message=message))
         with self._lock:
             future = self._futures.pop(result.key, None)
         if future is not None and future.set_running_or_notify_cancel():

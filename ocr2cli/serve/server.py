@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 from uuid import uuid4
@@ -28,6 +31,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from ocr2cli.document.preview import page_previews
 from ocr2cli.errors import Ocr2Error, UsageError
 from ocr2cli.output.metrics import server_metrics
 from ocr2cli.pages import Ask, PageResult
@@ -57,6 +61,7 @@ class Server:
     def __init__(self, engine: ServeEngine, settings: ServerSettings) -> None:
         self.engine = engine
         self.settings = settings
+        self._under_drawing: set[str] = set()
 
     def app(self) -> Starlette:
         """The ASGI application. The engine starts and stops with it."""
@@ -67,6 +72,7 @@ class Server:
             Route("/v1/models", self.models),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/ocr", self.ocr, methods=["POST"]),
+            Route("/v1/preview", self.preview, methods=["POST"]),
         ]
         handlers: Any = {Exception: _bug}
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
@@ -113,7 +119,8 @@ class Server:
                 allow_http=self.settings.allow_http,
                 max_bytes=self.engine.limits.body_bytes,
             )
-            (result,) = await self._read(ask.image, Ask(ask.prompt, ask.max_tokens), "1")
+            pages = await self._submit(ask.image, Ask(ask.prompt, ask.max_tokens), "1")
+            (result,) = await self._all(pages)
         except _HANDLED as error:
             return _refusal(error)
         if result.error is not None:
@@ -127,32 +134,72 @@ class Server:
     async def ocr(self, request: Request) -> Response:
         """A PDF or an image (raw body, or a form's `file`) to markdown or JSON.
 
-        Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json.
+        Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json|ndjson. ndjson: a
+        line a page as each is done, in no order, after a line with their number.
         """
         if refusal := self._refuse(request):
             return refusal
         query = request.query_params
-        wants_json = query.get("format", "") == "json" or (
-            "format" not in query and "application/json" in request.headers.get("accept", "")
-        )
+        wanted = query.get("format", "")
+        if not wanted and "application/json" in request.headers.get("accept", ""):
+            wanted = "json"
         try:
             ask = Ask(prompt_text(query.get("prompt", "markdown")), _limit(query))
-            results = await self._read(await self._document(request), ask, query.get("pages", ""))
+            pages = await self._submit(await self._document(request), ask, query.get("pages", ""))
+            if wanted == "ndjson":
+                return StreamingResponse(self._rows(pages), media_type="application/x-ndjson")
+            results = await self._all(pages)
         except _HANDLED as error:
             return _refusal(error)
-        if not wants_json:
+        if wanted != "json":
             return PlainTextResponse(protocol.as_markdown(results), media_type="text/markdown")
         rows = [protocol.page_row(result) for result in results]
         return JSONResponse({"pages": rows, "usage": protocol.usage(results)})
 
-    async def _read(self, body: bytes, ask: Ask, pages: str) -> list[PageResult]:
-        """All pages of one document, or the reason why not."""
+    async def preview(self, request: Request) -> Response:
+        """Pictures of a document's pages for the page at /, a JSON line each as it is drawn."""
+        if refusal := self._refuse(request):
+            return refusal
+        if len(self._under_drawing) >= _MAX_PREVIEWS:
+            return _refusal(QueueFull(1))
+        try:
+            body = await self._document(request)
+            lines = self._previews(body, protocol.ending_of(body))
+        except _HANDLED as error:
+            return _refusal(error)
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    def _previews(self, body: bytes, ending: str) -> Iterator[str]:
+        with tempfile.NamedTemporaryFile(prefix="ocr2-preview-", suffix=ending) as file:
+            self._under_drawing.add(file.name)
+            try:
+                file.write(body)
+                file.flush()
+                for row in page_previews(file.name, max_pages=self.engine.limits.pages):
+                    yield json.dumps(row) + "\n"
+            finally:
+                self._under_drawing.discard(file.name)
+
+    async def _submit(self, body: bytes, ask: Ask, pages: str) -> list[Future[PageResult]]:
+        """Every page of one document queued, or the reason why not."""
         ending = protocol.ending_of(body)
-        futures = await run_in_threadpool(
-            self.engine.submit, body, ending=ending, ask=ask, pages=pages
-        )
-        gathered = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        submit = partial(self.engine.submit, body, ending=ending, ask=ask, pages=pages)
+        futures: list[Future[PageResult]] = await run_in_threadpool(submit)
+        return futures
+
+    async def _all(self, pages: list[Future[PageResult]]) -> list[PageResult]:
+        gathered = asyncio.gather(*map(asyncio.wrap_future, pages))
         return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+
+    async def _rows(self, pages: list[Future[PageResult]]) -> AsyncIterator[str]:
+        """The ndjson answer. What goes wrong after its first line is its last line."""
+        yield json.dumps({"num_pages": len(pages)}) + "\n"
+        try:
+            waiting = map(asyncio.wrap_future, pages)
+            for page in asyncio.as_completed(waiting, timeout=self.engine.limits.seconds):
+                yield json.dumps(protocol.page_row(await page)) + "\n"
+        except _HANDLED as error:
+            yield bytes(_refusal(error).body).decode() + "\n"
 
     async def _document(self, request: Request) -> bytes:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -191,6 +238,9 @@ class Server:
             return _error(401, "send the header Authorization: Bearer KEY", "unauthorized")
         return None
 
+
+# Processes that draw previews at once; reading does not wait for them.
+_MAX_PREVIEWS = 4
 
 _HANDLED = (
     protocol.BadRequest, QueueFull, TooManyPages, UsageError, Ocr2Error, TimeoutError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -182,6 +183,45 @@ def test_an_open_address_needs_a_key() -> None:
     argv = [sys.executable, "-m", "ocr2cli", "serve", "--host", "0.0.0.0"]
     done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == ExitCode.USAGE and "--api-key" in done.stderr
+
+
+def test_a_port_in_use_is_one_line(server) -> None:
+    argv = [sys.executable, "-m", "ocr2cli", "serve", "--port", server.rsplit(":", 1)[1]]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == ExitCode.ENGINE and "--port 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_pages_come_as_lines_when_each_is_done(server) -> None:
+    import pymupdf
+
+    pdf = pymupdf.open()
+    for _ in range(2):
+        pdf.new_page(width=200, height=100)
+    head = {"Authorization": f"Bearer {KEY}"}
+    url = f"{server}/v1/ocr?prompt=ocr&format=ndjson"
+    text = httpx.post(url, content=pdf.tobytes(), headers=head, timeout=60).text
+    first, *rows = map(json.loads, text.splitlines())
+    assert first == {"num_pages": 2} and sorted(row["page"] for row in rows) == [1, 2]
+
+
+def test_previews_come_in_page_order_and_a_broken_file_is_one_row(server) -> None:
+    import pymupdf
+
+    pdf = pymupdf.open()
+    for _ in range(3):
+        pdf.new_page(width=200, height=100)
+    head = {"Authorization": f"Bearer {KEY}"}
+    url = f"{server}/v1/preview"
+    text = httpx.post(url, content=pdf.tobytes(), headers=head, timeout=60).text
+    rows = [json.loads(line) for line in text.splitlines()]
+    # Two, since this server takes documents of two pages.
+    assert [(row["page"], row["num_pages"]) for row in rows] == [(1, 3), (2, 3)]
+    assert all(row["image"].startswith("data:image/jpeg;base64,") for row in rows)
+    (bad,) = httpx.post(url, content=b"%PDF-1.4", headers=head, timeout=60).text.splitlines()
+    assert "damaged" in json.loads(bad)["error"] and "/tmp" not in bad
+    assert httpx.post(url, content=b"words", headers=head).status_code == 415
+    assert httpx.post(url, content=pdf.tobytes()).status_code == 401
 
 
 def test_the_remote_engine_reads_through_our_own_server(server, model, tmp_path) -> None:

@@ -1,0 +1,145 @@
+"""The page at `/` of `ocr2 serve`, used as a person uses it: real server, real model, real browser.
+
+Needs Chromium. Where CI is set a missing one is a failure, elsewhere the tests say what to install.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pymupdf
+import pytest
+from PIL import Image
+from rapidfuzz.fuzz import ratio
+
+REPO = Path(__file__).parents[2]
+sys.path.insert(0, str(REPO / "tests" / "browser"))
+from chromium import INSTALL, Chromium, find_chromium  # noqa: E402
+
+TRUTH = "The Harbour Ledger\n\nAn account of one quiet year\n\nKept by Marta Ilves"
+ALL_DONE = "document.querySelectorAll('article').length === {0} && " + (
+    "document.querySelectorAll('article[data-done]').length === {0}"
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    argv = [
+        sys.executable, "-u", "-m", "ocr2cli", "serve", "--port", "0", "--runner", "inline",
+        "--max-new-tokens", "60",
+    ]  # fmt: skip
+    process = subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    _wait_until_healthy(url)
+    yield url
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) in (0, -signal.SIGTERM)
+
+
+def _wait_until_healthy(url: str) -> None:
+    for _ in range(300):
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError("the server never became healthy")
+
+
+@pytest.fixture
+def browser(server: str, tmp_path: Path) -> Iterator[Chromium]:
+    program = find_chromium()
+    if program is None:
+        missing = f"no Chromium on the PATH; install it: {INSTALL}"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with Chromium(program, tmp_path / "profile") as chromium:
+        chromium.open(server)
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def two_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's title page, and a small one after it."""
+    path = tmp_path_factory.mktemp("documents") / "two <b>pages.pdf"
+    with pymupdf.open(REPO / "examples" / "documents" / "letter.pdf") as pdf:
+        pdf.select([0])
+        pdf.new_page(width=300, height=160).insert_text((24, 70), "Lamps", fontsize=40)
+        pdf.save(path)
+    return path
+
+
+def text_of(browser: Chromium, page: int, article: int = 0) -> str:
+    return str(browser.evaluate(
+        f"document.querySelectorAll('article')[{article}]"
+        f".querySelector('section[data-page=\"{page}\"] pre').textContent"
+    ))  # fmt: skip
+
+
+def test_pages_appear_beside_their_pictures_as_they_are_read(browser, server, two_pages) -> None:
+    browser.evaluate("document.getElementById('prompt').value = 'ocr'")
+    browser.choose_files("#file", two_pages)
+    # The pictures come before the text: a person sees at once what is being read.
+    browser.wait_for("document.querySelector('section[data-page=\"1\"] figure img')")
+    browser.wait_for(ALL_DONE.format(1))
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('figure img')].map(i => [i.naturalWidth, i.naturalHeight])"
+    )
+    assert sizes == [[778, 1100], [600, 320]]
+    rows = httpx.post(
+        f"{server}/v1/ocr?prompt=ocr&format=json", content=two_pages.read_bytes(), timeout=120
+    ).json()["pages"]
+    assert [text_of(browser, 1), text_of(browser, 2)] == [row["markdown"] for row in rows]
+    assert ratio(text_of(browser, 1), TRUTH) > 85
+    title = browser.evaluate("document.querySelector('h2').textContent")
+    assert "two <b>pages.pdf" in title and "2 pages" in title
+
+
+def test_boxes_stand_over_the_picture(browser, tmp_path) -> None:
+    page = tmp_path / "note.png"
+    page.write_bytes((REPO / "eval" / "bundled" / "pages" / "note-door.png").read_bytes())
+    browser.choose_files("#file", page)
+    browser.wait_for(ALL_DONE.format(1))
+    inside = browser.evaluate("""(() => {
+        const scan = document.querySelector('figure img').getBoundingClientRect();
+        return [...document.querySelectorAll('figure i')].map(frame => {
+            const box = frame.getBoundingClientRect();
+            return box.left >= scan.left - 1 && box.right <= scan.right + 3
+                && box.top >= scan.top - 1 && box.bottom <= scan.bottom + 3 && box.width > 0;
+        });
+    })()""")
+    assert inside and all(inside)
+
+
+def test_a_broken_file_and_a_stranger_say_what_is_wrong(browser, tmp_path) -> None:
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 and no more")
+    (tmp_path / "words.txt").write_text("plain words")
+    browser.choose_files("#file", tmp_path / "broken.pdf", tmp_path / "words.txt")
+    browser.wait_for(ALL_DONE.format(2))
+    # The newest stands on top.
+    stranger, broken = browser.evaluate(
+        "[...document.querySelectorAll('article')].map(a => a.textContent)"
+    )
+    assert "send a PDF or an image" in stranger
+    assert "the document is damaged" in broken and "1 failed" in broken
+    assert "ocr2-serve-" not in broken and "Copy all" not in broken
+
+
+def test_a_dropped_file_is_read_and_no_request_leaves_the_server(browser, server, tmp_path) -> None:
+    Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
+    browser.drop_file(tmp_path / "white.png", 300, 110)
+    browser.wait_for(ALL_DONE.format(1))
+    assert text_of(browser, 1) == "(no text)"
+    assert "blank" in browser.evaluate("document.querySelector('h3').textContent")
+    outside = [url for url in browser.requests if not url.startswith((server, "data:"))]
+    assert outside == []
+    assert [line for line in browser.console if "favicon" not in line] == []
