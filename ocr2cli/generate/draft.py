@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Protocol
+
+from ocr2cli.generate.step_costs import Table, cost_of
 
 # Longest n-gram first: a longer match is a better guess.
 GRAM_SIZES = (4, 2)
@@ -187,7 +189,7 @@ class Drafter:
         return Guess([])
 
 
-def best_feed(guesses: Sequence[Guess], costs: Sequence[tuple[int, float]]) -> int:
+def best_feed(guesses: Sequence[Guess], costs: Table) -> int:
     """Tokens to feed each sequence in the next step (1: no guesses) for the most tokens a second.
 
     costs: what a step costs by the tokens it is fed over all sequences, ascending, any unit.
@@ -199,16 +201,9 @@ def best_feed(guesses: Sequence[Guess], costs: Sequence[tuple[int, float]]) -> i
             right[place] += chance
     written = list(accumulate(right, initial=float(len(guesses))))
     speeds = [
-        tokens / _cost(len(guesses) * feed, costs) for feed, tokens in enumerate(written, start=1)
+        tokens / cost_of(len(guesses) * feed, costs) for feed, tokens in enumerate(written, start=1)
     ]
     return 1 + speeds.index(max(speeds))
-
-
-def _cost(tokens: int, costs: Sequence[tuple[int, float]]) -> float:
-    """Linear between the known points and, by the last piece, beyond them."""
-    pairs = list(pairwise(costs))
-    (left, low), (right, high) = next((p for p in pairs if tokens <= p[1][0]), pairs[-1])
-    return low + (high - low) * (tokens - left) / (right - left)
 
 
 def _index(text: Sequence[int], size: int) -> dict[tuple[int, ...], list[int]]:

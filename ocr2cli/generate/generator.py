@@ -24,6 +24,7 @@ from ocr2cli.generate.scheduler import Chunk, Scheduler
 from ocr2cli.generate.sequence import Sequence as Running
 from ocr2cli.generate.sequence import State
 from ocr2cli.generate.step import Cache, Decoder
+from ocr2cli.generate.step_costs import StepCosts
 from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
@@ -51,7 +52,8 @@ class Tuning:
     draft_batch_limit: with draft "auto", no drafts while more sequences than this decode
     together.
     step_costs: with draft "auto", what a step costs by the tokens it is fed: (tokens, cost),
-    ascending. Guesses are cut to where the expected tokens a second are most.
+    ascending, until steps were timed. Guesses are cut to where the expected tokens a second are
+    most.
     batch_buckets, feed_buckets: see `StepRunner`.
     fixed_steps: run steps without drafts through `FixedStep` (as CUDA graphs on a CUDA device);
     the decoder must have `decode_fixed`.
@@ -143,6 +145,7 @@ class Generator:
             fixed=self._fixed_step() if tuning.fixed_steps else None,
         )
         self._tracks: dict[int, Track] = {}  # by arrival
+        self._costs = StepCosts(tuning.step_costs)
         self._num_added = 0
         self._done: list[Finished] = []
         self.statistics = Statistics()
@@ -246,7 +249,10 @@ class Generator:
     def _decode(self, tracks: Sequence[Track]) -> None:
         guesses = self._guesses(tracks)
         rows = [track.row(guess) for track, guess in zip(tracks, guesses, strict=True)]
+        started = time.perf_counter()
         chosen = self._runner.run(rows)
+        num_fed = len(rows) * max(len(row.ids) for row in rows)
+        self._costs.report(num_fed, time.perf_counter() - started)
         self.statistics.decode_steps += 1
         self.statistics.decode_rows += len(rows)
         for track, guess, choices in zip(tracks, guesses, chosen, strict=True):
@@ -263,7 +269,7 @@ class Generator:
             return [Guess([]) for _ in tracks]
         guesses = [track.guess() for track in tracks]
         if draft == "auto":
-            feed = best_feed(guesses, self._tuning.step_costs)
+            feed = best_feed(guesses, self._costs.table())
             guesses = [guess.cut(feed - 1) for guess in guesses]
         return guesses
 

@@ -1,0 +1,148 @@
+"""What drafts bring: tokens accepted and time saved by kind of page, source and batch size.
+
+    python tests/proofs/drafts.py [--model nano] [--batches 1 4 16] [--tokens 300]
+
+Prints the rows of the table in README.md beside it. Every drafted run must give the token ids of
+the run without drafts; the script exits 1 if one does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymupdf
+import torch
+from torch import Tensor
+
+from ocr2cli.bench.measure import encode
+from ocr2cli.bench.workload import Subject, make_subject
+from ocr2cli.config import DecodeConfig, EngineConfig, TileConfig
+from ocr2cli.document.tiles import make_views
+from ocr2cli.engines.loading import load_tokenizer
+from ocr2cli.generate.generator import Generator
+from ocr2cli.pages import PageImage, PageKey
+from ocr2cli.text.prompt import prompt_ids, prompt_text
+from ocr2cli.text.tokenizer import Tokenizer
+from ocr2cli.weights.hub import resolve_model
+
+PROSE = """The harbour lay quiet in the morning. Seven boats had gone out before the sun was up, and
+none of them would be back before the bell. An old man mended nets by the wall. He looked at the
+sky, counted the gulls, and said that the wind would turn by noon."""
+ROWS = [f"{day} {month}  Oil and coal  Paid in full" for month in ("May", "June")
+        for day in range(1, 7)]  # fmt: skip
+MODES = ("text-layer", "ngram", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """prompt: [S, D]. text: of the PDF's own layer."""
+
+    kind: str
+    prompt: Tensor
+    ids: list[int]
+    text: list[int]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--tokens", type=int, default=300)
+    asked = parser.parse_args()
+    subject = make_subject(EngineConfig(model=asked.model, device="cpu"))
+    pages = make_pages(subject, load_tokenizer(resolve_model(asked.model)))
+    print("| page | drafts | batch | accepted | tokens a step | speed-up |")
+    print("|---|---|---|---|---|---|")
+    same = True
+    for page in pages:
+        for batch in asked.batches:
+            same &= compare(subject, page, batch, asked.tokens)
+    return 0 if same else 1
+
+
+def compare(subject: Subject, page: Page, batch: int, tokens: int) -> bool:
+    """Prints a row for each mode. True when all token ids are those of the plain run."""
+    plain_ids, plain_s, _ = decode(subject, page, batch, tokens, "off", page.text)
+    same = True
+    for mode, text in drafts_for(page, plain_ids):
+        ids, seconds, statistics = decode(subject, page, batch, tokens, mode, text)
+        same &= ids == plain_ids
+        name = "what it reads, as text layer" if text is plain_ids else mode
+        rate = statistics.new_tokens / max(1, statistics.decode_rows)
+        print(
+            f"| {page.kind} | {name} | {batch} | {statistics.acceptance:.0%} | {rate:.2f} | "
+            f"{plain_s / seconds:.2f} |{'' if ids == plain_ids else ' IDS DIFFER'}",
+            flush=True,
+        )
+    return same
+
+
+def drafts_for(page: Page, plain_ids: list[int]) -> Iterator[tuple[str, list[int] | None]]:
+    for mode in MODES:
+        if page.text or mode == "ngram":
+            yield mode, page.text
+    # A model that reads the page as its text layer says: what drafts can bring at most.
+    yield "text-layer", plain_ids
+
+
+def decode(
+    subject: Subject, page: Page, batch: int, tokens: int, mode: str, text: Sequence[int] | None
+) -> tuple[list[int], float, object]:
+    """`batch` copies of the page, decoded together: (ids of the first, decode seconds, counts)."""
+    config = DecodeConfig(max_new_tokens=tokens, draft=mode, detect_loops=False)
+    room = batch * (page.prompt.shape[0] + tokens + 1)
+    generator = Generator(subject.model.decoder, config, eos_id=-1, num_slots=batch, kv_tokens=room)
+    for number in range(batch):
+        generator.add(number, page.prompt, page.ids, draft=list(text) if text else None)
+    finished = []
+    started = time.perf_counter()
+    while generator.has_work:
+        finished += generator.step()
+    prefill_s = sum(one.seconds["prefill"] for one in finished)
+    seconds = time.perf_counter() - started - prefill_s
+    first = next(one for one in finished if one.key == 0)
+    return list(first.token_ids), seconds, generator.statistics
+
+
+def make_pages(subject: Subject, tokenizer: Tokenizer) -> list[Page]:
+    letter, table = draw("\n".join(PROSE.splitlines()), 17), draw("\n".join(ROWS), 17)
+    made = [
+        ("letter, born digital", letter, True),
+        ("letter, scanned", letter, False),
+        ("table, born digital", table, True),
+        ("table, scanned", table, False),
+    ]
+    return [make_page(subject, tokenizer, *one) for one in made]
+
+
+def draw(text: str, size: int) -> pymupdf.Page:
+    document = pymupdf.open()
+    page = document.new_page(width=595, height=420)
+    page.insert_textbox(pymupdf.Rect(40, 40, 555, 400), text, fontsize=size, fontname="helv")
+    return page
+
+
+@torch.inference_mode()
+def make_page(
+    subject: Subject, tokenizer: Tokenizer, kind: str, drawn: pymupdf.Page, has_text: bool
+) -> Page:
+    pixels = drawn.get_pixmap(dpi=144)
+    rgb = np.frombuffer(pixels.samples, np.uint8).reshape(pixels.height, pixels.width, 3)
+    views = make_views(PageImage(PageKey("proof", 0), rgb.copy(), 144), TileConfig())
+    visual = encode(subject, views)
+    image_id = subject.config.image_token_id
+    ids = prompt_ids(tokenizer, prompt_text("ocr"), visual.shape[0], image_id)
+    ids_T = torch.tensor(ids)
+    prompt = subject.model.decoder.embed(ids_T)
+    prompt[ids_T == image_id] = visual
+    text = tokenizer.encode(drawn.get_text()) if has_text else []
+    return Page(kind, prompt, ids, list(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
