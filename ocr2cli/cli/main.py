@@ -27,6 +27,7 @@ COMMANDS = {
     "info": ("ocr2cli.cli.info", "info", "Show model, device, memory plan; the grid of a page."),
     "doctor": ("ocr2cli.cli.doctor", "doctor", "Find the first stage that reads a page wrongly."),
     "serve": ("ocr2cli.cli.serve", "serve", "Serve an OpenAI-compatible HTTP endpoint."),
+    "completion": ("ocr2cli.cli.completion", "completion", "Print a shell's completion script."),
 }
 
 

@@ -1,0 +1,136 @@
+"""Write docs/cli.md from the commands themselves: `python docs/make_cli.py`.
+
+With --check nothing is written, and a page that is not what the commands say is exit code 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+REPO = Path(__file__).parents[1]
+sys.path.insert(0, str(REPO))
+
+import click  # noqa: E402
+
+from ocr2cli.cli.main import COMMANDS, ocr2  # noqa: E402
+from ocr2cli.errors import ExitCode  # noqa: E402
+
+PAGE = Path(__file__).with_name("cli.md")
+HEAD = """\
+<!-- Made by docs/make_cli.py from the commands; `make check` holds it to them. -->
+
+# The command line
+
+Every option of every command, as `ocr2 COMMAND --help` prints it. Messages and progress go to
+stderr, results to stdout.
+
+A flag beats the environment variable beside it, that beats the TOML file (`--config FILE`, else
+`./ocr2.toml`, else `ocr2/config.toml` in the user's config folder), that beats the default. In
+the file an option has its long name without the dashes, at the top for every command that knows
+it or in a table of the command's name:
+
+```toml
+model = "deepseek-ocr-2"
+
+[run]
+format = "md,html"
+```
+"""
+EXIT_CODES = {
+    ExitCode.OK: "every page was read, or there was nothing left to do",
+    ExitCode.BUG: "a bug in ocr2",
+    ExitCode.USAGE: "usage",
+    ExitCode.INPUT: "no input could be read",
+    ExitCode.MODEL: "the model could not be loaded",
+    ExitCode.PAGES_FAILED: "done, but some pages or documents looped, were cut or failed",
+    ExitCode.ENGINE: "the engine failed: out of memory, device lost, server unreachable",
+    ExitCode.GATE_FAILED: "a gate of `ocr2 eval` failed",
+    ExitCode.IN_USE: "the output folder is in use by another run; try later",
+    ExitCode.SIGINT: "interrupted; what was finished is kept",
+    ExitCode.SIGTERM: "ended by SIGTERM; what was finished is kept",
+}
+
+
+def page() -> str:
+    """The whole of docs/cli.md."""
+    sections = ["\n".join(command_lines(f"ocr2 {name}", load(name))) for name in COMMANDS]
+    codes = ["## Exit codes", "", "| code | meaning |", "|---|---|"]
+    codes += [f"| {int(code)} | {EXIT_CODES[code]} |" for code in ExitCode]
+    listing = [
+        f"- [`ocr2 {name}`](#ocr2-{name}): {line}" for name, (_, _, line) in COMMANDS.items()
+    ]
+    return "\n".join([HEAD, *listing, "", *sections, "\n".join(codes), ""])
+
+
+def load(name: str) -> click.Command:
+    module, attribute, _ = COMMANDS[name]
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def command_lines(path: str, command: click.Command) -> Iterator[str]:
+    """One command's section, then those of its subcommands."""
+    context = click.Context(command, info_name=path, parent=None)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    yield from (f"## {path}", "", "```", " ".join(usage.split()), "```", "")
+    yield from (description(command), "")
+    rows = [row for parameter in command.params if (row := option_row(parameter, context))]
+    if rows:
+        yield from ("| option | meaning | default | environment |", "|---|---|---|---|", *rows, "")
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from command_lines(f"{path} {name}", below)
+
+
+def description(command: click.Command) -> str:
+    """The docstring; a block marked as it stands becomes code."""
+    paragraphs = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        as_it_stands = paragraph.startswith("\b\n")
+        text = paragraph.removeprefix("\b\n")
+        paragraphs.append(f"```\n{text}\n```" if as_it_stands else text)
+    return "\n\n".join(paragraphs)
+
+
+def option_row(parameter: click.Parameter, context: click.Context) -> str:
+    """One row of the table; "" for an argument, which the usage line shows."""
+    if not isinstance(parameter, click.Option):
+        return ""
+    record = parameter.get_help_record(context)
+    extra = parameter.get_help_extra(context)
+    notes = [extra.get("range", ""), extra.get("required", "")]
+    note = "".join(f" ({note})" for note in notes if note)
+    default, envvar = extra.get("default", ""), parameter.envvar
+    assert record is not None, "no option is hidden"
+    cells = (
+        f"`{record[0]}`",
+        (parameter.help or "") + note,
+        # click brackets a default that is words, not a value.
+        default.strip("()") if default.startswith("(") else f"`{default}`" if default else "",
+        f"`{envvar}`" if envvar else "",
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> int:
+    assert ocr2.name, "the group is what `ocr2` runs"
+    new, old = page(), PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    if "--check" not in sys.argv:
+        PAGE.write_text(new, encoding="utf-8")
+        return 0
+    for line in difflib.unified_diff(old.splitlines(), new.splitlines(), "docs/cli.md", "now", n=1):
+        print(line)
+    if new != old:
+        print("docs/cli.md is old; write it anew: python docs/make_cli.py")
+    return int(new != old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
