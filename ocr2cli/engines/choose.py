@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
-from ocr2cli.engines.host import host_memory_available, num_cores
+from ocr2cli.engines.host import check_int8_device, host_memory_available, num_cores
 from ocr2cli.engines.native import NativeSpec, native_stages
-from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.text.prompt import prompt_text
@@ -56,8 +55,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     """
     prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
     if cfg.engine.dtype == "int8":
-        # Named in the contract; it waits for a faster kernel and an accuracy gate that it passes.
-        raise UsageError("--dtype int8 is not there yet; use bf16, or a Q8_0 GGUF file")
+        check_int8_device(cfg.engine.device)
     if cfg.engine.engine == "openai":
         from ocr2cli.engines.remote import plan_remote
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from ocr2cli.engines.host import check_int8_device
 from ocr2cli.errors import EngineError, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -16,11 +17,15 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 _SMALL_MODEL = 100_000_000
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else Apple's, else the CPU.
+def pick_device(name: str, dtype: str = "auto") -> torch.device:
+    """`auto` is the first CUDA device, else Apple's, else the CPU; with int8 it is the CPU.
 
-    Raises: UsageError for an unknown name, EngineError for a device that is not there.
+    Raises: UsageError for an unknown name or a dtype that the device has not, EngineError for a
+    device that is not there.
     """
+    if dtype == "int8":
+        check_int8_device(name)
+        return torch.device("cpu")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -42,7 +47,7 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
     """`auto`: bf16 on an accelerator; on a CPU bf16 for large models, f32 for small ones.
 
-    int8 loads in bf16 (or f32) first; the engine quantises the loaded weights.
+    For int8 it is the arithmetic of everything but the decoder's matrices.
     """
     if name in DTYPES:
         return DTYPES[name]

@@ -1,9 +1,11 @@
-"""Cores and memory of this host, as far as this process may use them. Imports no torch."""
+"""What can be asked of this host: cores, memory, int8 on its CPU. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from ocr2cli.errors import UsageError
 
 
 def num_cores() -> int:
@@ -22,3 +24,11 @@ def host_memory_available() -> int:
     except OSError:
         pass
     return 8_000_000_000
+
+
+def check_int8_device(name: str) -> None:
+    """Raises: UsageError when --dtype int8 is asked for on anything but a CPU."""
+    if name not in ("auto", "cpu"):
+        raise UsageError(
+            f"--dtype int8 runs on a CPU only, not on {name}. Use --device cpu, or --dtype bf16."
+        )

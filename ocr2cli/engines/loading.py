@@ -44,7 +44,7 @@ def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
     device, dtype = place(files, engine)
-    decoder = load.load_decoder(files, dtype=dtype, device=device)
+    decoder = load.load_decoder(files, dtype=dtype, device=device, int8=engine.dtype == "int8")
     if device.type == "cpu":
         decoder.pack()  # the same bits, in an order that a few rows at a time are quick to multiply
     return decoder
@@ -52,7 +52,7 @@ def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
 
 def place(files: ModelFiles, engine: EngineConfig) -> tuple[torch.device, torch.dtype]:
     """Where and in which arithmetic the model runs, with `auto` resolved."""
-    device = pick_device(engine.device)
+    device = pick_device(engine.device, engine.dtype)
     return device, pick_dtype(engine.dtype, device, count_parameters(model_config(files)))
 
 

@@ -42,19 +42,17 @@ def make_reference(
     from ocr2cli.eval.references.hf import hf_reference
     from ocr2cli.weights.read_config import read_config
 
-    is_quantised = model.dtype == "int8"
     reference = hf_reference(
         files.path,
         read_config(files.path),
         weights_digest=model.digest,
         device=model.device,
-        # quantised weights are compared with the whole ones
-        dtype="bfloat16" if is_quantised else model.dtype,
+        # int8 is compared with the whole weights in the arithmetic that all the rest runs in
+        dtype=model.computes_in or model.dtype,
         exempt_tokens=EXEMPT_TOKENS,
         has_own_processor=options.ref == "hf-processor",
     )
-    # `stages` loads weights as they are: its logits would not be the quantised model's
-    return reference, None if is_quantised else first_logits or _our_logits(options)
+    return reference, first_logits or _our_logits(options)
 
 
 def _our_logits(options: EvalOptions) -> Callable[[Case, PageImage], Logits]:

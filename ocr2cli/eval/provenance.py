@@ -25,7 +25,10 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """kind: "v1", "v2" or "unlimited-ocr"; digest: of the weight files, "" for a server."""
+    """kind: "v1", "v2" or "unlimited-ocr"; digest: of the weight files, "" for a server.
+
+    computes_in: the dtype of what is not quantised; the model's own unless `dtype` is int8.
+    """
 
     name: str
     kind: str
@@ -35,6 +38,7 @@ class ModelFacts:
     num_parameters: int = 0
     is_published_size: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
+    computes_in: str = ""
 
 
 def model_facts(engine: EngineConfig) -> ModelFacts:
@@ -53,16 +57,17 @@ def model_facts(engine: EngineConfig) -> ModelFacts:
     checkpoint = open_checkpoint(files)
     checkpoint.close()
     config = checkpoint.config
-    device = pick_device(engine.device)
+    device = pick_device(engine.device, engine.dtype)
     num_parameters = count_parameters(config)
-    loaded_as = pick_dtype(engine.dtype, device, num_parameters)
+    computes_in = str(pick_dtype(engine.dtype, device, num_parameters)).removeprefix("torch.")
     published = (ModelConfig().decoder.hidden_size, ModelConfig().decoder.vocab_size)
     return ModelFacts(
         name=engine.model,
         kind=_kind_by_name(engine.model) or ("v1" if config.is_v1 else "v2"),
         digest=whole_digest(files),
         device=str(device),
-        dtype="int8" if engine.dtype == "int8" else str(loaded_as).removeprefix("torch."),
+        dtype="int8" if engine.dtype == "int8" else computes_in,
+        computes_in=computes_in,
         num_parameters=num_parameters,
         is_published_size=(config.decoder.hidden_size, config.decoder.vocab_size) == published,
         versions=versions(),

@@ -141,19 +141,13 @@ class ModelStages:
 
 def load_stages(engine: EngineConfig) -> ModelStages:
     """Load the engine's model into this process. Raises: ModelError, EngineError."""
-    from ocr2cli.engines.device import pick_device, pick_dtype
-    from ocr2cli.engines.loading import load_tokenizer
+    from ocr2cli.engines.loading import load_tokenizer, place
     from ocr2cli.model.model import OcrModel
-    from ocr2cli.weights.checkpoint import open_checkpoint
     from ocr2cli.weights.hub import resolve_model
     from ocr2cli.weights.load import load_model
-    from ocr2cli.weights.names import count_parameters
 
     files = resolve_model(engine.model, engine.mmproj)
-    checkpoint = open_checkpoint(files)
-    checkpoint.close()
-    device = pick_device(engine.device)
-    dtype = pick_dtype(engine.dtype, device, count_parameters(checkpoint.config))
-    model = load_model(files, dtype=dtype, device=device)
+    device, dtype = place(files, engine)
+    model = load_model(files, dtype=dtype, device=device, int8_decoder=engine.dtype == "int8")
     assert isinstance(model, OcrModel)
     return ModelStages(model, load_tokenizer(files), mode=engine.mode)

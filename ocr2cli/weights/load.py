@@ -16,6 +16,7 @@ from ocr2cli.errors import ModelError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.model import OcrModel
+from ocr2cli.model.quantized import expect_int8
 from ocr2cli.model.vision import VisionEncoder
 from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint
 from ocr2cli.weights.hub import ModelFiles
@@ -33,23 +34,36 @@ def load_model(
     device: torch.device | str = "cpu",
     parts: Collection[str] = ALL_PARTS,
     check_finite: bool = True,
+    int8_decoder: bool = False,
 ) -> OcrModel | VisionEncoder | Decoder:
     """Load the parts asked for, ready for inference (eval mode, no gradients).
 
     parts: {"vision", "decoder"} gives an OcrModel, one of them that part alone; only its tensors
     are read. check_finite: refuse NaN and infinity, at about the speed of memory.
+    int8_decoder: on a CPU, quantise the decoder's matrices one by one as they are read, from the
+    stored values whatever their type; `dtype` is that of all the rest.
     Raises: ModelError naming the file and tensor, before any data is read where headers tell.
     """
     checkpoint = open_checkpoint(model)
     try:
         module, prefix = _build(checkpoint.config, frozenset(parts))
-        tensors = {
-            param.name.removeprefix(prefix): read_param(
-                checkpoint, param, dtype=dtype, device=device, check_finite=check_finite
+        wants_int8 = int8_decoder and "decoder" in parts
+        matrices = expect_int8(_decoder_of(module)) if wants_int8 else {}
+        tensors: dict[str, torch.Tensor] = {}
+        for param in model_params(checkpoint.config):
+            if param.part not in parts or not param.is_used:
+                continue
+            matrix = matrices.get(param.name.removeprefix("decoder."))
+            tensor = read_param(
+                checkpoint,
+                param,
+                dtype=torch.float32 if matrix else dtype,
+                device=device,
+                check_finite=check_finite,
             )
-            for param in model_params(checkpoint.config)
-            if param.part in parts and param.is_used
-        }
+            if matrix:
+                tensor = matrix.take(param.name.rpartition(".")[2], tensor)
+            tensors[param.name.removeprefix(prefix)] = tensor
         checkpoint.check_unchanged()
     finally:
         checkpoint.close()
@@ -78,10 +92,16 @@ def load_decoder(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     check_finite: bool = True,
+    int8: bool = False,
 ) -> Decoder:
     """`load_model` of the decoder alone."""
     module = load_model(
-        model, dtype=dtype, device=device, parts=("decoder",), check_finite=check_finite
+        model,
+        dtype=dtype,
+        device=device,
+        parts=("decoder",),
+        check_finite=check_finite,
+        int8_decoder=int8,
     )
     assert isinstance(module, Decoder)
     return module
@@ -130,6 +150,12 @@ def _build(
         if parts == {"decoder"}:
             return Decoder(config.decoder), "decoder."
         return OcrModel(config), ""
+
+
+def _decoder_of(module: OcrModel | VisionEncoder | Decoder) -> Decoder:
+    part = module.decoder if isinstance(module, OcrModel) else module
+    assert isinstance(part, Decoder)
+    return part
 
 
 class _NoValues(TorchFunctionMode):

@@ -12,6 +12,7 @@ from toy_engine import write_toy_model
 
 from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.engines.choose import plan_engine
 from ocr2cli.errors import UsageError
 from ocr2cli.pages import FinishReason, PageResult, Status
 
@@ -117,7 +118,26 @@ def test_noise_stays_under_the_token_cap(model, tmp_path) -> None:
     assert page.new_tokens <= 12
 
 
-def test_int8_is_refused_in_one_line_until_it_is_built(model, pages) -> None:
+def test_int8_reads_a_page_the_same_whatever_shares_its_batch(model, pages) -> None:
     cfg = config(model, pages)
-    with pytest.raises(UsageError, match="int8"):
-        list(iter_pages(replace(cfg, engine=replace(cfg.engine, dtype="int8"))))
+    engine = replace(cfg.engine, dtype="int8")
+    together = {r.key.document: r for r in iter_pages(replace(cfg, engine=engine))}
+    assert all(together[name].new_tokens == 12 for name in ("a", "b", "tiled"))
+    alone = replace(config(model, pages[:1]), engine=replace(engine, batch_size=1))
+    (only,) = iter_pages(alone)
+    assert only.token_ids == together["a"].token_ids
+
+
+def test_int8_is_refused_in_one_line_on_another_device(model, pages) -> None:
+    cfg = config(model, pages)
+    for device in ("cuda", "cuda:1", "mps"):
+        asked = replace(cfg, engine=replace(cfg.engine, dtype="int8", device=device))
+        with pytest.raises(UsageError, match=f"CPU only, not on {device}.*--device cpu") as caught:
+            list(iter_pages(asked))
+        assert "\n" not in str(caught.value)
+
+
+def test_int8_is_another_run_than_float32(model, pages) -> None:
+    cfg = config(model, pages)
+    int8 = replace(cfg, engine=replace(cfg.engine, dtype="int8"))
+    assert plan_engine(cfg).fingerprint != plan_engine(int8).fingerprint

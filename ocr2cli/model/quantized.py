@@ -1,0 +1,209 @@
+"""int8 on a CPU: matrices of one signed byte a weight, products exact in whole numbers.
+
+Weights have a scale for each output channel, made when they are loaded; a row of activations gets
+its own scale when it arrives. A row's result depends on nothing but that row: the sums are exact
+integers, so neither company nor the order of adding can change them, and every machine gets the
+same bits. Where oneDNN's product is not exact (processors without VNNI let sums of two saturate)
+the integers are multiplied as float32 in pieces short enough to be exact: slower, equal.
+Knows nothing about files or what the products are for.
+
+Letters: M rows, N output channels, K input channels; T, D, E, I, R as in `moe.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ocr2cli.model.linear import Linear, as_shape_only
+from ocr2cli.model.moe import MixtureOfExperts
+
+LEVELS = 127
+# oneDNN picks its layout for a number of rows; this one serves prefill as well.
+_PACKED_FOR_ROWS = 8
+# The longest sum of products of two bytes that float32 holds exactly: 1040 * 127 * 127 < 2^24.
+_EXACT_IN_FLOAT32 = 1040
+# Rows of a weight quantised at a time: the float32 copies of 16 MB stay in the cache's reach.
+_QUANTISED_ITEMS = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """A matrix [N, K] that is values * scales[:, None].
+
+    values: int8, in oneDNN's own layout where `has_exact_onednn()`, else [N, K]. scales: float32
+    [N]. zeros: int32 [N], for oneDNN, which can shift a channel.
+    """
+
+    values: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+    @classmethod
+    def of(cls, weight_NK: Tensor) -> Int8Weight:
+        """weight: [N, K], any float dtype. The largest magnitude of a channel becomes 127."""
+        values_NK, scales_N = quantise_channels(weight_NK)
+        if has_exact_onednn():
+            rows_and_width = [_PACKED_FOR_ROWS, values_NK.shape[1]]
+            values_NK = torch.ops.onednn.qlinear_prepack(values_NK, rows_and_width)
+        return cls(values_NK, scales_N, torch.zeros(len(scales_N), dtype=torch.int32))
+
+
+def quantise_channels(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 [N, K], scales float32 [N]); no float32 copy of the whole weight is made."""
+    values_NK = torch.empty(weight_NK.shape, dtype=torch.int8)
+    scales_N = torch.empty(weight_NK.shape[0])
+    rows = max(1, _QUANTISED_ITEMS // weight_NK.shape[1])
+    for first in range(0, weight_NK.shape[0], rows):
+        part = slice(first, first + rows)
+        values_NK[part], scales = quantise_rows(weight_NK[part])
+        scales_N[part] = scales[:, 0]
+    return values_NK, scales_N
+
+
+def quantise_rows(x_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 [M, K], scales float32 [M, 1]), each row by its own largest magnitude.
+
+    A row with NaN or infinity gets a scale that is not finite, so its results are not either.
+    """
+    x_MK = x_MK.float()
+    largest_M1 = x_MK.abs().amax(dim=1, keepdim=True)
+    # A row of zeros stays zeros.
+    scales_M1 = (largest_M1 / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    return (x_MK / scales_M1).round_().to(torch.int8), scales_M1
+
+
+def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
+    """x: int8 [M, K] with its rows' scales. Returns float32 [M, N]."""
+    if has_exact_onednn():
+        y_MN = torch.ops.onednn.qlinear_pointwise(
+            x_MK, 1.0, 0, weight.values, weight.scales, weight.zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+    else:
+        y_MN = exact_product(x_MK, weight.values) * weight.scales
+    return y_MN * scales_M1
+
+
+def exact_product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
+    """The product of two int8 matrices by means that every machine has: float32 [M, N]."""
+    sums_MN = torch.zeros(x_MK.shape[0], weight_NK.shape[0], dtype=torch.int32)
+    pieces = zip(
+        x_MK.split(_EXACT_IN_FLOAT32, dim=1), weight_NK.split(_EXACT_IN_FLOAT32, dim=1), strict=True
+    )
+    for x_MP, weight_NP in pieces:
+        sums_MN += (x_MP.float() @ weight_NP.float().T).to(torch.int32)
+    return sums_MN.float()
+
+
+@cache
+def has_exact_onednn() -> bool:
+    """True where torch multiplies bytes through oneDNN and the largest ones come out right."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qlinear_prepack"):
+        return False
+    try:
+        return all(_is_exact(sign) for sign in (1, -1))
+    except RuntimeError:  # a torch built without the operation's kernel still has its name
+        return False
+
+
+def _is_exact(sign: int) -> bool:
+    width = 64
+    weight = torch.full((width, width), sign * LEVELS, dtype=torch.int8)
+    x = torch.full((2, width), LEVELS, dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, [_PACKED_FOR_ROWS, width])
+    y = torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 0, packed, torch.ones(width), torch.zeros(width, dtype=torch.int32),
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return bool((y == sign * LEVELS * LEVELS * width).all())
+
+
+class Int8Linear(Linear):
+    """A Linear of an int8 weight. `weight` has its shape only; it can be run, not trained."""
+
+    int8: Int8Weight
+
+    @torch.no_grad()
+    def take(self, name: str, weight_NK: Tensor) -> nn.Parameter:
+        """Keep `weight` quantised. Returns what stands for it in the state dict."""
+        del name  # it has one matrix
+        self.int8 = Int8Weight.of(weight_NK)
+        return as_shape_only(weight_NK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values_MK, scales_M1 = quantise_rows(x.reshape(-1, x.shape[-1]))
+        y_MN = int8_product(values_MK, scales_M1, self.int8)
+        if self.bias is not None:
+            y_MN = y_MN + self.bias
+        return y_MN.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def pack(self) -> None:
+        """Nothing: its weight is packed already."""
+
+
+class Int8MixtureOfExperts(MixtureOfExperts):
+    """Routed experts of int8 weights; the router stays float32."""
+
+    gate_up: list[Int8Weight]
+    down: list[Int8Weight]
+
+    @torch.no_grad()
+    def take(self, name: str, weight_ENK: Tensor) -> nn.Parameter:
+        """Keep `experts_gate_up` or `experts_down` quantised, each expert's channels for
+        themselves. Returns what stands for it in the state dict."""
+        setattr(self, name.removeprefix("experts_"), [Int8Weight.of(each) for each in weight_ENK])
+        return as_shape_only(weight_ENK)
+
+    def routed(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
+        """As in a plain mixture; tokens are quantised once, not once for each chosen expert."""
+        tokens, chosen = experts_TK.shape
+        order_R = experts_TK.flatten().argsort(stable=True)
+        rows_R = order_R // chosen
+        values_TD, scales_T1 = quantise_rows(x_TD)
+        counts = experts_TK.flatten().bincount(minlength=self.router.num_experts).tolist()
+        gate_RI, up_RI = _by_expert(
+            values_TD[rows_R], scales_T1[rows_R], counts, self.gate_up
+        ).chunk(2, dim=-1)
+        y_RD = _by_expert(*quantise_rows(F.silu(gate_RI) * up_RI), counts, self.down)
+        y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
+        return (y_TKD * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
+
+    def pack(self) -> None:
+        """Nothing: its weights are packed already."""
+
+
+Int8Module = Int8Linear | Int8MixtureOfExperts
+
+
+def _by_expert(
+    values: Tensor, scales: Tensor, counts: list[int], weights: list[Int8Weight]
+) -> Tensor:
+    """Rows sorted by expert through their experts' weights. Returns float32 [R, N]."""
+    used = [(weight, count) for weight, count in zip(weights, counts, strict=True) if count]
+    sizes = [count for _, count in used]
+    parts = zip(used, values.split(sizes), scales.split(sizes), strict=True)
+    return torch.cat([int8_product(x, s, weight) for (weight, _), x, s in parts])
+
+
+def expect_int8(module: nn.Module) -> dict[str, Int8Module]:
+    """Make a model's matrices ready for int8 weights, in place; embeddings and routers stay.
+
+    module: on the meta device, still without weights. Returns the matrices by parameter name:
+    `take` fills each.
+    """
+    found: dict[str, Int8Module] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, Linear):
+            # The subclasses add methods and no state that __init__ would have to make.
+            part.__class__ = Int8Linear
+            found[f"{path}.weight"] = part  # type: ignore[assignment]
+        elif isinstance(part, MixtureOfExperts):
+            part.__class__ = Int8MixtureOfExperts
+            for name in ("experts_gate_up", "experts_down"):
+                found[f"{path}.{name}"] = part  # type: ignore[assignment]
+    return found

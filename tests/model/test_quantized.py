@@ -1,0 +1,151 @@
+"""int8 matrices: near the float ones, exact in whole numbers, a row's result its own."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from test_decoder import decoder, filled_cache, texts  # noqa: F401  (fixtures)
+from torch import Tensor
+from toy_model import TOY
+
+from ocr2cli.model import quantized
+from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.quantized import Int8Linear, Int8Weight, expect_int8, int8_product, quantise_rows
+
+# Rounding to steps of a 127th of the largest of a hundred normal numbers, about three deviations,
+# is an error of 0.7 % in the weight and another in the input: 1 % together.
+NEAR = 0.015
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def to_int8(module: Any) -> Any:
+    """A copy with its matrices quantised, as loading does it."""
+    with torch.device("meta"):
+        twin = deepcopy(module).to("meta")
+    matrices = expect_int8(twin)
+    state = {
+        name: matrices[name].take(name.rpartition(".")[2], value) if name in matrices else value
+        for name, value in module.state_dict().items()
+    }
+    twin.load_state_dict(state, assign=True)
+    return twin.eval()
+
+
+def rows(count: int, width: int, seed: int = 0) -> Tensor:
+    """Rows of very different size, as activations have them."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.logspace(-3, 3, count)[:, None]
+    return torch.randn(count, width, generator=generator) * sizes
+
+
+def test_a_weight_is_within_half_a_step_of_its_channels_scale() -> None:
+    weight = rows(48, 160)
+    values, scales = quantized.quantise_channels(weight)
+    assert values.dtype == torch.int8 and int(values.abs().max()) == quantized.LEVELS
+    error = (values * scales[:, None] - weight).abs()
+    assert bool((error <= scales[:, None] * 0.5001).all())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_int8_linear_is_near_the_float_one_in_every_row(bias: bool) -> None:
+    plain = quantized.Linear(160, 96, bias=bias)
+    with torch.no_grad():
+        plain.weight.copy_(rows(1, 96 * 160, seed=1).view(96, 160))
+    layer = to_int8(torch.nn.Sequential(plain))[0]
+    assert isinstance(layer, Int8Linear) and layer.weight.is_meta
+    x = rows(7, 160, seed=2).view(7, 1, 160)
+    for ours, theirs in zip(layer(x), plain(x), strict=True):
+        assert distance(ours, theirs) < NEAR
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("width", [36, 896, 1280, 6848])
+@pytest.mark.parametrize("sign", [1, -1, 0])
+def test_every_machine_gets_the_same_sums(width: int, sign: int) -> None:
+    # the largest values are where sums of 16 bits saturate and float32 loses whole numbers
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randint(-127, 128, (9, width), generator=generator, dtype=torch.int8)
+    weight = torch.randint(-127, 128, (24, width), generator=generator, dtype=torch.int8)
+    if sign:
+        x, weight = torch.full_like(x, 127), torch.full_like(weight, 127 * sign)
+    weight[:, 0] = 127 * (sign or 1)  # the scale of each channel is 1
+    exact = (x.double() @ weight.double().T).float()
+    assert torch.equal(quantized.exact_product(x, weight), exact)
+    assert torch.equal(int8_product(x, torch.ones(9, 1), Int8Weight.of(weight.float())), exact)
+
+
+def test_without_exact_onednn_products_the_bits_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight, x = rows(40, 1280, seed=3), quantise_rows(rows(9, 1280, seed=4))
+    here = int8_product(*x, Int8Weight.of(weight))
+    monkeypatch.setattr(quantized, "has_exact_onednn", lambda: False)
+    plain = Int8Weight.of(weight)
+    assert plain.values.shape == weight.shape
+    assert torch.equal(int8_product(*x, plain), here)
+
+
+def test_a_row_gets_the_same_bits_in_any_company() -> None:
+    layer = to_int8(torch.nn.Sequential(quantized.Linear(896, 128, bias=False)))[0]
+    x = rows(300, 896, seed=5)
+    whole = layer(x)
+    for first, count in ((0, 1), (17, 1), (31, 2), (40, 8), (100, 33), (299, 1)):
+        part = slice(first, first + count)
+        assert torch.equal(layer(x[part]), whole[part]), (first, count)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_stays_so_and_harms_no_other(bad: float) -> None:
+    layer = to_int8(torch.nn.Sequential(quantized.Linear(64, 32, bias=False)))[0]
+    x = rows(3, 64)
+    good = layer(x)
+    x[1, 5] = bad
+    y = layer(x)
+    assert not bool(torch.isfinite(y[1]).any())
+    assert torch.equal(y[[0, 2]], good[[0, 2]])
+
+
+def test_a_row_of_zeros_gives_zeros() -> None:
+    layer = to_int8(torch.nn.Sequential(quantized.Linear(64, 32, bias=False)))[0]
+    assert not layer(torch.zeros(2, 64)).any()
+
+
+def test_experts_in_int8_are_near_the_float_ones(decoder: Decoder) -> None:  # noqa: F811
+    mixture = decoder.layers[-1].mlp
+    small = to_int8(torch.nn.Sequential(mixture))[0]
+    assert small.experts_gate_up.is_meta and small.experts_down.is_meta
+    x = torch.randn(50, TOY.decoder.hidden_size, generator=torch.Generator().manual_seed(1))
+    assert distance(small(x), mixture(x)) < 2 * NEAR  # two products one after the other
+    for first in (0, 30):  # alone and together
+        assert torch.equal(small(x[first : first + 1]), small(x)[first : first + 1])
+
+
+def test_the_int8_decoder_keeps_embedding_norms_and_router_whole(
+    decoder: Decoder,  # noqa: F811
+) -> None:
+    left = {
+        name.rpartition(".")[0].rpartition(".")[2]
+        for name, value in to_int8(decoder).state_dict().items()
+        if not value.is_meta
+    }
+    assert left == {"embed", "norm", "attn_norm", "ffn_norm", "router"}
+
+
+def test_an_int8_decoder_gives_each_slot_the_bits_it_gets_alone(
+    decoder: Decoder,  # noqa: F811
+    texts: list[Tensor],  # noqa: F811
+) -> None:
+    small = to_int8(decoder)
+    small.pack()  # as a worker does: there is nothing left to pack
+    ids = torch.stack([text[-1] for text in texts])
+    together = small.decode(ids, filled_cache(small, texts), range(len(texts)))
+    for slot, text in enumerate(texts):
+        alone = small.decode(text[-1:], filled_cache(small, [text]), [0])[0]
+        assert torch.equal(alone, together[slot])
+        assert distance(together[slot], decoder(decoder.embed(text)[None])[0, -1]) < 0.1
