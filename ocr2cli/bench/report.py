@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ def report(
     ours: Timing,
     ceilings: Ceilings,
     *,
+    raster_ms: Mapping[str, float],
     peak_bytes: int,
     peers: Mapping[str, Timing],
 ) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def report(
         "pages": ours.num_pages,
         "new_tokens": ours.new_tokens,
         "ours": figures(ours),
+        "raster_ms": {stage: round(value, 2) for stage, value in raster_ms.items()},
+        "rasterizers_needed": rasterizers_needed(ours, raster_ms),
         "peak_bytes": peak_bytes,
         "ceilings": asdict(ceilings),
         "share_of_ceilings": shares(subject, ours, ceilings),
@@ -62,6 +66,11 @@ def figures(timing: Timing) -> dict[str, float]:
         "s_page_of_1000": round(timing.seconds_a_page_of(_TYPICAL_TOKENS), 4),
         "pages_s": round(1 / timing.seconds_a_page, 4) if timing.seconds_a_page else 0.0,
     }
+
+
+def rasterizers_needed(ours: Timing, raster_ms: Mapping[str, float]) -> int:
+    """Processes that rasterise as fast as the model reads pages of a typical length."""
+    return max(1, math.ceil(raster_ms["total"] / 1e3 / ours.seconds_a_page_of(_TYPICAL_TOKENS)))
 
 
 def ratio(peer: Timing, ours: Timing, key: str) -> float:
@@ -127,6 +136,9 @@ def as_text(facts: Mapping[str, Any]) -> str:
     ]
     ceilings, share = facts["ceilings"], facts["share_of_ceilings"]
     foot = [
+        "a page is rasterised in "
+        + ", ".join(f"{value:.0f} ms {stage}" for stage, value in facts["raster_ms"].items())
+        + f"; processes that keep up: {facts['rasterizers_needed']}",
         f"peak memory {facts['peak_bytes'] / 1e9:.2f} GB",
         f"this machine: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in a product, "
         f"{ceilings['memory'] / 1e9:.1f} GB/s read",

@@ -28,7 +28,7 @@ def bench(
     model: str, device: str, dtype: str, pages: int, new_tokens: int, threads: int,
     against: str | None, as_json: bool, **logs: Any,
 ) -> None:  # fmt: skip
-    """Measure this machine: seconds a page by stage, tokens/s, pages/s, memory, ceilings.
+    """Measure this machine: seconds a page by stage, tokens/s, memory, ceilings.
 
     Pages are A4 at 144 dpi: 6 tiles and the global view. No model needs to be downloaded.
     """
@@ -36,6 +36,7 @@ def bench(
     import torch
 
     from ocr2cli.bench.measure import ENCODED_PAGES, measure_ceilings, measure_ours, peak_memory
+    from ocr2cli.bench.raster import measure_raster
     from ocr2cli.bench.report import as_text, report
     from ocr2cli.bench.workload import make_subject, make_work
     from ocr2cli.engines.host import num_cores
@@ -52,5 +53,7 @@ def bench(
 
         subject.give_up_model()
         peers["transformers"] = measure_hf(subject, work)
-    facts = report(subject, ours, ceilings, peak_bytes=peak, peers=peers)
+    facts = report(
+        subject, ours, ceilings, raster_ms=measure_raster(), peak_bytes=peak, peers=peers
+    )
     click.echo(json.dumps(facts) if as_json else as_text(facts))

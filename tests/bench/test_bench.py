@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
-from ocr2cli.bench.report import as_text, figures, least_bytes_a_step, ratio, report
+from ocr2cli.bench.raster import measure_raster
+from ocr2cli.bench.report import (
+    as_text,
+    figures,
+    least_bytes_a_step,
+    rasterizers_needed,
+    ratio,
+    report,
+)
 from ocr2cli.bench.workload import (
     RANDOM_MODELS,
     make_subject,
@@ -83,8 +91,8 @@ def test_a_model_given_up_is_not_measured_again() -> None:
 
 def test_the_report_is_json_and_a_table(subject) -> None:
     ours = Timing(2, 5, 1.0, 1.0, 1.0, 2252, 4)
-    facts = report(subject, ours, Ceilings(1e11, 1e10), peak_bytes=10**9,
-                   peers={"transformers": ours})  # fmt: skip
+    facts = report(subject, ours, Ceilings(1e11, 1e10), raster_ms={"render": 20.0, "total": 90.0},
+                   peak_bytes=10**9, peers={"transformers": ours})  # fmt: skip
     assert json.loads(json.dumps(facts))["times_faster"]["transformers"]["s_page_of_1000"] == 1.0
     text = as_text(facts)
     assert "ocr2 / transformers" in text and "1.00x" in text
@@ -94,3 +102,16 @@ def test_the_report_is_json_and_a_table(subject) -> None:
 def test_a_repeated_block_fills_any_shape() -> None:
     big = random_like(torch.empty(3, 1 << 21), torch.device("cpu"))
     assert big.shape == (3, 1 << 21) and torch.isfinite(big).all()
+
+
+def test_the_stages_before_the_encoder_are_timed_one_by_one() -> None:
+    found = measure_raster()
+    assert list(found) == ["render", "digest", "tile", "send", "total"]
+    assert all(value > 0 for value in found.values())
+    assert found["total"] == pytest.approx(sum(found.values()) - found["total"])
+
+
+def test_fast_models_need_more_rasterisers() -> None:
+    slow, fast = Timing(1, 101, 5.0, 1.0, 10.0), Timing(100, 101, 0.6, 0.4, 0.1)
+    assert rasterizers_needed(slow, {"total": 90.0}) == 1
+    assert rasterizers_needed(fast, {"total": 90.0}) == 5  # 20 ms a page
