@@ -6,20 +6,24 @@ It is handed stages and a runner by name; it knows nothing about models, pixels 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs, find_sources
-from ocr2cli.engines.choose import EnginePlan, plan_engine
+from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.recovery import Ladder
 from ocr2cli.errors import UsageError
 from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.summary import Summary
@@ -27,7 +31,7 @@ from ocr2cli.output.writer import Writer
 from ocr2cli.pages import PageJob, PageKey, PageResult
 from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.lock import OutputLock
-from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
 
@@ -39,6 +43,7 @@ STUB = "stub"
 RUNNERS = {
     "inline": "ocr2cli.pipeline.inline",
     "local": "ocr2cli.pipeline.local",
+    "ray": "ocr2cli.runners.ray",
 }
 
 
@@ -102,17 +107,24 @@ def run_batch(
 
     stages: instead of the configured engine's. Raises: Ocr2Error; pages read until then are kept.
     """
-    with OutputLock(cfg.out):
+    runner_named(cfg.runner)  # before anything is loaded
+    stop = stop or StopRequests()
+    with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
         settings = OutputSettings(
             cfg.formats, plan.fingerprint, cfg.save_tokens, cfg.min_confidence
         )
         status = RunStatus()
         options = RunnerOptions(
-            retries=cfg.retries, stop=stop or StopRequests(), drain_s=cfg.drain, status=status
+            retries=cfg.retries,
+            stop=stop,
+            drain_s=cfg.drain,
+            status=status,
+            cluster=_cluster_options(cfg, plan),
         )
         with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
-            writer = Writer(cfg.out, settings, raster=cfg.raster)
+            told = bucket.offer if bucket else None
+            writer = Writer(cfg.out, settings, raster=cfg.raster, on_document=told)
             batch = Batch(cfg, journal, writer, {}, plan.cache)
             try:
                 for result in _results(batch, plan, options):
@@ -126,6 +138,22 @@ def run_batch(
                 summary = writer.close()
                 _write_metrics(cfg, summary, status, is_finished=True)
     return summary
+
+
+@contextmanager
+def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
+    """Where finished documents go besides OUT; at the end its uploads are waited for."""
+    if not cfg.out_url:
+        yield None
+        return
+    bucket = Bucket(cfg.out_url, cfg.out, stop=stop)
+    try:
+        yield bucket
+    except BaseException:
+        bucket.close(is_failing=True)
+        raise
+    bucket.close()
+    logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 
 def _write_metrics(
@@ -146,7 +174,11 @@ def _write_metrics(
 def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
     if not cfg.cache:
         return None
-    return lambda fingerprint: PageCache(Path(cfg.cache), fingerprint, cfg.cache_size)
+    return partial(_open_cache, Path(cfg.cache), cfg.cache_size)
+
+
+def _open_cache(folder: Path, max_bytes: int, fingerprint: str) -> PageCache:
+    return PageCache(folder, fingerprint, max_bytes)
 
 
 def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator[PageResult]:
@@ -172,8 +204,8 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     None means: nothing now, ask again. Recovery steps of looping pages come in between.
     """
     cfg = batch.cfg
-    batch.outlook = Outlook(len(find_sources(cfg.inputs, out=cfg.out)))
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out):
+    batch.outlook = Outlook(len(find_sources(cfg.inputs, out=cfg.out, out_url=cfg.out_url)))
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out, out_url=cfg.out_url):
         batch.writer.expect(job)
         batch.outlook.note(job)
         entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None
@@ -212,12 +244,39 @@ def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
 
 
 def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
-    """`run(stages, jobs, options=...)` of inline or local. Raises: UsageError for another name."""
+    """`run(stages, jobs, options=...)` of inline, local or ray.
+
+    Raises: UsageError for another name, and for ray where its package is not installed.
+    """
     if name not in RUNNERS:
-        raise UsageError(f"--runner {name} is not there yet; use --runner local")
+        raise UsageError(f"--runner {name}: unknown. Choose from {', '.join(RUNNERS)}")
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError(
+            "--runner ray needs the package Ray: pip install 'ocr2cli[ray]', or use --runner local"
+        )
     run = importlib.import_module(RUNNERS[name]).run
     assert callable(run)
     return run  # type: ignore[no-any-return]
+
+
+def _cluster_options(cfg: RunConfig, plan: EnginePlan) -> ClusterOptions:
+    """Nodes plan anew, since they may be larger or smaller; paths must not depend on a folder."""
+    engine = replace(
+        cfg.engine, model=_absolute(cfg.engine.model), mmproj=_absolute(cfg.engine.mmproj)
+    )
+    there = replace(cfg, engine=engine, cache=os.path.abspath(cfg.cache) if cfg.cache else "")
+    is_given = plan.fingerprint == STUB
+    return ClusterOptions(
+        address=cfg.ray_address,
+        make_plan=None if is_given else partial(plan_for_cores, there, _cache_opener(there)),
+        fingerprint=plan.fingerprint,
+        uses_gpus=cfg.engine.device in ("auto", "cuda"),
+    )
+
+
+def _absolute(name: str) -> str:
+    """A path that is there made absolute; the name of a model as it is."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def read_pages(
@@ -253,7 +312,9 @@ def iter_pages(cfg: RunConfig, jobs: Iterable[PageJob] | None = None) -> Iterato
     waiting: dict[PageKey, PageResult] = {}
     position = 0
     run = runner_named(cfg.runner)
-    for result in run(plan_engine(cfg).stages, noted(), options=RunnerOptions(retries=cfg.retries)):
+    plan = plan_engine(cfg)
+    options = RunnerOptions(retries=cfg.retries, cluster=_cluster_options(cfg, plan))
+    for result in run(plan.stages, noted(), options=options):
         waiting[result.key] = replace(result, input_sha256=digests.pop(result.key))
         while position < len(order) and order[position] in waiting:
             yield waiting.pop(order[position])

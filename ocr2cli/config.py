@@ -94,6 +94,7 @@ class RunConfig:
 
     inputs: tuple[str, ...] = ()
     out: Path = Path("out")
+    out_url: str = ""  # object store that finished documents go to; `out` is then its local state
     pages: str = ""
     formats: tuple[str, ...] = ("md", "jsonl")
     resume: bool = True

@@ -71,7 +71,11 @@ def decode_options(function: Any) -> Any:
 
 @click.command(short_help="Read documents, write markdown.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=str))
-@option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
+@option("-o", "--out", required=True, type=click.Path(path_type=str),
+        help="Output folder, or the URL of an object store: s3://bucket/prefix.")
+@option("--state", type=click.Path(file_okay=False, path_type=Path),
+        show_default="a folder of the user's for each URL",
+        help="Local folder for the state of a run whose output is a URL.")
 @option("-0", "--null", "null_separated", is_flag=True, show_default=False, envvar=None,
         help="Paths on stdin end in NUL.")
 @engine_options
@@ -176,9 +180,11 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
         rotate=flags["rotate"],
         text_layer=flags["text_layer"],
     )
+    out, out_url = _output(flags["out"], flags["state"])
     return RunConfig(
         inputs=_inputs(flags["inputs"], flags["null_separated"]),
-        out=flags["out"],
+        out=out,
+        out_url=out_url,
         pages=flags["pages"],
         formats=formats,
         resume=not flags["no_resume"],
@@ -193,6 +199,21 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
             "recycle_after", "cache", "min_confidence", "metrics_file", "runner", "ray_address",
         )},
     )  # fmt: skip
+
+
+def _output(given: str, state: Path | None) -> tuple[Path, str]:
+    """(local folder, URL or ""). Raises: UsageError for a URL that cannot hold outputs."""
+    from ocr2cli.document.urls import is_url, local_path
+
+    given = local_path(given)
+    if not is_url(given):
+        if state is not None:
+            raise UsageError("--state is for an output that is a URL; a folder holds its own state")
+        return Path(given), ""
+    from ocr2cli.output.bucket import check_scheme, staging_folder
+
+    check_scheme(given)
+    return staging_folder(given, state), given
 
 
 def engine_config(flags: dict[str, Any]) -> EngineConfig:

@@ -37,28 +37,33 @@ def find_jobs(
     cfg: RasterConfig | None = None,
     *,
     out: Path | None = None,
+    out_url: str = "",
     is_isolated: bool = True,
 ) -> Iterator[PageJob]:
     """Every page to read, document after document, in page order; made as they are asked for.
 
     inputs: files, folders, globs. pages: `--pages`. out: the output folder, left out of folders
-    that are walked. is_isolated: count pages in a process of its own, which a hostile file may
-    hang or kill. A document that cannot be opened gives exactly one job, for page 0, with `error`.
+    that are walked; out_url: the same where the output is a URL. is_isolated: count pages in a
+    process of its own, which a hostile file may hang or kill. A document that cannot be opened
+    gives exactly one job, for page 0, with `error`.
 
     Raises: UsageError for a bad page range, before anything is opened.
     """
     selection = parse_pages(pages)
-    return _jobs(find_sources(inputs, out=out), selection, cfg or RasterConfig(), is_isolated)
+    sources = find_sources(inputs, out=out, out_url=out_url)
+    return _jobs(sources, selection, cfg or RasterConfig(), is_isolated)
 
 
-def find_sources(inputs: Sequence[str], *, out: Path | None = None) -> list[Source]:
+def find_sources(
+    inputs: Sequence[str], *, out: Path | None = None, out_url: str = ""
+) -> list[Source]:
     """The input files, each once, in order: as given, a folder's and a glob's sorted."""
     hidden = os.path.realpath(out) if out is not None else ""
     seen: set[str] = set()
     paths: list[str] = []
     roots: list[str] = []
     for given in inputs:
-        root, found = _expand(local_path(given), hidden)
+        root, found = _expand(local_path(given), hidden, out_url)
         roots.append(root)
         for path in found:
             identity = _identity(path)
@@ -111,10 +116,10 @@ def _nothing_selected(source: Source, listing: Listing) -> PageError:
     )
 
 
-def _expand(given: str, hidden: str) -> tuple[str, Iterable[str]]:
+def _expand(given: str, hidden: str, hidden_url: str) -> tuple[str, Iterable[str]]:
     """(folder that names count from, absolute paths) of one input."""
     if is_url(given):
-        return _expand_url(given)
+        return _expand_url(given, hidden_url)
     path = os.path.abspath(given)
     # A folder called x.pdf is a mistake to report, not a folder to search.
     if os.path.isdir(path) and not _has_document_ending(path):
@@ -124,9 +129,9 @@ def _expand(given: str, hidden: str) -> tuple[str, Iterable[str]]:
     return os.path.dirname(path), [path]
 
 
-def _expand_url(url: str) -> tuple[str, list[str]]:
+def _expand_url(url: str, hidden_url: str) -> tuple[str, list[str]]:
     try:
-        folder, found = list_url(url, ENDINGS)
+        folder, found = list_url(url, ENDINGS, hidden_url)
     except PageFault:
         # Listed as one document: opening it meets the same fault, which becomes its error.
         folder, found = url.rpartition("/")[0], [url]

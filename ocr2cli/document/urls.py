@@ -42,16 +42,17 @@ def name_of(url: str) -> str:
     return "/" + without_password(url).partition("://")[2].lstrip("/")
 
 
-def list_url(url: str, endings: frozenset[str]) -> tuple[str, list[str]]:
+def list_url(url: str, endings: frozenset[str], hidden: str = "") -> tuple[str, list[str]]:
     """(URL of the folder that names count from, URLs of the documents), sorted.
 
-    A folder is walked and a glob expanded; a URL that names nothing is given back as it is.
+    hidden: a URL below which nothing is listed. A folder is walked and a glob expanded; a URL
+    that names nothing is given back as it is.
     Raises: PageFault when fsspec is absent or the server does not answer.
     """
     scheme = url.partition("://")[0]
     folder = url.rsplit("/", 1)[0]
     try:
-        system, path = _connect(url)
+        system, path = connect(url)
         if any(sign in path for sign in "*?["):
             found = sorted(system.glob(path))
             folder = re.split(r"[*?\[]", url, maxsplit=1)[0].rsplit("/", 1)[0]
@@ -65,7 +66,10 @@ def list_url(url: str, endings: frozenset[str]) -> tuple[str, list[str]]:
     except Exception as error:  # every fsspec backend raises its own
         raise _failed(url, error) from error
     wanted = [name for name in found if "." + name.rpartition(".")[2].lower() in endings]
-    return folder, [f"{scheme}://{name.lstrip('/')}" for name in wanted] or [url]
+    urls = [f"{scheme}://{name.lstrip('/')}" for name in wanted]
+    if hidden:
+        urls = [one for one in urls if not one.startswith(hidden.rstrip("/") + "/")]
+    return folder, urls or [url]
 
 
 def download(url: str) -> io.BufferedReader:
@@ -81,7 +85,7 @@ def download(url: str) -> io.BufferedReader:
 
 def _copy(url: str, copy: IO[bytes]) -> None:
     try:
-        system, path = _connect(url)
+        system, path = connect(url)
         with system.open(path, "rb") as remote:
             while piece := remote.read(_COPY_BYTES):
                 copy.write(piece)
@@ -91,12 +95,16 @@ def _copy(url: str, copy: IO[bytes]) -> None:
         raise _failed(url, error) from error
 
 
-def _connect(url: str) -> tuple[Any, str]:
+def connect(url: str) -> tuple[Any, str]:
+    """(fsspec's file system, path in it). Raises: PageFault without the packages it takes."""
     try:
         import fsspec
     except ImportError as error:
         raise _failed(url, "the package fsspec is not installed") from error
-    system, path = fsspec.core.url_to_fs(url)
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise _failed(url, error) from error
     return system, path
 
 

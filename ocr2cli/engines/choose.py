@@ -78,6 +78,15 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     return EnginePlan(stages, fingerprint, cache, num_workers(cfg))
 
 
+def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> EnginePlan:
+    """`plan_engine` on a node of whose cores this runner may use so many."""
+    rasterizers = cfg.engine.rasterizers or max(1, cores - 2)
+    return plan_engine(
+        dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, rasterizers=rasterizers)),
+        open_cache,
+    )
+
+
 def native_spec(
     cfg: RunConfig, files: ModelFiles, config: ModelConfig, prompt: str, num_bytes: int
 ) -> NativeSpec:

@@ -139,6 +139,10 @@ class Assembly:
         record = {"document": self.id, "key": self.key, "files": files}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
 
+    def published(self) -> dict[str, str]:
+        """Relative path -> SHA-256 of the files that the last record names."""
+        return dict(self._record().files)
+
     def drop(self) -> None:
         """Removes whatever was staged and not published."""
         self._folder.drop(self._staged)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 
 SUMMARY_PATH = f"{STATE}/summary.json"
+
+# Told of a document whose files are in place: its id, and relative path -> SHA-256.
+OnDocument = Callable[[str, Mapping[str, str]], None]
 
 
 class Writer:
@@ -46,6 +49,7 @@ class Writer:
         raster: RasterConfig | None = None,
         render: Render | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_document: OnDocument | None = None,
     ) -> None:
         """render: replaces `document.raster.render_page`, in tests.
 
@@ -58,6 +62,7 @@ class Writer:
         self._documents: dict[str, Expected] = {}
         self._complete: list[Expected] = []
         self._owners: dict[str, str] = {}
+        self._on_document = on_document
         self._clock = clock
         self._start = clock()
         self.summary = Summary(min_confidence=settings.min_confidence)
@@ -132,6 +137,7 @@ class Writer:
         assembly = Assembly(self._folder, document, self._settings, self._render)
         if assembly.is_up_to_date():
             self.summary.documents_unchanged += 1
+            self._tell(assembly)
             return
         try:
             if LINKING_FORMATS & set(self._settings.formats):
@@ -143,6 +149,11 @@ class Writer:
             self.summary.documents_written += 1
         finally:
             assembly.drop()
+        self._tell(assembly)
+
+    def _tell(self, assembly: Assembly) -> None:
+        if self._on_document is not None:
+            self._on_document(assembly.id, assembly.published())
 
     def _claim(self, assembly: Assembly) -> None:
         """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`."""

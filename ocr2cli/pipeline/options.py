@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,25 @@ def _never() -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What only a runner on many machines asks for.
+
+    address: of the cluster; "": a new one on this machine. make_plan: given the cores it may use,
+    makes the stages anew on a node, sized by that node (an object with `stages` and
+    `fingerprint`, which must equal `fingerprint` here); None: the caller's stages are sent.
+    uses_gpus: one runner for each GPU of a node, not one for each node. lost_after_s: a node that
+    gives no sign for so long is given up. start_within_s: a run no node takes part in by then ends.
+    """
+
+    address: str = ""
+    make_plan: Callable[[int], Any] | None = None
+    fingerprint: str = ""
+    uses_gpus: bool = True
+    lost_after_s: float = 30.0
+    start_within_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerOptions:
     """How a runner treats pages, whatever the stages are.
 
@@ -65,6 +85,7 @@ class RunnerOptions:
     drain_s: seconds that pages under way may still take after the first stop request.
     heartbeat_s: how often a worker process gives a sign of life.
     hopeless_after: deaths of one stage before its first item is out, after which the run ends.
+    cluster: for a runner on many machines; the others do not look at it.
     """
 
     retries: int = 1
@@ -73,3 +94,4 @@ class RunnerOptions:
     status: RunStatus = field(default_factory=RunStatus)
     heartbeat_s: float = 1.0
     hopeless_after: int = 20
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)

@@ -59,12 +59,15 @@ def test_an_unknown_model_ends_in_model_error(tmp_path, capsys) -> None:
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_runner_that_is_not_there_yet_is_one_line(tmp_path, capsys) -> None:
+def test_a_runner_whose_package_is_missing_is_one_line(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     page = tmp_path / "a.png"
     page.write_bytes(b"not read")
     argv = ("run", str(page), "-o", str(tmp_path / "o"), "--runner", "ray")
     assert run_main(*argv) == ExitCode.USAGE
-    assert "--runner local" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "pip install 'ocr2cli[ray]'" in error and "--runner local" in error
+    assert len(error.splitlines()) == 1 and not (tmp_path / "o").exists()
 
 
 def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path, monkeypatch) -> None:

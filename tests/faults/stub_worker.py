@@ -49,6 +49,9 @@ def misbehave(deed: str, job: PageJob, result: PageResult) -> PageResult:
             os.kill(os.getpid(), signal.SIGKILL)
         case "die-once" if job.attempt == 0:
             os._exit(3)
+        case "kill-parent":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         case "hang":
             time.sleep(3600)
         case "allocate":

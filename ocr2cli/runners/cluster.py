@@ -1,0 +1,219 @@
+"""A Ray cluster as the driver uses it: join, list, start an actor, call it, end it.
+
+The only code that calls Ray. Knows nothing about pages or what a loss means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ocr2cli.engines.host import num_cores
+from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.runners.node import Node, NodeSetup, Turn
+
+logger = logging.getLogger("ocr2")
+
+# An answer that is said to be there and does not come sits on a node that is gone.
+_FETCH_S = 10.0
+_CLOSE_S = 5.0
+# Ray itself tries an address nobody answers at for minutes.
+_CONNECT_S = 5.0
+# A private cluster moves nothing but results through its store.
+_STORE_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place for one local runner. number: which of its node's. num_cpus, num_gpus: claimed."""
+
+    node_id: str
+    number: int
+    name: str
+    num_cpus: float
+    num_gpus: float
+
+
+class Lost(Exception):
+    """The actor will not answer any more. The message is one line."""
+
+
+class Cluster:
+    """A connection to a cluster, or a private one on this machine. Ends with `close`."""
+
+    def __init__(self, address: str) -> None:
+        """Raises: UsageError for Ray's client; EngineError when no cluster answers at `address`."""
+        # Ray reads these when it is imported or started: no usage statistics, no hints.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        if address.startswith("ray://"):
+            raise UsageError(
+                f"--address {address}: the Ray client is not supported. Run ocr2 on a machine of "
+                "the cluster, with --address auto or HOST:6379"
+            )
+        self._ray = ray
+        self._is_ours = not ray.is_initialized()
+        if self._is_ours:
+            self._connect(address)
+
+    def spots(self, *, uses_gpus: bool) -> list[Spot]:
+        """One for each node with CPUs or, where GPUs are used, for each GPU of a node."""
+        return [
+            spot
+            for node in self._ray.nodes()
+            if node["Alive"]
+            for spot in _spots_of(node, uses_gpus=uses_gpus)
+        ]
+
+    def start(self, spot: Spot, setup: NodeSetup) -> Any:
+        """An actor on this very node; returns at once, its first answer says that it is up."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor = self._ray.remote(Node).options(
+            num_cpus=spot.num_cpus,
+            num_gpus=spot.num_gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(spot.node_id, soft=False),
+        )
+        return actor.remote(setup)
+
+    def wait(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Those of the calls that have an answer, or never will; all there are by then."""
+        first, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout_s)
+        if not first or not rest:
+            return list(first)
+        more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+        return [*first, *more]
+
+    def fetch(self, call: Any) -> Turn:
+        """The answer. Raises: Lost when the actor or its node is gone."""
+        try:
+            turn = self._ray.get(call, timeout=_FETCH_S)
+        except self._ray.exceptions.RayError as error:
+            raise Lost(one_line_of(error)) from error
+        assert isinstance(turn, Turn)
+        return turn
+
+    def kill(self, actor: Any) -> None:
+        """End an actor now; its workers end with it."""
+        with contextlib.suppress(Exception):  # a cluster that is gone has no actors either
+            self._ray.kill(actor, no_restart=True)
+
+    def end(self, actors: Sequence[Any]) -> None:
+        """Let actors finish their workers in order, for a few seconds, then kill them."""
+        with contextlib.suppress(Exception):  # as in `kill`
+            calls = [actor.close.remote() for actor in actors]
+            if calls:
+                self._ray.wait(calls, num_returns=len(calls), timeout=_CLOSE_S)
+        for actor in actors:
+            self.kill(actor)
+
+    def close(self) -> None:
+        """Leave the cluster; a private one ends."""
+        if self._is_ours:
+            with _own_signals():
+                self._ray.shutdown()
+
+    def _connect(self, address: str) -> None:
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if address or os.environ.get("RAY_ADDRESS"):
+            settings["address"] = address or None
+        else:
+            settings.update(
+                address="local",
+                num_cpus=num_cores(),
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+        _keep_stdout_clean()
+        try:
+            _require_answer(settings["address"])
+            with _own_signals():
+                self._ray.init(**settings)
+        except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has many
+            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise EngineError(
+                f"no Ray cluster at {where}: {one_line_of(error)} Start one with `ray start "
+                "--head`, or leave --address out for a cluster on this machine alone."
+            ) from error
+
+
+def _require_answer(address: str | None) -> None:
+    """Raises: OSError when nobody listens at HOST:PORT; other words are Ray's to explain."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except OSError:
+        # Ray takes the local host for this machine's address in its network.
+        import ray
+
+        if host not in ("127.0.0.1", "localhost"):
+            raise
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), _CONNECT_S).close()
+
+
+def one_line_of(error: BaseException) -> str:
+    """The first sentence that says something, ending in a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    # A constructor's error: Ray's own words first, the reason in the last line.
+    if text.endswith(":") or "in its creation task" in text:
+        text = lines[-1]
+    return text[:300].rstrip(" .:,") + "."
+
+
+def _spots_of(node: dict[str, Any], *, uses_gpus: bool) -> Iterator[Spot]:
+    resources = node["Resources"]
+    num_cpus, num_gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0.0))
+    count = num_gpus if uses_gpus and num_gpus else int(num_cpus >= 1)
+    for number in range(count):
+        yield Spot(
+            node["NodeID"],
+            number,
+            f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}",
+            # Whole cores: a runner's processes use all that it claims.
+            num_cpus=float(int(num_cpus / count)),
+            num_gpus=1.0 if uses_gpus and num_gpus else 0.0,
+        )
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our signal handlers: Ray installs its own, which would end the run without a drain."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for each, handler in kept:
+            signal.signal(each, handler)
+
+
+def _keep_stdout_clean() -> None:
+    """Ray prints a dead node's last words to stdout, which is for results (`--json`).
+
+    No public setting turns it off: `log_to_driver` is about other lines.
+    """
+    import ray._private.worker as private
+
+    def to_log(data: dict[str, Any], *_: Any, **__: Any) -> None:
+        for line in data.get("lines", ()):
+            logger.debug("ray: %s", str(line).partition("\n")[0])
+
+    if hasattr(private, "print_to_stdstream"):
+        private.print_to_stdstream = to_log

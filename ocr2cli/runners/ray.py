@@ -1,0 +1,481 @@
+"""Runner: a whole local runner on each node of a Ray cluster, fed and watched from here.
+
+The driver hands out pages, keeps a bounded number of them on each node and takes results as they
+are finished; it alone keeps the books. A node is judged by its answers, not by what Ray says of it:
+Ray notices a lost machine late. Knows nothing about what the pages are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ocr2cli import __version__
+from ocr2cli.errors import EngineError, Ocr2Error
+from ocr2cli.pages import PageError, PageJob, PageKey, PageResult
+from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
+from ocr2cli.pipeline.options import RunnerOptions, StageStatus
+from ocr2cli.pipeline.stage import Stage
+from ocr2cli.runners.cluster import Cluster, Lost, Spot
+from ocr2cli.runners.node import NodeSetup, Turn
+
+logger = logging.getLogger("ocr2")
+
+# A node answers within this time, with results or without: its sign of life.
+_ANSWER_S = 0.5
+_TICK_S = 0.1
+_IDLE_S = 0.02
+# How often the cluster is asked which nodes it has.
+_SCAN_S = 2.0
+# Time the loop was away longer than this does not count as a node's silence.
+_MAX_STEP_S = 1.0
+# Pages a node is given before its first result; doubled with every answer that brings some.
+_FIRST_PAGES = 4
+# A node that loses this many runners in a row, and reads nothing, is left alone.
+_MAX_USELESS_LOSSES = 3
+_MAX_READY_RESULTS = 64
+# Pages lost together are given out again in groups smaller by this factor, down to one.
+_SPLIT = 4
+_DRAIN_SLACK_S = 1.0
+
+
+def run(
+    stages: Sequence[Stage],
+    jobs: Iterable[PageJob | None],
+    *,
+    options: RunnerOptions | None = None,
+) -> Iterator[PageResult]:
+    """Read every job; yields one result per job, in the order they are finished.
+
+    The promise of `local.run`, on many machines: jobs are pulled lazily, no cluster is joined
+    before the first page that needs one, closing the iterator ends the actors. Nodes that join
+    later are used, pages of lost ones are read again. Input files must be visible on every node.
+    Raises: UsageError for a client's address; EngineError when no cluster answers or no node takes
+    part; whatever ended the last node's runner. Results finished before that have been yielded.
+    """
+    driver = _Driver(tuple(stages), iter(jobs), options or RunnerOptions())
+    try:
+        yield from driver.results()
+    finally:
+        driver.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Post:
+    """One actor. held: pages given to it; unsent: those of them that it has not been told of yet.
+
+    limit: pages it may hold. group: size of the group of suspects it reads, 0 when it reads
+    ordinary pages. silent_s: since its last answer; stuck_s: since something moved inside it.
+    """
+
+    spot: Spot
+    actor: Any
+    call: Any = None
+    is_up: bool = False
+    held: dict[PageKey, Ticket] = field(default_factory=dict)
+    unsent: list[PageJob] = field(default_factory=list)
+    limit: int = _FIRST_PAGES
+    num_wanted: int = _FIRST_PAGES
+    group: int = 0
+    num_results: int = 0
+    num_stops_told: int = 0
+    silent_s: float = 0.0
+    stuck_s: float = 0.0
+    stages: tuple[StageStatus, ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        return self.is_up and not self.group and len(self.held) < self.limit
+
+    def take(self, ticket: Ticket) -> None:
+        if not self.held:
+            self.stuck_s = 0.0
+        self.held[ticket.job.key] = ticket
+        self.unsent.append(ticket.job)
+
+
+class _Driver:
+    """The loop: give pages, take results, look after nodes."""
+
+    def __init__(
+        self, stages: tuple[Stage, ...], jobs: Iterator[PageJob | None], options: RunnerOptions
+    ) -> None:
+        if not stages:
+            raise ValueError("a run needs at least one stage")
+        self._stages = stages
+        self._jobs = jobs
+        self._options = options
+        self._ledger = Ledger(options.retries)
+        self._cluster: Cluster | None = None
+        self._posts: dict[tuple[str, int], _Post] = {}
+        self._fresh: deque[Ticket] = deque()
+        self._suspects: deque[Ticket] = deque()
+        self._num_losses: dict[int, int] = {}
+        self._num_useless: Counter[tuple[str, int]] = Counter()
+        self._given_up: dict[tuple[str, int], Ocr2Error] = {}
+        self._num_restarts = 0
+        self._ready: deque[PageResult] = deque()
+        self._has_jobs = True
+        self._is_source_idle = False
+        self._drain_until: float | None = None
+        self._fatal: Ocr2Error | None = None
+        self._looked_at = time.monotonic()
+        self._scan_at = 0.0
+        self._alone_s = 0.0
+        options.status.probe = self._snapshot
+
+    def results(self) -> Iterator[PageResult]:
+        while not self._should_end():
+            self._admit()
+            self._give_suspects()
+            self._give_fresh()
+            self._call()
+            self._collect()
+            self._watch()
+            while self._ready:
+                yield self._ready.popleft()
+            if self._fatal:
+                raise self._fatal
+        self._ledger.check()
+        if self._cluster and not self._options.status.is_interrupted:
+            # Those not up hold nothing and would only be waited for.
+            self._cluster.end([post.actor for post in self._posts.values() if post.is_up])
+
+    def close(self) -> None:
+        """Kill what is left and leave the cluster. Safe at any moment."""
+        if self._cluster:
+            for post in self._posts.values():
+                self._cluster.kill(post.actor)
+            self._cluster.close()
+
+    # -- what ends a run
+
+    def _should_end(self) -> bool:
+        if self._heed_stop():
+            return True
+        return not (self._has_jobs or self._ledger or self._ready)
+
+    def _heed_stop(self) -> bool:
+        """Begin or end the drain; True when the run must end now."""
+        num_requests = self._options.stop()
+        if not num_requests:
+            return False
+        now = time.monotonic()
+        self._options.status.is_interrupted = True
+        if self._drain_until is None:
+            # Each node ends its own drain in time; its last results need a moment to get here.
+            self._drain_until = now + self._options.drain_s + _DRAIN_SLACK_S
+            self._has_jobs = self._is_source_idle = False
+            self._give_up([*self._fresh, *self._suspects])
+            self._fresh.clear()
+            self._suspects.clear()
+            for post in self._posts.values():
+                self._give_up([post.held.pop(job.key) for job in post.unsent])
+                post.unsent.clear()
+        if num_requests >= 2 or now >= self._drain_until:
+            self._give_up(self._ledger.tickets())
+            return True
+        return False
+
+    def _give_up(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self._ledger.drop(ticket)
+
+    # -- pages out
+
+    def _admit(self) -> None:
+        """Pull jobs while somebody has room for them; one at a time until there is a cluster."""
+        self._is_source_idle = False
+        while self._has_jobs and len(self._ready) < _MAX_READY_RESULTS:
+            if len(self._fresh) >= self._num_free():
+                return
+            try:
+                job = next(self._jobs)
+            except StopIteration:
+                self._has_jobs = False
+                return
+            if job is None:
+                self._is_source_idle = True
+                return
+            ticket = self._ledger.admit(job)
+            if job.error:
+                self._ready.append(self._ledger.finish(ticket, failed_result(job, job.error)))
+                continue
+            self._fresh.append(ticket)
+            self._join()
+
+    def _num_free(self) -> int:
+        """Pages that nodes have room for; one is kept at hand while none is up yet."""
+        posts = self._open_posts()
+        return max(1, sum(post.limit - len(post.held) for post in posts))
+
+    def _open_posts(self) -> list[_Post]:
+        """Who may be given ordinary pages, the least loaded first."""
+        posts = sorted((post for post in self._posts.values() if post.has_room), key=_load)
+        # While suspects wait, one node is let run empty for them.
+        return posts[1:] if self._suspects else posts
+
+    def _give_fresh(self) -> None:
+        while self._fresh:
+            posts = self._open_posts()
+            if not posts:
+                return
+            posts[0].take(self._fresh.popleft())
+
+    def _give_suspects(self) -> None:
+        """Pages that were lost with a node: in groups, each of which has a node for itself."""
+        while self._suspects:
+            post = next((one for one in self._posts.values() if one.is_up and not one.held), None)
+            if post is None:
+                return
+            losses = self._losses(self._suspects[0])
+            post.group = max(1, post.num_wanted // _SPLIT**losses)
+            while (
+                self._suspects
+                and len(post.held) < post.group
+                and self._losses(self._suspects[0]) == losses
+            ):
+                post.take(self._suspects.popleft())
+
+    def _losses(self, ticket: Ticket) -> int:
+        return self._num_losses.get(ticket.serial, 0)
+
+    def _call(self) -> None:
+        """One call at a time to each node that has, or gets, something to do."""
+        num_stops = self._options.stop()
+        for post in self._posts.values():
+            is_told = post.num_stops_told == num_stops
+            if post.call is not None or (post.is_up and not post.held and is_told):
+                continue
+            jobs, post.unsent = post.unsent, []
+            post.num_stops_told = num_stops
+            wait_s = _ANSWER_S if post.held else 0.0
+            post.call = post.actor.turn.remote(jobs, num_stops, wait_s)
+            post.silent_s = 0.0
+
+    # -- results in
+
+    def _collect(self) -> None:
+        waiting = {post.call: post for post in self._posts.values() if post.call is not None}
+        is_idle = self._is_source_idle or not waiting
+        timeout_s = 0.0 if self._ready else _IDLE_S if is_idle else _TICK_S
+        if not waiting or self._cluster is None:
+            time.sleep(timeout_s if self._ledger or self._is_source_idle else 0.0)
+            return
+        for call in self._cluster.wait(list(waiting), timeout_s):
+            post = waiting[call]
+            try:
+                turn = self._cluster.fetch(call)
+            except Lost as loss:
+                self._lose(post, str(loss))
+                continue
+            post.call = None
+            self._accept(post, turn)
+
+    def _accept(self, post: _Post, turn: Turn) -> None:
+        post.is_up, post.silent_s = True, 0.0
+        if _pulse(turn.stages) != _pulse(post.stages):
+            post.stuck_s = 0.0
+        post.stages = turn.stages
+        if turn.num_wanted:
+            # A quarter more than its stages hold, so that none waits for a message.
+            post.num_wanted = turn.num_wanted + max(_FIRST_PAGES, turn.num_wanted // 4)
+        for level, line in turn.logs:
+            logger.log(level, "node %s: %s", post.spot.name, line)
+        for result in turn.results:
+            ticket = post.held.pop(result.key)
+            self._num_losses.pop(ticket.serial, None)
+            self._ready.append(self._ledger.finish(ticket, result))
+        if turn.results:
+            post.num_results += len(turn.results)
+            self._num_useless.pop(_place(post), None)
+            post.limit = min(2 * post.limit, post.num_wanted)
+        if not post.held:
+            post.group = 0
+        if turn.failure:
+            self._dismiss(post, turn.failure.run_error("node"))
+        elif turn.is_ended:
+            self._let_go(post, None)
+
+    # -- nodes that come and go
+
+    def _join(self) -> None:
+        if self._cluster is None:
+            self._cluster = Cluster(self._options.cluster.address)
+            self._looked_at = time.monotonic()
+
+    def _watch(self) -> None:
+        if self._cluster is None:
+            return
+        now = time.monotonic()
+        step_s, self._looked_at = min(now - self._looked_at, _MAX_STEP_S), now
+        for post in list(self._posts.values()):
+            self._judge(post, step_s)
+        if now >= self._scan_at and self._drain_until is None:
+            self._scan_at = now + _SCAN_S
+            self._scan()
+        self._end_if_nobody_helps(step_s)
+
+    def _judge(self, post: _Post, step_s: float) -> None:
+        """A node has two deadlines: to answer at all, and to get on with what it holds."""
+        cluster = self._options.cluster
+        post.silent_s += step_s if post.call is not None else 0.0
+        post.stuck_s += step_s if post.held else 0.0
+        stuck_after_s = 60 + 2 * max(stage.timeout_s for stage in self._stages)
+        if post.is_up and post.silent_s > cluster.lost_after_s:
+            self._lose(post, f"it gave no sign of life for {cluster.lost_after_s:g} s.")
+        elif stuck_after_s > 60 and post.stuck_s > stuck_after_s:
+            self._lose(post, f"nothing moved on it for {stuck_after_s:g} s.")
+
+    def _scan(self) -> None:
+        """Use nodes that have joined, and places whose actor was lost."""
+        assert self._cluster is not None
+        spots = self._cluster.spots(uses_gpus=self._options.cluster.uses_gpus)
+        places = {(spot.node_id, spot.number): spot for spot in spots}
+        # A node that is gone says nothing about those to come.
+        self._given_up = {place: why for place, why in self._given_up.items() if place in places}
+        for place in [place for place in self._posts if place not in places]:
+            self._lose(self._posts[place], "Ray says that its node is gone.")
+        for place, spot in places.items():
+            if place not in self._posts and place not in self._given_up:
+                self._posts[place] = _Post(spot, self._cluster.start(spot, self._setup(spot)))
+
+    def _setup(self, spot: Spot) -> NodeSetup:
+        options, cluster = self._options, self._options.cluster
+        return NodeSetup(
+            name=spot.name,
+            version=__version__,
+            stages=() if cluster.make_plan else self._stages,
+            make_plan=cluster.make_plan,
+            fingerprint=cluster.fingerprint,
+            num_cores=max(1, int(spot.num_cpus)),
+            retries=options.retries,
+            drain_s=options.drain_s,
+            hopeless_after=options.hopeless_after,
+            log_level=logger.getEffectiveLevel(),
+        )
+
+    def _lose(self, post: _Post, why: str) -> None:
+        """An actor that died or is taken for dead. It is killed, should it live after all."""
+        place = _place(post)
+        if self._drain_until is None:
+            logger.warning("node %s: its runner was lost: %s %d pages are read again",
+                           post.spot.name, why, len(post.held))  # fmt: skip
+        self._num_restarts += 1
+        self._num_useless[place] += post.num_results == 0
+        if self._num_useless[place] >= _MAX_USELESS_LOSSES:
+            self._given_up[place] = EngineError(
+                f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} "
+                "Look at Ray's logs there"
+            )
+        self._let_go(post, PageError("worker_died", f"the node that read it was lost: {why}"))
+
+    def _dismiss(self, post: _Post, error: Ocr2Error | None) -> None:
+        """A node whose runner cannot go on; no page is to blame, the others read on."""
+        place = _place(post)
+        self._given_up[place] = error or EngineError(f"node {post.spot.name} stopped")
+        if len(self._posts) > 1:
+            logger.warning("%s; going on without this node", self._given_up[place])
+        for ticket in post.held.values():
+            self._ledger.rewind(ticket)
+            self._fresh.append(ticket)
+        post.held.clear()
+        self._let_go(post, None)
+
+    def _let_go(self, post: _Post, blame: PageError | None) -> None:
+        """Take leave of an actor; what it holds is read again, or was given up by request."""
+        del self._posts[_place(post)]
+        self._scan_at = 0.0
+        unsent = {job.key for job in post.unsent}
+        for key, ticket in post.held.items():
+            if self._drain_until is not None:
+                self._ledger.drop(ticket)
+            elif blame is None or key in unsent:
+                self._ledger.rewind(ticket)
+                self._fresh.append(ticket)
+            else:
+                self._suspect(ticket, blame, was_alone=post.group == 1)
+        post.held.clear()
+        if self._cluster:
+            self._cluster.kill(post.actor)
+
+    def _suspect(self, ticket: Ticket, blame: PageError, *, was_alone: bool) -> None:
+        """Machines are lost for many reasons: only a page that had one for itself is blamed."""
+        if was_alone:
+            if result := self._ledger.fault(ticket, blame):
+                self._num_losses.pop(ticket.serial, None)
+                self._ready.append(result)
+                return
+        else:
+            self._num_losses[ticket.serial] = self._losses(ticket) + 1
+        self._ledger.rewind(ticket)
+        self._suspects.append(ticket)
+
+    def _end_if_nobody_helps(self, step_s: float) -> None:
+        if any(post.is_up for post in self._posts.values()) or not self._ledger:
+            self._alone_s = 0.0
+            return
+        if self._given_up and not self._posts:
+            self._fatal = next(iter(self._given_up.values()))
+            return
+        self._alone_s += step_s
+        limit_s = self._options.cluster.start_within_s
+        if self._alone_s > limit_s:
+            asked = [f"{post.spot.num_cpus:g} CPUs of {post.spot.name}" for post in
+                     self._posts.values()]  # fmt: skip
+            need = f"It needs all of {', '.join(asked[:3])}" if asked else "No node has a CPU"
+            self._fatal = EngineError(
+                f"no node of the Ray cluster took a runner within {limit_s:g} s. {need}; look "
+                "with `ray status`"
+            )
+
+    def _snapshot(self) -> tuple[StageStatus, ...]:
+        """The stages of all nodes, added up by name."""
+        merged: dict[str, StageStatus] = {}
+        for post in list(self._posts.values()):
+            for stage in post.stages:
+                known = merged.get(stage.name)
+                merged[stage.name] = stage if known is None else _added(known, stage)
+        up = sum(post.is_up for post in self._posts.values())
+        nodes = StageStatus(
+            "node",
+            len(self._posts),
+            num_ready=up,
+            num_waiting=len(self._fresh) + len(self._suspects),
+            num_restarts=self._num_restarts,
+        )
+        return (nodes, *merged.values())
+
+
+def _place(post: _Post) -> tuple[str, int]:
+    return post.spot.node_id, post.spot.number
+
+
+def _load(post: _Post) -> int:
+    return len(post.held)
+
+
+def _pulse(stages: tuple[StageStatus, ...]) -> list[tuple[int, int, int]]:
+    """What changes when anything happens on a node."""
+    return [(stage.num_emitted, stage.num_ready, stage.num_restarts) for stage in stages]
+
+
+def _added(one: StageStatus, other: StageStatus) -> StageStatus:
+    """Counts and seconds added; the longest silence with the page it belongs to."""
+    slower = max(one, other, key=lambda stage: stage.silence_s)
+    totals = {
+        name.name: getattr(one, name.name) + getattr(other, name.name)
+        for name in fields(StageStatus)
+        if name.name.startswith("num_") or name.name == "busy_s"
+    }
+    return StageStatus(
+        one.name,
+        silence_s=slower.silence_s,
+        oldest=slower.oldest,
+        heartbeat_age_s=max(one.heartbeat_age_s, other.heartbeat_age_s),
+        **totals,
+    )

@@ -1,0 +1,327 @@
+"""Runs that read from and write to an S3-compatible server (moto's), with the stub as model.
+
+What holds for a folder holds for a bucket: a file is whole or absent, a rerun finishes the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stub_runs import Run, command, environment
+from test_faults import summary, whole
+
+from ocr2cli.errors import ExitCode, OutputError
+from ocr2cli.output.bucket import Bucket, staging_folder
+from ocr2cli.output.canonical import canonical_bytes
+
+
+class Store:
+    """One bucket `paper` on a server of its own, and the environment that leads to it."""
+
+    def __init__(self, endpoint: str) -> None:
+        import boto3
+
+        self.env = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "s3cret-word",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        self.client = boto3.client(
+            "s3", endpoint_url=endpoint, region_name="us-east-1",
+            aws_access_key_id="key", aws_secret_access_key="s3cret-word",
+        )  # fmt: skip
+
+    def upload(self, folder: Path, prefix: str) -> None:
+        for path in sorted(folder.rglob("*.pdf")):
+            name = f"{prefix}/{path.relative_to(folder)}"
+            self.client.put_object(Bucket="paper", Key=name, Body=path.read_bytes())
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Name below the prefix -> canonical bytes, of all but the run's own marker."""
+        listed = self.client.list_objects_v2(Bucket="paper", Prefix=prefix + "/")
+        found = {}
+        for row in listed.get("Contents", []):
+            name = row["Key"].removeprefix(prefix + "/")
+            if not name.startswith(".ocr2/"):
+                body = self.client.get_object(Bucket="paper", Key=row["Key"])["Body"].read()
+                found[name] = canonical_bytes(name, body)
+        return found
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def store(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    import requests
+
+    requests.post(f"{server}/moto-api/reset", timeout=10)
+    store = Store(server)
+    store.client.create_bucket(Bucket="paper")
+    # The state of a run lies below the user's folder, which is a fresh one here.
+    for name, value in {**store.env, "XDG_STATE_HOME": str(tmp_path / "state")}.items():
+        monkeypatch.setenv(name, value)
+    return store
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    """What a run on this machine wrote, to be compared with a bucket."""
+    whole(out)
+    return {
+        str(path.relative_to(out)): canonical_bytes(path.name, path.read_bytes())
+        for path in out.rglob("*")
+        if path.is_file() and ".ocr2" not in path.parts
+    }
+
+
+def test_a_bucket_holds_what_a_folder_would(
+    inputs: Path, tmp_path: Path, run: Run, store: Store
+) -> None:
+    store.upload(inputs, "in")
+    local = run(inputs, "-o", tmp_path / "local")
+    done = run("s3://paper/in", "-o", "s3://paper/out/run1", "--json")
+    assert local.returncode == done.returncode == ExitCode.OK, done.stderr
+    assert summary(done)["pages"] == 9 and done.stderr == ""
+    there = store.objects("out/run1")
+    here = tree(tmp_path / "local")
+    assert set(there) == set(here)
+    # The digest of the input's bytes is the same; its path is not written anywhere.
+    assert there == here
+
+
+def test_a_rerun_uploads_only_what_is_missing(inputs: Path, run: Run, store: Store) -> None:
+    run(inputs, "-o", "s3://paper/out")
+    before = store.objects("out")
+    stamps = {row["Key"]: row["LastModified"] for row in
+              store.client.list_objects_v2(Bucket="paper")["Contents"]}  # fmt: skip
+    store.client.delete_object(Bucket="paper", Key="out/b.md")
+    store.client.put_object(Bucket="paper", Key="out/sub/c.md", Body=b"cut sh")
+    time.sleep(1.1)  # the store keeps whole seconds
+    again = run(inputs, "-o", "s3://paper/out", "--json", "-v")
+    assert summary(again)["pages_resumed"] == 9 and "2 files uploaded" in again.stderr
+    assert store.objects("out") == before
+    now = store.client.head_object(Bucket="paper", Key="out/a.md")["LastModified"]
+    assert now == stamps["out/a.md"]
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bucket(
+    inputs: Path, tmp_path: Path, run: Run, store: Store
+) -> None:
+    run(inputs, "-o", "s3://paper/calm", "--state", tmp_path / "calm")
+    calm = store.objects("calm")
+    words = command(inputs, "-o", "s3://paper/out", "--state", tmp_path / "s")
+    parts, deadline = 0, time.monotonic() + 60
+    while parts < 8 and time.monotonic() < deadline:
+        going = subprocess.Popen(
+            words, env=environment({"*": "slow 0.15"}), stderr=subprocess.DEVNULL
+        )
+        # Each kill comes two pages further on.
+        while going.poll() is None and _num_parts(tmp_path / "s") < parts + 2:
+            time.sleep(0.02)
+        going.kill()
+        going.wait()
+        parts = _num_parts(tmp_path / "s")
+        for name, data in store.objects("out").items():
+            assert data == calm[name], f"{name} was not whole"
+    assert run(*words[3:]).returncode == ExitCode.OK
+    assert store.objects("out") == calm and len(calm) == 6
+
+
+def _num_parts(state: Path) -> int:
+    return len(list(state.glob(".ocr2/parts/*/*.json")))
+
+
+def test_a_drain_uploads_what_is_finished(inputs: Path, tmp_path: Path, store: Store) -> None:
+    going = subprocess.Popen(
+        command(inputs, "-o", "s3://paper/out", "--state", tmp_path / "s"),
+        env=environment({"sub/c:2": "slow 2", "sub/c:3": "slow 2"}), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while _num_parts(tmp_path / "s") < 7 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    going.send_signal(signal.SIGTERM)
+    assert going.wait(timeout=30) == 143
+    assert {"a.md", "a.jsonl", "b.md", "b.jsonl"} <= set(store.objects("out"))
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("s3://no-such-bucket/x", "Make the bucket"),
+        ("s3://paper/x", "Check the credentials"),
+    ],
+)
+def test_a_store_that_refuses_is_one_line_before_any_page_is_read(
+    inputs: Path, run: Run, store: Store, out: str, words: str, server: str
+) -> None:
+    import requests
+
+    if "paper" in out:
+        # From now on the server checks signatures; nobody of this key exists.
+        requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)
+    try:
+        done = run(inputs, "-o", out)
+    finally:
+        requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=10)
+    assert done.returncode == ExitCode.ENGINE
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
+    assert "s3cret-word" not in done.stderr
+
+
+def test_inputs_of_an_absent_bucket_are_no_input(run: Run, store: Store, tmp_path: Path) -> None:
+    done = run("s3://no-such-bucket/a.pdf", "-o", tmp_path / "out", "--json")
+    assert done.returncode == ExitCode.INPUT
+    (bad,) = summary(done)["failed_pages"]
+    assert "s3://no-such-bucket/a.pdf cannot be read" in bad["message"]
+
+
+def test_what_a_run_wrote_into_its_input_bucket_is_no_input(
+    inputs: Path, run: Run, store: Store
+) -> None:
+    store.upload(inputs, "in")
+    words = ("s3://paper/in", "-o", "s3://paper/in/out", "--format", "md,pdf", "--json")
+    first, second = run(*words), run(*words)
+    assert summary(first)["documents"] == summary(second)["documents"] == 3
+
+
+def test_a_scheme_that_is_no_object_store_is_refused(inputs: Path, run: Run) -> None:
+    done = run(inputs, "-o", "sftp://host/out")
+    assert done.returncode == ExitCode.USAGE and "s3://" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_state_folder_is_for_urls_only(inputs: Path, run: Run, tmp_path: Path) -> None:
+    done = run(inputs, "-o", tmp_path / "out", "--state", tmp_path / "s")
+    assert done.returncode == ExitCode.USAGE and "--state" in done.stderr
+
+
+def test_a_file_url_is_a_folder(inputs: Path, run: Run, tmp_path: Path) -> None:
+    done = run(inputs, "-o", (tmp_path / "a b").as_uri())
+    assert done.returncode == ExitCode.OK and (tmp_path / "a b" / "a.md").is_file()
+
+
+def test_each_url_has_a_state_folder_of_its_own_without_its_password() -> None:
+    one, two = staging_folder("s3://b/x", None), staging_folder("s3://b/x-", None)
+    assert one != two and one == staging_folder("s3://b/x/", None)
+    assert "s3cret" not in str(staging_folder("s3://me:s3cret@b/x", None))
+    assert staging_folder("s3://b/x", Path("/s")) == Path("/s")
+
+
+# The uploader itself, with fsspec's file system in memory made to misbehave.
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    (tmp_path / "s" / "a.images").mkdir(parents=True)
+    (tmp_path / "s" / "a.md").write_text("text")
+    (tmp_path / "s" / "a.images" / "0001-1.png").write_bytes(b"figure")
+    return tmp_path / "s"
+
+
+FILES = {"a.md": "1", "a.images/0001-1.png": "2"}
+
+
+class Flaky:
+    """Fails the first `num_faults` puts, or stores half of what it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, num_faults: int, kind: str) -> None:
+        from fsspec.implementations.memory import MemoryFileSystem
+
+        self.order: list[str] = []
+        self.num_faults = num_faults
+        real = MemoryFileSystem.put_file
+
+        def put_file(system: Any, here: str, there: str, **how: Any) -> None:
+            self.order.append(there)
+            if self.num_faults > 0:
+                self.num_faults -= 1
+                if kind == "drop":
+                    raise ConnectionResetError("the connection was reset")
+                if kind == "refuse":
+                    raise PermissionError("Access Denied")
+                system.pipe_file(there, Path(here).read_bytes()[:2])
+                return
+            real(system, here, there, **how)
+
+        monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+        monkeypatch.setattr("ocr2cli.output.bucket._FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/out", recursive=True)
+
+
+@pytest.mark.parametrize("kind", ["drop", "cut"])
+def test_a_fault_of_the_network_is_tried_again_and_the_object_is_whole(
+    staged: Path, memory: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    flaky = Flaky(monkeypatch, 3, kind)
+    bucket = Bucket("memory://out", staged)
+    bucket.offer("a", FILES)
+    bucket.close()
+    assert bucket.num_uploaded == 2 and len(flaky.order) == 5
+    assert memory.cat_file("/out/a.md") == b"text"
+    # Figures come before the text that shows them.
+    assert flaky.order[-1].endswith("a.md")
+
+
+def test_an_upload_that_is_refused_ends_the_run_at_once(
+    staged: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = Flaky(monkeypatch, 99, "refuse")
+    bucket = Bucket("memory://out", staged)
+    bucket.offer("a", FILES)
+    with pytest.raises(OutputError, match="finished pages are kept"):
+        bucket.close()
+    assert len(flaky.order) == 1
+
+
+def test_figures_that_a_document_lost_are_removed(staged: Path, memory: Any) -> None:
+    for files in (FILES, {"a.md": "3"}):
+        bucket = Bucket("memory://out", staged)
+        bucket.offer("a", files)
+        bucket.close()
+    assert not memory.exists("/out/a.images/0001-1.png") and memory.exists("/out/a.md")
+
+
+def test_a_second_stop_gives_up_uploads_under_way(
+    staged: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Flaky(monkeypatch, 99, "drop")
+    monkeypatch.setattr("ocr2cli.output.bucket._FIRST_PAUSE_S", 5.0)
+    stops = [0]
+    bucket = Bucket("memory://out", staged, stop=lambda: stops[0])
+    bucket.offer("a", FILES)
+    stops[0] = 2
+    started = time.monotonic()
+    bucket.close()
+    assert time.monotonic() - started < 2
+
+
+def test_the_marker_says_who_writes_and_where_its_state_is(staged: Path, memory: Any) -> None:
+    Bucket("memory://out", staged).close()
+    row = json.loads(memory.cat_file("/out/.ocr2/writer.json"))
+    assert row["pid"] == os.getpid() and row["state"] == str(staged)

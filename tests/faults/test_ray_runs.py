@@ -1,0 +1,292 @@
+"""Runs on a real Ray cluster of several nodes on this machine, with the stub in the model's place.
+
+What holds for one machine holds here: one result a page, the same bytes, nothing left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stub_runs import STUB, Run, command, environment, write_pdf
+from stub_worker import StubReader
+from test_faults import summary, whole
+from trees import living
+
+from ocr2cli.errors import ExitCode, UsageError
+from ocr2cli.output.canonical import canonical_tree
+from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions
+from ocr2cli.pipeline.stage import Stage
+from ocr2cli.runners import ray as ray_runner
+
+MARKER = f"OCR2_RAY_TEST={os.getpid()}"
+
+
+class Nodes:
+    """A cluster with a head that reads nothing and two nodes of one core each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._settings: dict[str, Any] = {
+            "object_store_memory": 80_000_000,
+            "include_dashboard": False,
+        }
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, **self._settings}
+        )
+        self._nodes = [self._new(), self._new()]
+
+    def _new(self) -> Any:
+        return self._cluster.add_node(num_cpus=1, **self._settings)
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def kill_one(self) -> None:
+        """As a machine that loses its power: no goodbye."""
+        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+
+    def complete(self) -> None:
+        while len(self._nodes) < 2:
+            self._nodes.append(self._new())
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def all_nodes() -> Iterator[Nodes]:
+    name, value = MARKER.split("=")
+    kept = dict(os.environ)
+    os.environ.update(environment(), RAY_USAGE_STATS_ENABLED="0", **{name: value})
+    nodes = Nodes()
+    yield nodes
+    nodes.close()
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture
+def nodes(all_nodes: Nodes) -> Nodes:
+    all_nodes.complete()
+    return all_nodes
+
+
+@pytest.fixture
+def on_ray(run: Run, nodes: Nodes) -> Run:
+    return partial(run, "--runner", "ray", "--address", nodes.address)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three documents, as in the other fault tests, for the whole module."""
+    folder = tmp_path_factory.mktemp("in")
+    (folder / "sub").mkdir()
+    for name, num_pages in (("a.pdf", 5), ("b.pdf", 1), ("sub/c.pdf", 3)):
+        write_pdf(folder / name, num_pages)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tree of a run on this machine alone."""
+    out = tmp_path_factory.mktemp("calm")
+    subprocess.run(command(inputs, "-o", out), env=environment(), check=True, capture_output=True)
+    return whole(out)
+
+
+def actors() -> list[int]:
+    """The processes that hold a local runner."""
+    found = []
+    for pid in living(MARKER):
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::Node"):
+            found.append(pid)
+    return found
+
+
+def workers() -> list[int]:
+    """The processes that local runners have started."""
+    found = []
+    for pid in living(MARKER):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"ocr2-stub" in words:
+            found.append(pid)
+    return found
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def started(nodes: Nodes, inputs: Path, out: Path, deed: str) -> subprocess.Popen[str]:
+    """A run whose pages take their time, with its first page done."""
+    going = subprocess.Popen(
+        command(inputs, "-o", out, "--runner", "ray", "--address", nodes.address),
+        env=environment({"*": deed}), text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: list(out.glob(".ocr2/parts/*/*.json")))
+    return going
+
+
+def test_the_tree_of_a_cluster_is_that_of_one_machine(
+    inputs: Path, tmp_path: Path, on_ray: Run, calm: dict[str, str]
+) -> None:
+    done = on_ray(inputs, "-o", tmp_path / "out", "--json", plan={"a:2": "die-once"})
+    assert done.returncode == ExitCode.OK and summary(done)["pages"] == 9, done.stderr
+    assert done.stderr == ""
+    assert canonical_tree(tmp_path / "out") == calm
+    again = on_ray(inputs, "-o", tmp_path / "out", "--json")
+    assert summary(again)["pages_resumed"] == 9
+
+
+def test_a_node_killed_in_mid_run_costs_nothing(
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str]
+) -> None:
+    going = started(nodes, inputs, tmp_path / "out", "slow 0.5")
+    wait_for(lambda: len(actors()) == 2)
+    nodes.kill_one()
+    _, error = going.communicate(timeout=60)
+    assert going.returncode == ExitCode.OK, error
+    assert "its runner was lost" in error and "Traceback" not in error
+    assert canonical_tree(tmp_path / "out") == calm
+
+
+def test_a_killed_actor_leaves_no_worker_and_costs_nothing(
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str]
+) -> None:
+    going = started(nodes, inputs, tmp_path / "out", "slow 0.4")
+    orphans = set(workers())
+    for pid in actors():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not orphans & set(workers()), 5)
+    _, error = going.communicate(timeout=60)
+    assert going.returncode == ExitCode.OK, error
+    assert canonical_tree(tmp_path / "out") == calm
+
+
+def test_a_page_that_kills_its_node_again_and_again_fails_by_name(
+    inputs: Path, tmp_path: Path, on_ray: Run
+) -> None:
+    done = on_ray(inputs, "-o", tmp_path / "out", "--json", plan={"a:3": "kill-parent"})
+    assert done.returncode == ExitCode.PAGES_FAILED, done.stderr
+    (bad,) = summary(done)["failed_pages"]
+    assert (bad["document"], bad["page"], bad["code"]) == ("a", 3, "worker_died")
+    assert summary(done)["pages"] == 9 and len(canonical_tree(tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_the_nodes_and_a_rerun_finishes(
+    tmp_path: Path, nodes: Nodes, run: Run, signum: int, code: int
+) -> None:
+    # More pages than both nodes may hold at a time.
+    (tmp_path / "in").mkdir()
+    inputs, out = write_pdf(tmp_path / "in" / "long.pdf", 40), tmp_path / "out"
+    going = started(nodes, inputs, out, "slow 0.2")
+    num_before = len(list(out.glob(".ocr2/parts/*/*.json")))
+    going.send_signal(signum)
+    going.communicate(timeout=25)
+    num_after = len(list(out.glob(".ocr2/parts/*/*.json")))
+    assert going.returncode == code and num_before < num_after < 40
+    # The rest on this machine: what a cluster has begun, any runner finishes.
+    for folder in (out, tmp_path / "calm"):
+        assert run(inputs, "-o", folder).returncode == ExitCode.OK
+    assert canonical_tree(out) == canonical_tree(tmp_path / "calm")
+    assert "Text of long:40." in (out / "long.md").read_text()
+
+
+def test_a_killed_driver_leaves_nothing_running_and_a_rerun_finishes(
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str], run: Run
+) -> None:
+    out = tmp_path / "out"
+    going = started(nodes, inputs, out, "slow 0.5")
+    going.kill()
+    going.communicate()
+    wait_for(lambda: not actors() and not workers(), 15)
+    assert run(inputs, "-o", out).returncode == ExitCode.OK
+    assert canonical_tree(out) == calm
+
+
+def direct(nodes: Nodes, jobs: list[PageJob], deed: str, **how: Any) -> Iterator[PageResult]:
+    """The runner itself, on pages of a file that needs no content."""
+    stage = Stage("stub", partial(StubReader, {"*": deed}), num_workers=2, credit=3)
+    options = RunnerOptions(cluster=ClusterOptions(nodes.address, **how))
+    return ray_runner.run([stage], jobs, options=options)
+
+
+def pages(number: int, path: Path = STUB) -> list[PageJob]:
+    return [PageJob(PageKey("d", page), str(path), "ab" * 32, number) for page in range(number)]
+
+
+def test_a_node_that_says_nothing_is_given_up(nodes: Nodes) -> None:
+    """It lives and its connections stand, as after a switch failed: Ray sees nothing wrong."""
+    results = direct(nodes, pages(30), "slow 0.1", lost_after_s=2.0)
+    done = [next(results) for _ in range(3)]
+    frozen = wait_for(actors)[0]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        done += results
+    finally:
+        wait_for(lambda: frozen not in actors() or os.kill(frozen, signal.SIGCONT), 20)
+    assert sorted(one.key.page for one in done) == list(range(30))
+    assert {one.status for one in done} == {Status.OK}
+
+
+def test_a_file_that_a_node_does_not_see_fails_its_page_alone(nodes: Nodes, tmp_path: Path) -> None:
+    jobs = [*pages(2), PageJob(PageKey("gone", 0), str(tmp_path / "gone.pdf"), "cd" * 32, 1)]
+    found = {str(one.key): one for one in direct(nodes, jobs, "")}
+    assert len(found) == 3
+    error = found["gone page 1"].error
+    assert error is not None and error.code == "unreadable"
+    assert "Every node must see the inputs under the same path" in error.message
+
+
+def test_no_room_on_any_node_is_one_message(nodes: Nodes) -> None:
+    first = direct(nodes, pages(40), "slow 0.2")
+    next(first)
+    code = (
+        "import sys; sys.argv = ['x']\n"
+        "from test_ray_runs import direct, pages\n"
+        f"class Here: address = {nodes.address!r}\n"
+        "list(direct(Here, pages(1), '', start_within_s=2.0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    first.close()
+    assert "no node of the Ray cluster took a runner within 2 s" in done.stderr.splitlines()[-1]
+
+
+def test_an_address_nobody_answers_at_ends_in_one_line(inputs: Path, tmp_path: Path, run: Run):
+    done = run(inputs, "-o", tmp_path / "out", "--runner", "ray", "--address", "127.0.0.1:9")
+    assert done.returncode == ExitCode.ENGINE
+    assert "no Ray cluster at 127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_rays_client_is_refused(nodes: Nodes) -> None:
+    stage = Stage("stub", partial(StubReader, {}))
+    options = RunnerOptions(cluster=ClusterOptions("ray://127.0.0.1:10001"))
+    with pytest.raises(UsageError, match="--address auto"):
+        list(ray_runner.run([stage], pages(1), options=options))
