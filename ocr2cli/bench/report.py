@@ -35,7 +35,7 @@ def report(
         "machine": f"{processor()}, {num_cores()} cores, {torch.get_num_threads()} threads",
         "model": subject.name,
         "device": str(subject.device),
-        "dtype": str(subject.dtype).removeprefix("torch."),
+        "dtype": str(subject.dtype).removeprefix("torch.") + ", int8" * subject.has_int8,
         "pages": ours.num_pages,
         "new_tokens": ours.new_tokens,
         "ours": figures(ours),
@@ -98,6 +98,7 @@ def shares(subject: Subject, ours: Timing, ceilings: Ceilings) -> dict[str, floa
 def least_bytes_a_step(subject: Subject, ours: Timing) -> float:
     """Bytes one decode step of all pages reads at least: weights once, each page's KV cache."""
     decoder, width = subject.config.decoder, subject.dtype.itemsize
+    weight_width = 1 if subject.has_int8 else width
     hidden = decoder.hidden_size
     missed = (1 - decoder.experts_per_token / decoder.num_experts) ** ours.num_pages
     experts = decoder.num_shared_experts + decoder.num_experts * (1 - missed)
@@ -109,7 +110,7 @@ def least_bytes_a_step(subject: Subject, ours: Timing) -> float:
         + hidden * decoder.vocab_size
     )
     context = ours.prompt_tokens + ours.num_pages * ours.new_tokens / 2
-    return width * (weights + 2 * decoder.num_layers * hidden * context)
+    return weight_width * weights + width * 2 * decoder.num_layers * hidden * context
 
 
 def as_text(facts: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.device import pick_device, pick_dtype
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig, SamConfig
 from ocr2cli.model.model import OcrModel
+from ocr2cli.model.quantized import expect_int8
 from ocr2cli.pages import PageImage, PageKey, Views
 from ocr2cli.weights.load import load_model
 from ocr2cli.weights.names import count_parameters
@@ -64,13 +65,17 @@ class Work:
 
 @dataclass(slots=True)
 class Subject:
-    """What is measured: a model on a device, in a dtype. Peers are made to its `config`."""
+    """What is measured: a model on a device, in a dtype. Peers are made to its `config`.
+
+    has_int8: the decoder's matrices are int8, all the rest is `dtype`; so are the peers.
+    """
 
     name: str
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
     loaded: OcrModel | None
+    has_int8: bool = False
 
     @property
     def model(self) -> OcrModel:
@@ -88,7 +93,8 @@ def make_subject(engine: EngineConfig) -> Subject:
 
     Raises: ModelError, UsageError, EngineError.
     """
-    device = pick_device(engine.device)
+    device = pick_device(engine.device, engine.dtype)
+    int8 = engine.dtype == "int8"
     config = RANDOM_MODELS.get(engine.model)
     if config is None:
         from ocr2cli.engines.loading import place
@@ -96,22 +102,30 @@ def make_subject(engine: EngineConfig) -> Subject:
 
         files = resolve_model(engine.model, engine.mmproj)
         device, dtype = place(files, engine)
-        model = load_model(files, dtype=dtype, device=device)
+        model = load_model(files, dtype=dtype, device=device, int8_decoder=int8)
         assert isinstance(model, OcrModel)
     else:
         dtype = pick_dtype(engine.dtype, device, count_parameters(config))
-        model = random_model(config, dtype, device)
+        model = random_model(config, dtype, device, int8_decoder=int8)
     if device.type == "cpu":
         model.vision.pack()
         model.decoder.pack()
-    return Subject(engine.model, model.vision.config, device, dtype, model)
+    return Subject(engine.model, model.vision.config, device, dtype, model, int8)
 
 
-def random_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> OcrModel:
+def random_model(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, int8_decoder: bool = False
+) -> OcrModel:
     """The architecture with random weights, made in memory at the speed of a copy."""
     with torch.device("meta"):
         skeleton = OcrModel(config).to(dtype)
-    fresh = {name: random_like(value, device) for name, value in skeleton.state_dict().items()}
+    matrices = expect_int8(skeleton.decoder) if int8_decoder else {}
+    fresh: dict[str, torch.Tensor] = {}
+    for name, value in skeleton.state_dict().items():
+        weight = random_like(value, device)
+        if matrix := matrices.get(name.removeprefix("decoder.")):
+            weight = matrix.take(name.rpartition(".")[2], weight)
+        fresh[name] = weight
     skeleton.load_state_dict(fresh, assign=True)
     return skeleton.requires_grad_(False).eval()
 

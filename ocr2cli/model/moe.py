@@ -56,9 +56,7 @@ class MixtureOfExperts(nn.Module):
         else:
             y_RD = self._run_each(rows_RD, experts_TK)
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
-        # In pieces: the float32 products of a whole prompt would be fresh memory at every layer.
-        pieces = zip(y_TKD.split(SUMMED_TOKENS), weights_TK.split(SUMMED_TOKENS), strict=True)
-        return torch.cat([_weighted_sum(y, weights) for y, weights in pieces])
+        return sum_by_weight(y_TKD, weights_TK)
 
     def _routed_alone(self, x_1D: Tensor, weights_1K: Tensor, experts_1K: Tensor) -> Tensor:
         """A single token: nothing to sort. The same products and sums as with company."""
@@ -67,7 +65,7 @@ class MixtureOfExperts(nn.Module):
         y_KD = torch.cat(
             [self._down(expert, h) for expert, h in zip(experts, h_KI.split(1), strict=True)]
         )
-        return _weighted_sum(y_KD[None], weights_1K)
+        return sum_by_weight(y_KD[None], weights_1K)
 
     def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
@@ -151,9 +149,15 @@ def can_group(rows: Tensor) -> bool:
     return rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
 
 
-def _weighted_sum(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
-    """The experts' results by their probabilities, in float32, in y's dtype: [T, D]."""
-    return (y_TKD.float() * weights_TK[..., None]).sum(dim=1).to(y_TKD.dtype)
+def sum_by_weight(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
+    """The experts' results by their probabilities, added up in float32: [T, D] in y's dtype.
+
+    In pieces: the float32 products of a whole prompt would be fresh memory at every layer.
+    """
+    pieces = zip(y_TKD.split(SUMMED_TOKENS), weights_TK.split(SUMMED_TOKENS), strict=True)
+    return torch.cat(
+        [(y.float() * weights[..., None]).sum(dim=1).to(y.dtype) for y, weights in pieces]
+    )
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:

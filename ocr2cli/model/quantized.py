@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocr2cli.model.linear import Linear, as_shape_only
-from ocr2cli.model.moe import MixtureOfExperts
+from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
 
 LEVELS = 127
 # oneDNN picks its layout for a number of rows; this one serves prefill as well.
@@ -171,10 +171,11 @@ class Int8MixtureOfExperts(MixtureOfExperts):
         ).chunk(2, dim=-1)
         y_RD = _by_expert(*quantise_rows(F.silu(gate_RI) * up_RI), counts, self.down)
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
-        return (y_TKD * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
+        return sum_by_weight(y_TKD, weights_TK).to(x_TD.dtype)
 
     def pack(self) -> None:
-        """Nothing: its weights are packed already."""
+        """Only the router: the experts' weights are packed already."""
+        self.router.pack()
 
 
 Int8Module = Int8Linear | Int8MixtureOfExperts

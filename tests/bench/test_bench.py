@@ -59,6 +59,7 @@ def test_the_least_bytes_of_one_sequence_are_those_of_the_specification() -> Non
     class Full:
         config = RANDOM_MODELS["random-full"]
         dtype = torch.bfloat16
+        has_int8 = False
 
     assert least_bytes_a_step(Full, Timing(1, 0)) == pytest.approx(1.15e9, rel=0.01)
 
@@ -115,3 +116,13 @@ def test_fast_models_need_more_rasterisers() -> None:
     slow, fast = Timing(1, 101, 5.0, 1.0, 10.0), Timing(100, 101, 0.6, 0.4, 0.1)
     assert rasterizers_needed(slow, {"total": 90.0}) == 1
     assert rasterizers_needed(fast, {"total": 90.0}) == 5  # 20 ms a page
+
+
+def test_an_int8_decoder_is_measured_too() -> None:
+    subject = make_subject(EngineConfig(model="random-tiny", device="cpu", dtype="int8"))
+    assert subject.has_int8 and subject.model.decoder.lm_head.weight.device.type == "meta"
+    timing = measure_ours(subject, make_work(subject, 1, 3, encoded=1))
+    assert timing.decode_steps == 2
+    assert least_bytes_a_step(subject, timing) < least_bytes_a_step(
+        make_subject(EngineConfig(model="random-tiny", device="cpu", dtype="f32")), timing
+    )
