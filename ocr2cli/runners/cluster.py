@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ _CLOSE_S = 5.0
 _CONNECT_S = 5.0
 # A private cluster moves nothing but results through its store.
 _STORE_BYTES = 100_000_000
+# Ray puts sockets below its folder, and a socket's path may have 107 bytes.
+_MAX_TEMP_DIR = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Cluster:
         # Ray reads these when it is imported or started: no usage statistics, no hints.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        is_private = not (address or os.environ.get("RAY_ADDRESS"))
+        if is_private:
+            # A cluster of one machine has no business on the network. Ray listens on the loopback
+            # only where it takes itself for unable to form clusters, by this variable's odd name.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         import ray
 
         if address.startswith("ray://"):
@@ -62,6 +71,7 @@ class Cluster:
             )
         self._ray = ray
         self._is_ours = not ray.is_initialized()
+        self._temp_dir = ""
         if self._is_ours:
             self._connect(address)
 
@@ -123,6 +133,8 @@ class Cluster:
         if self._is_ours:
             with _own_signals():
                 self._ray.shutdown()
+        if self._temp_dir:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
 
     def _connect(self, address: str) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -136,9 +148,12 @@ class Cluster:
                 object_store_memory=_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
             )
+            if len(tempfile.gettempdir()) < _MAX_TEMP_DIR:
+                self._temp_dir = tempfile.mkdtemp(prefix="ocr2-ray-")
+                settings["_temp_dir"] = self._temp_dir
         _keep_stdout_clean()
         try:
-            _require_answer(settings["address"])
+            _require_answer(address)
             with _own_signals():
                 self._ray.init(**settings)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has many
@@ -149,9 +164,9 @@ class Cluster:
             ) from error
 
 
-def _require_answer(address: str | None) -> None:
+def _require_answer(address: str) -> None:
     """Raises: OSError when nobody listens at HOST:PORT; other words are Ray's to explain."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
     try:

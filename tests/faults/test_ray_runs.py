@@ -6,9 +6,11 @@ What holds for one machine holds here: one result a page, the same bytes, nothin
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -106,30 +108,26 @@ def calm(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     return whole(out)
 
 
-def actors() -> list[int]:
-    """The processes that hold a local runner."""
+def named(word: bytes, marker: str) -> list[int]:
     found = []
-    for pid in living(MARKER):
+    for pid in living(marker):
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if title.startswith(b"ray::Node"):
+        if word in title:
             found.append(pid)
     return found
 
 
-def workers() -> list[int]:
+def actors(marker: str = MARKER) -> list[int]:
+    """The processes that hold a local runner."""
+    return named(b"ray::Node", marker)
+
+
+def workers(marker: str = MARKER) -> list[int]:
     """The processes that local runners have started."""
-    found = []
-    for pid in living(MARKER):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"ocr2-stub" in words:
-            found.append(pid)
-    return found
+    return named(b"ocr2-stub", marker)
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
@@ -290,3 +288,44 @@ def test_rays_client_is_refused(nodes: Nodes) -> None:
     options = RunnerOptions(cluster=ClusterOptions("ray://127.0.0.1:10001"))
     with pytest.raises(UsageError, match="--address auto"):
         list(ray_runner.run([stage], pages(1), options=options))
+
+
+@pytest.fixture
+def alone() -> Iterator[dict[str, str]]:
+    """The environment of a run that makes a cluster of its own, told from the others'."""
+    env = {**environment({"*": "slow 0.4"}), "OCR2_RAY_ALONE": str(os.getpid())}
+    # A folder for Ray's sockets, whose paths must be short.
+    env["TMPDIR"] = tempfile.mkdtemp(prefix="ocr2-")
+    yield {name: value for name, value in env.items() if not name.startswith("RAY_")}
+    shutil.rmtree(env["TMPDIR"], ignore_errors=True)
+
+
+def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_with_the_run(
+    inputs: Path, tmp_path: Path, calm: dict[str, str], alone: dict[str, str]
+) -> None:
+    import psutil
+
+    words = command(inputs, "-o", tmp_path / "out", "--runner", "ray", "--json")
+    marker = f"OCR2_RAY_ALONE={os.getpid()}"
+    going = subprocess.Popen(words, env=alone, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("out/.ocr2/parts/*/*.json")))
+    pids = set(living(marker))
+    addresses = {
+        one.laddr.ip
+        for one in psutil.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN and one.pid in pids
+    }
+    assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert actors(marker) and workers(marker)
+    going.kill()
+    going.wait()
+    # Two small agents of Ray's stay until they have given up calling their dead master.
+    wait_for(lambda: not actors(marker) and not workers(marker), 15)
+    wait_for(lambda: not named(b"raylet", marker) and not named(b"gcs_server", marker), 15)
+
+    left = set(Path(alone["TMPDIR"]).iterdir())
+    alone["STUB_PLAN"] = "{}"
+    done = subprocess.run(words, env=alone, text=True, capture_output=True, timeout=60)
+    assert done.returncode == ExitCode.OK and done.stderr == ""
+    assert summary(done)["pages"] == 9 and canonical_tree(tmp_path / "out") == calm
+    assert set(Path(alone["TMPDIR"]).iterdir()) == left
