@@ -43,6 +43,7 @@ class PageBatch:
     tokens: np.ndarray | None = None
 
 
+LENGTH_STEP = 32  # few different lengths: a CPU compiles kernels for each
 Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -62,8 +63,8 @@ def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
 
 
 def stack_rows(rows: list[Row]) -> TextRows:
-    """Pad to the longest, with EOS and nothing to learn."""
-    shape = (len(rows), max(len(row[0]) for row in rows))
+    """Pad to the longest, rounded up, with EOS and nothing to learn."""
+    shape = (len(rows), -(-max(len(row[0]) for row in rows) // LENGTH_STEP) * LENGTH_STEP)
     out = TextRows(
         np.full(shape, vocabulary.EOS_ID),
         np.full(shape, -1),
@@ -132,6 +133,7 @@ def thinned(
         row[absent.start : absent.stop] = False
     must[:, -1] = True
     count = int(must.sum(1).max())
+    count = min(-(-count // LENGTH_STEP) * LENGTH_STEP, must.shape[1] - len(absent))
     out = np.zeros((len(must), count), np.int64)
     for index, row in enumerate(must):
         free = [at for at in np.nonzero(~row)[0].tolist() if at not in absent]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from nanotrain.fonts import pil_font
-from nanotrain.pages import Line, Page
+from nanotrain.pages import Block, Line, Page
 
 Colour = tuple[int, int, int]
 
@@ -26,10 +26,47 @@ def draw_page(page: Page, rng: Random, *, degrade: bool = True) -> Image.Image:
         _decorate(canvas, page, rng, paper)
     accent = ink if rng.random() < 0.7 else _ink_on(paper, rng)
     for block in page.blocks:
-        colour = ink if block.label == "text" else accent
+        if block.label == "image":
+            _draw_picture(image, block, rng)
+            continue
+        if block.label == "table":
+            _draw_rules(canvas, block, ink)
+        colour = ink if block.label in ("text", "list", "table") else accent
         for line in block.lines:
             draw_line(canvas, line, colour)
-    return degraded(image, rng) if degrade and rng.random() < 0.2 else image
+    if page.skew:
+        image = image.rotate(-page.skew, Image.Resampling.BICUBIC, fillcolor=paper)
+    return degraded(image, rng) if degrade and rng.random() < page.wear else image
+
+
+def _draw_rules(canvas: ImageDraw.ImageDraw, block: Block, ink: Colour) -> None:
+    """Thin rules above, below the head and below a table."""
+    x0, y0, x1, y1 = block.box
+    size = block.lines[0].size
+    width = max(1, round(size / 16))
+    head = block.lines[0].baseline + 0.42 * size
+    for y in (y0 - 0.3 * size, head, y1 + 0.25 * size):
+        canvas.line((x0 - 0.3 * size, y, x1 + 0.3 * size, y), fill=ink, width=width)
+
+
+def _draw_picture(image: Image.Image, block: Block, rng: Random) -> None:
+    """Something that is no text: smooth blotches, or a small chart without labels."""
+    assert block.area is not None
+    x0, y0, x1, y1 = (round(value) for value in block.area)
+    if rng.random() < 0.5:
+        noise = np.random.default_rng(rng.randrange(1 << 30))
+        coarse = Image.fromarray(noise.integers(40, 220, (5, 6, 3), dtype=np.uint8))
+        image.paste(coarse.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC), (x0, y0))
+        return
+    canvas = ImageDraw.Draw(image)
+    colour = tuple(rng.randrange(30, 200) for _ in range(3))
+    canvas.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=2)
+    bars = rng.randrange(4, 9)
+    step = (x1 - x0) / bars
+    for index in range(bars):
+        top = y1 - (y1 - y0) * rng.uniform(0.15, 0.9)
+        left = x0 + step * (index + 0.2)
+        canvas.rectangle((left, top, left + 0.6 * step, y1 - 3), fill=colour)
 
 
 def draw_line(canvas: ImageDraw.ImageDraw, line: Line, colour: Colour) -> None:

@@ -21,7 +21,7 @@ from random import Random
 
 import numpy as np
 
-from nanotrain import draw, fonts, pages
+from nanotrain import draw, fonts, layouts, pages
 from nanotrain.measure import without_grounding
 from ocr2cli.batch import read_pages
 from ocr2cli.config import DecodeConfig, EngineConfig
@@ -36,6 +36,14 @@ KINDS: dict[str, tuple[pages.Kind, int, float, str]] = {
     "poster": ("poster", 300, 41.0, "poster, title page (A4, Letter)"),
     "letter": ("letter", 500, 41.0, "large-print letter (A4, Letter)"),
     "text12": ("letter", 1200, 30.0, "11 to 16 pt prose (A4, Letter)"),
+}
+# look -> (most characters, words of the row's name); see layouts.BODY for the sizes
+LOOKS: dict[layouts.Look, tuple[int, str]] = {
+    "columns": (900, "two columns, 9 to 14 pt"),
+    "lists": (500, "headings and lists, 12 to 20 pt"),
+    "tables": (500, "small tables and pictures, 12 to 20 pt"),
+    "scan": (500, "worn scan, skew up to 2 degrees, 14 to 22 pt"),
+    "sizes": (500, "mixed sizes, 6 to 72 pt"),
 }
 REAL = (
     "/usr/share/doc/bash/bash.pdf",
@@ -63,27 +71,28 @@ class Case:
     grounded: str
 
 
-def synthetic_cases(folder: Path, count: int) -> list[Case]:
+def synthetic_cases(folder: Path, count: int, chosen: list[str]) -> list[Case]:
+    """Pages of the chosen kinds and looks; each kind has a seed of its own to start from."""
     held_out = fonts.load_fonts(True)
     cases = []
     for name, (kind, most, smallest, row) in KINDS.items():
         rng = Random(SEED)
-        for index in range(count):
+        for index in range(count if name in chosen else 0):
             page = pages.random_page(
                 rng, kind, held_out, held_out=True, max_characters=most, smallest=smallest
             )
-            path = folder / f"{name}-{index:02d}.png"
-            draw.draw_page(page, rng).save(path)
-            cases.append(
-                Case(
-                    path.stem,
-                    row,
-                    path,
-                    pages.plain_truth(page).text,
-                    pages.grounded_truth(page).text,
-                )
-            )
+            cases.append(_case(folder / f"{name}-{index:02d}.png", row, page, rng))
+    for look, (most, row) in LOOKS.items():
+        rng = Random(SEED)
+        for index in range(count if look in chosen else 0):
+            page = layouts.structured_page(rng, look, held_out, held_out=True, max_characters=most)
+            cases.append(_case(folder / f"{look}-{index:02d}.png", row, page, rng))
     return cases
+
+
+def _case(path: Path, row: str, page: pages.Page, rng: Random) -> Case:
+    draw.draw_page(page, rng).save(path)
+    return Case(path.stem, row, path, pages.plain_truth(page).text, pages.grounded_truth(page).text)
 
 
 def real_cases(folder: Path) -> list[Case]:
@@ -114,6 +123,8 @@ def real_cases(folder: Path) -> list[Case]:
 
 def read_cases(cases: list[Case], model: str, prompt: str, most_tokens: int) -> list[dict]:
     """One record a case: scores, text, seconds, whether the decoder ended the page itself."""
+    if not cases:
+        return []
     started = time.time()
     results = read_pages(
         [case.image for case in cases],
@@ -174,20 +185,25 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--pages", type=int, default=6, help="synthetic pages of each kind")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--kinds", default=",".join([*KINDS, "real"]))
+    parser.add_argument("--kinds", default=",".join([*KINDS, *LOOKS, "real"]))
     args = parser.parse_args()
     chosen = args.kinds.split(",")
+    if unknown := set(chosen) - {*KINDS, *LOOKS, "real"}:
+        parser.error(f"no such kind of page: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = [c for c in synthetic_cases(folder, args.pages) if c.name.split("-")[0] in chosen]
-        large = [c for c in cases if not c.name.startswith("text12")]
-        small = [c for c in cases if c.name.startswith("text12")]
+        cases = synthetic_cases(folder, args.pages, chosen)
+        groups: dict[str, list[Case]] = {"large": [], "text12": [], "look": []}
+        for case in cases:
+            kind = case.name.split("-")[0]
+            group = "look" if kind in LOOKS else kind if kind in groups else "large"
+            groups[group].append(case)
         records = []
-        if large:
-            records += read_cases(large, args.model, "ocr", 500)
-            records += read_cases(large, args.model, "markdown", 700)
-        if small:
-            records += read_cases(small, args.model, "ocr", 600)
+        for prompt, most_tokens in (("ocr", 500), ("markdown", 700)):
+            records += read_cases(groups["large"], args.model, prompt, most_tokens)
+        records += read_cases(groups["text12"], args.model, "ocr", 600)
+        for prompt in ("ocr", "markdown"):
+            records += read_cases(groups["look"], args.model, prompt, 500)
         if "real" in chosen:
             records += read_cases(real_cases(folder), args.model, "ocr", 400)
     done = table(records)

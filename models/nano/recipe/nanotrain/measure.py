@@ -49,7 +49,10 @@ def whole_cer(truth: str, output: str) -> float:
 
 
 def without_grounding(text: str) -> str:
+    """The plain text of the grounding prompt's answer: no labels, boxes, heading or table marks."""
     text = re.sub(r"<\|ref\|>.*?<\|/ref\|><\|det\|>.*?<\|/det\|>\n?", "", text, flags=re.S)
+    text = text.replace("</td><td>", " ").replace("</tr>", "\n")
+    text = re.sub(r"</?t(able|r|d)>", "", text)
     return re.sub(r"^#+ ", "", text, flags=re.M)
 
 

@@ -33,16 +33,24 @@ class Line:
     baseline: float
     left: np.ndarray
     right: np.ndarray
+    is_hyphenated: bool = False
 
 
 @dataclass
 class Block:
-    label: Literal["title", "sub_title", "text"]
+    """lines: of a table one line a cell, row by row. columns: of a table. area: the box of an image
+    block, which has no lines."""
+
+    label: Literal["title", "sub_title", "text", "list", "table", "image"]
     lines: list[Line]
+    columns: int = 0
+    area: tuple[float, float, float, float] | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """(x0, y0, x1, y1) around the lines."""
+        if self.area is not None:
+            return self.area
         first, last = self.lines[0], self.lines[-1]
         return (
             min(float(line.left[0]) for line in self.lines),
@@ -62,12 +70,31 @@ class Page:
     height: int
     scale: tuple[float, float]
     blocks: list[Block] = field(default_factory=list)
+    skew: float = 0.0  # degrees, clockwise, about the page's middle
+    wear: float = 0.2  # chance of blur, noise, uneven light or JPEG
 
     def lines(self) -> list[Line]:
         return [line for block in self.blocks for line in block.lines]
 
     def num_characters(self) -> int:
         return sum(len(line.text) for line in self.lines())
+
+    def turned(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where places of the upright page lie once it is skewed."""
+        if not self.skew:
+            return x, y
+        angle = np.deg2rad(self.skew)
+        dx, dy = x - self.width / 2, y - self.height / 2
+        return (
+            self.width / 2 + dx * np.cos(angle) - dy * np.sin(angle),
+            self.height / 2 + dx * np.sin(angle) + dy * np.cos(angle),
+        )
+
+    def turned_box(self, block: Block) -> tuple[float, float, float, float]:
+        """The upright box around a block of the skewed page."""
+        x0, y0, x1, y1 = block.box
+        x, y = self.turned(np.array([x0, x1, x1, x0]), np.array([y0, y0, y1, y1]))
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 @dataclass
@@ -82,14 +109,19 @@ class Truth:
 
 
 def plain_truth(page: Page) -> Truth:
-    """The printed lines as they stand; a blank line between blocks."""
+    """The printed lines as they stand; a blank line between blocks. A table's row is one line."""
     chars: list[str] = []
     places: list[tuple[float, float]] = []
-    for index, block in enumerate(page.blocks):
-        if index:
+    for block in page.blocks:
+        if not block.lines:
+            continue
+        if chars:
             _put(chars, places, "\n", places[-1])
-        _put_lines(chars, places, block.lines)
-    return Truth("".join(chars[:-1]), np.array(places[:-1], np.float32))
+        if block.label == "table":
+            _put_rows(chars, places, block, ("", " ", "\n"))
+        else:
+            _put_lines(chars, places, block.lines)
+    return _truth(page, chars[:-1], places[:-1])
 
 
 def grounded_truth(page: Page) -> Truth:
@@ -98,18 +130,47 @@ def grounded_truth(page: Page) -> Truth:
     places: list[tuple[float, float]] = []
     for block in page.blocks:
         x0, y0, x1, y1 = block.box
-        start = _start_of(block.lines[0])
+        u0, v0, u1, v1 = page.turned_box(block)
+        start = _start_of(block.lines[0]) if block.lines else (x0, (y0 + y1) / 2)
         _put(chars, places, f"<|ref|>{block.label}<|/ref|><|det|>[[", start)
-        corner = f"{_unit(x0, page.width)}, {_unit(y0, page.height)}, "
+        corner = f"{_unit(u0, page.width)}, {_unit(v0, page.height)}, "
         _put(chars, places, corner, (x0, y0 + 2))
-        corner = f"{_unit(x1, page.width)}, {_unit(y1, page.height)}"
+        corner = f"{_unit(u1, page.width)}, {_unit(v1, page.height)}"
         _put(chars, places, corner, (x1 - 2, y1 - 2))
         _put(chars, places, "]]<|/det|>\n", start)
-        if block.label != "text":
+        if block.label in ("title", "sub_title"):
             _put(chars, places, "# " if block.label == "title" else "## ", start)
-        _put_lines(chars, places, block.lines)
+        if block.label == "table":
+            _put(chars, places, "<table>", start)
+            _put_rows(chars, places, block, ("<tr><td>", "</td><td>", "</td></tr>"))
+            _put(chars, places, "</table>\n", places[-1])
+        else:
+            _put_lines(chars, places, block.lines, is_joined=True)
         _put(chars, places, "\n", places[-1])
-    return Truth("".join(chars[:-2]), np.array(places[:-2], np.float32))
+    while chars and chars[-1] == "\n":
+        chars.pop()
+        places.pop()
+    return _truth(page, chars, places)
+
+
+def _truth(page: Page, chars: list[str], places: list[tuple[float, float]]) -> Truth:
+    known = np.array(places, np.float32).reshape(-1, 2)
+    if page.skew:
+        known = np.stack(page.turned(known[:, 0], known[:, 1]), axis=1).astype(np.float32)
+    return Truth("".join(chars), known)
+
+
+def _put_rows(chars: list[str], places: list, block: Block, marks: tuple[str, str, str]) -> None:
+    """A table's cells row by row, with marks before, between and after the cells of a row."""
+    before, between, after = marks
+    for index, line in enumerate(block.lines):
+        column = index % block.columns
+        _put(chars, places, between if column else before, _start_of(line))
+        middle = line.baseline - 0.3 * line.size
+        chars.extend(line.text)
+        places.extend((float(x), middle) for x in (line.left + line.right) / 2)
+        if column == block.columns - 1:
+            _put(chars, places, after, _end_of(line))
 
 
 def _unit(value: float, whole: int) -> int:
@@ -121,11 +182,18 @@ def _put(chars: list[str], places: list, text: str, place: tuple[float, float]) 
     places.extend([place] * len(text))
 
 
-def _put_lines(chars: list[str], places: list, lines: list[Line]) -> None:
-    for line in lines:
+def _put_lines(
+    chars: list[str], places: list, lines: list[Line], *, is_joined: bool = False
+) -> None:
+    """is_joined: a word that was broken at a line's end is made whole, as markdown wants it."""
+    for index, line in enumerate(lines):
         middle = line.baseline - 0.3 * line.size
-        chars.extend(line.text)
-        places.extend((float(x), middle) for x in (line.left + line.right) / 2)
+        is_broken = is_joined and line.is_hyphenated and index + 1 < len(lines)
+        count = len(line.text) - is_broken
+        chars.extend(line.text[:count])
+        places.extend((float(x), middle) for x in ((line.left + line.right) / 2)[:count])
+        if is_broken:
+            continue
         _put(chars, places, "\n", _end_of(line))
 
 
@@ -161,11 +229,17 @@ def glyphs_of(page: Page) -> Glyphs:
         x1 += [[line.left[0] - 0.05 * em], line.right, [line.right[-1] + 0.55 * em]]
         middle += [line.baseline - 0.3 * em] * (n + 2)
         size += [em] * (n + 2)
+    low, high = np.concatenate(x0), np.concatenate(x1)
+    at_y = np.array(middle, np.float64)
+    if page.skew:
+        half = (high - low) / 2
+        at_x, at_y = page.turned((low + high) / 2, at_y)
+        low, high = at_x - half, at_x + half
     return Glyphs(
         np.array(label, np.int64),
-        np.concatenate(x0).astype(np.float32),
-        np.concatenate(x1).astype(np.float32),
-        np.array(middle, np.float32),
+        low.astype(np.float32),
+        high.astype(np.float32),
+        at_y.astype(np.float32),
         np.array(size, np.float32),
     )
 

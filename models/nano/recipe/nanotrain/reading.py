@@ -25,6 +25,7 @@ from ocr2cli.model.layers import rotate
 
 GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
 LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
+ROOM_STEP = 256  # the rows of an expert are rounded up to a multiple
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
 
 
@@ -121,7 +122,7 @@ def read(
     h = decoder.norm(x[:, prefix:])
     targets = torch.cat([text.targets for text in texts], dim=1)
     learned = targets >= 0
-    guesses = decoder.lm_head(h[learned]).float()
+    guesses = decoder.lm_head(h)[learned].float()
     aim = targets[learned]
     return ReadLosses(
         F.cross_entropy(guesses, aim),
@@ -185,14 +186,28 @@ def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     count = chance.shape[-1]
     share = torch.bincount(experts.flatten(), minlength=count).float() / experts.numel()
     balance = count * (share * chance.mean(0)).sum()
-    order = experts.flatten().argsort()
+    order, slots, room = _seats(experts, count)
     rows = order // experts.shape[1]
-    sizes = torch.bincount(experts.flatten(), minlength=count).tolist()
-    parts = flat.index_select(0, rows).split(sizes)
-    outs = []
-    for index, part in enumerate(parts):
-        gate, up = F.linear(part, mlp.experts_gate_up[index]).chunk(2, dim=-1)
-        outs.append(F.linear(F.silu(gate) * up, mlp.experts_down[index]))
-    scaled = torch.cat(outs).float() * weights.flatten().index_select(0, order)[:, None]
+    # One product over all experts with rounded sizes: a CPU compiles a kernel for each new shape.
+    seated = flat.new_zeros(count * room, flat.shape[-1]).index_copy(
+        0, slots, flat.index_select(0, rows)
+    )
+    gate, up = (seated.view(count, room, -1) @ mlp.experts_gate_up.transpose(1, 2)).chunk(2, dim=-1)
+    found = ((F.silu(gate) * up) @ mlp.experts_down.transpose(1, 2)).flatten(0, 1)
+    scaled = (
+        found.index_select(0, slots).float() * weights.flatten().index_select(0, order)[:, None]
+    )
     routed = torch.zeros_like(flat, dtype=torch.float32).index_add(0, rows, scaled)
     return (routed.to(x.dtype) + mlp.shared(flat)).view_as(x), balance
+
+
+def _seats(experts_Nk: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """(choices sorted by expert, seat of each among count * room, room)."""
+    chosen = experts_Nk.flatten()
+    order = chosen.argsort(stable=True)
+    sizes = torch.bincount(chosen, minlength=count)
+    room = -(-int(sizes.max()) // ROOM_STEP) * ROOM_STEP
+    starts = sizes.cumsum(0) - sizes
+    of = chosen.index_select(0, order)
+    slots = of * room + torch.arange(len(of), device=of.device) - starts.index_select(0, of)
+    return order, slots, room

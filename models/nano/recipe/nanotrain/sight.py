@@ -58,7 +58,7 @@ def see_crops(
     """
     grid = view_side // 16
     sam = vision.sam
-    x = sam.patch_embed(pixels_B3SS).permute(0, 2, 3, 1)
+    x = _patches(sam.patch_embed, pixels_B3SS)
     positions = _eager_resize(sam.pos_embed, grid)[0]
     per_side = grid // CROP_PATCHES
     windows = positions.view(per_side, CROP_PATCHES, per_side, CROP_PATCHES, -1).transpose(1, 2)
@@ -80,6 +80,14 @@ def see_crops(
     tokens = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
     tokens = tokens.reshape(batch, inside, -1)
     return neck, tokens, guidance
+
+
+def _patches(conv: nn.Conv2d, pixels_B3SS: Tensor) -> Tensor:
+    """The patch embedding as one product, [B, 16, 16, D]; much faster backwards on a CPU."""
+    side = conv.kernel_size[0]
+    batch, colours, _, _ = pixels_B3SS.shape
+    cut = pixels_B3SS.reshape(batch, colours, CROP_PATCHES, side, CROP_PATCHES, side)
+    return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3), conv.weight.flatten(1), conv.bias)
 
 
 def see_tokens(

@@ -13,7 +13,9 @@ import multiprocessing as mp
 import os
 import time
 from pathlib import Path
+from queue import Queue
 from random import Random
+from threading import Thread
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from nanotrain import fonts, scenes, sizes
 from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
 from nanotrain.sight import EyeHeads, see_crops
+from nanotrain.stock import Stock
 from nanotrain.train_reader import IdealEyes
 
 CHECKED_CROPS = 45  # held out, looked at every 100 steps
@@ -45,7 +48,37 @@ def crop_feed(seed: int, tiles: int, globals_: int, queue: mp.Queue) -> None:
 
 def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
     pixels = torch.from_numpy(np.ascontiguousarray(crops.pixels)).to(device)
+    if pixels.ndim == 3:
+        return coloured(pixels.float() / 255) * 2 - 1
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def coloured(grey_BHW: Tensor, group: int = 1) -> Tensor:
+    """[B, 3, H, W] in 0..1: half as they are, the others in new paper and ink, some of them
+    light on dark. group: crops that share their colours."""
+    shape, device = (len(grey_BHW) // group, 3, 1, 1), grey_BHW.device
+    ink = 0.45 * torch.rand(shape, device=device)
+    paper = 1 - 0.18 * torch.rand(shape, device=device)
+    is_kept = torch.rand(shape[0], 1, 1, 1, device=device) < 0.5
+    is_dark = torch.rand(shape[0], 1, 1, 1, device=device) < 0.08
+    low = torch.where(is_kept, 0.0, torch.where(is_dark, paper, ink))
+    high = torch.where(is_kept, 1.0, torch.where(is_dark, ink, paper))
+    low, high = low.repeat_interleave(group, 0), high.repeat_interleave(group, 0)
+    return low + (high - low) * grey_BHW[:, None]
+
+
+def stock_feed(stock: Stock, seed: int, tiles: int, globals_: int, batches: Queue) -> None:
+    """Thread: batches from a stock for ever, waiting until it has crops of both views."""
+    rng = Random(seed)
+    last_look = time.time()
+    while True:
+        batch = (stock.batch(rng, 768, tiles, 9), stock.batch(rng, 1024, globals_, 16))
+        if None not in batch:
+            batches.put(batch)
+        if None in batch or time.time() - last_look > 60:
+            time.sleep(1.0)
+            stock.look()
+            last_look = time.time()
 
 
 def eye_loss(
@@ -127,6 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--codes", type=Path, help="reader.pt whose ideal tokens the eyes should give"
     )
+    parser.add_argument("--stock", type=Path, help="folder of drawn crops (stock.py)")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     args.state.mkdir(parents=True, exist_ok=True)
@@ -155,14 +189,17 @@ def main() -> None:
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
     context = mp.get_context("fork")
-    queue: mp.Queue = context.Queue(8)
+    queue: mp.Queue | Queue = Queue(2) if args.stock else context.Queue(8)
+    if args.stock:
+        feed_of = (Stock(args.stock), step, args.tiles, args.globals_, queue)
+        Thread(target=stock_feed, args=feed_of, daemon=True).start()
     feeds = [
         context.Process(
             target=crop_feed,
             args=(1000 + step * 7 + i, args.tiles, args.globals_, queue),
             daemon=True,
         )
-        for i in range(args.workers)
+        for i in range(0 if args.stock else args.workers)
     ]
     for feed in feeds:
         feed.start()

@@ -32,6 +32,7 @@ MIXES = {
     "notes": {"note": 16},
     "slides": {"note": 8, "slide": 6},
     "seen": {"note": 1, "slide": 6, "poster": 1, "letter": 1},
+    "large": {"note": 6, "slide": 6, "letter": 2},
     "all": {"note": 6, "slide": 5, "poster": 3, "letter": 2},
 }
 

@@ -1,0 +1,165 @@
+"""Drawn pages on disk, cut into crops as the program does, to train eyes and reader together.
+
+    python -m nanotrain.drawn --folder DIR --pages 1000 --seed 1
+
+Each file holds one page: the grey crops of its views, the labels of every visual token and both
+texts. Several processes may write to one folder, each with its own seed. Knows nothing about
+tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from nanotrain import batches, cells, draw, fonts, pages
+from nanotrain.scenes import CROP
+from nanotrain.stock import grey
+from ocr2cli.config import TileConfig
+from ocr2cli.document.tiles import make_views
+from ocr2cli.pages import PageImage, PageKey
+
+
+@dataclass
+class DrawnBatch:
+    """Pages of one kind. pixels: uint8 [B, C, 256, 256], the crops of the tiles, then of the global
+    view if it is there; page: kept tokens, labels and texts as for the reader; kept_index counts
+    the tokens of all views, whose tokens are there."""
+
+    pixels: np.ndarray
+    has_global: bool
+    page: batches.PageBatch
+    slots: np.ndarray
+
+
+def crops_of_view(view: np.ndarray) -> np.ndarray:
+    """uint8 [3, side, side] to grey [n, 256, 256], row by row."""
+    n = view.shape[1] // CROP
+    cut = (
+        view.transpose(1, 2, 0)
+        .reshape(n, CROP, n, CROP, 3)
+        .swapaxes(1, 2)
+        .reshape(n * n, CROP, CROP, 3)
+    )
+    return grey(cut)
+
+
+def page_arrays(page: pages.Page, picture: np.ndarray, has_global: bool) -> dict[str, np.ndarray]:
+    views = make_views(
+        PageImage(PageKey("page", 0), np.ascontiguousarray(picture), 144.0), TileConfig()
+    )
+    tiles, view = cells.page_windows(page.width, page.height)
+    glyphs = pages.glyphs_of(page)
+    slots = [cells.slot_labels(glyphs, window) for window in [*tiles, view]]
+    crops = [crops_of_view(np.asarray(tile)) for tile in views.tiles]
+    if has_global or not tiles:
+        crops.append(crops_of_view(np.asarray(views.global_view)))
+    arrays = {
+        "pixels": np.concatenate(crops),
+        "slots": np.concatenate([*slots, np.zeros((1, 16), np.int64)]).astype(np.uint8),
+        "token_places": batches.token_places(page),
+        "num_tiles": np.array(len(tiles)),
+        "has_global": np.array(has_global or not tiles),
+    }
+    for name, row in zip(("plain", "grounded"), batches.page_rows(page), strict=True):
+        arrays |= {
+            f"{name}_{part}": a
+            for part, a in zip(("ids", "targets", "cells", "places"), row, strict=True)
+        }
+    return arrays
+
+
+class DrawnPages:
+    """All pages of a folder, in memory, by kind. Looks for new ones when told to."""
+
+    def __init__(self, folder: Path, *, limit: int = 2500) -> None:
+        self.folder, self.limit = folder, limit
+        self.known: set[str] = set()
+        self.pages: dict[str, list[dict[str, np.ndarray]]] = {}
+        self.look()
+
+    def look(self) -> None:
+        for path in sorted(self.folder.glob("*.npz"), key=lambda p: p.stat().st_mtime):
+            if path.name in self.known:
+                continue
+            self.known.add(path.name)
+            with np.load(path, allow_pickle=False) as data:
+                kind = path.stem.rsplit("-", 1)[1]
+                pool = self.pages.setdefault(kind, [])
+                pool.append(dict(data))
+                del pool[: -self.limit]
+
+    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch | None:
+        """Pages of about one length, all with the global view or all without it."""
+        pool = self.pages.get(kind, [])
+        first = rng.choice(pool) if pool else None
+        if first is None:
+            return None
+        pool = [page for page in pool if page["has_global"] == first["has_global"]]
+        if len(pool) < 5 * count:
+            return None
+        chosen = sorted(rng.sample(pool, 5 * count), key=lambda page: len(page["plain_ids"]))
+        start = rng.randrange(len(chosen) - count + 1)
+        chosen = chosen[start : start + count]
+        return drawn_batch(rng, chosen, blank_share)
+
+
+def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: float) -> DrawnBatch:
+    parts = ("ids", "targets", "cells", "places")
+    texts = [
+        batches.stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
+        for name in ("plain", "grounded")
+    ]
+    slots = np.stack([page["slots"] for page in chosen])
+    num_visual = slots.shape[1]
+    has_global = bool(chosen[0]["has_global"])
+    absent = range(0) if has_global else range(num_visual - 257, num_visual - 1)
+    kept = batches.thin(rng, (slots > 0).any(2), texts, blank_share, absent)
+    places = np.stack([page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)])
+    page = batches.PageBatch(
+        kept,
+        np.take_along_axis(slots, kept[..., None], 1),
+        places,
+        texts,
+        int(chosen[0]["num_tiles"]),
+        num_visual,
+    )
+    return DrawnBatch(np.stack([p["pixels"] for p in chosen]), has_global, page, slots)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--pages", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default="note,slide")
+    parser.add_argument("--weights", default="1,1")
+    parser.add_argument("--globals", type=float, default=0.15, dest="globals_")
+    parser.add_argument("--max-characters", type=int, default=300)
+    parser.add_argument("--held-out", action="store_true", help="held-out fonts and texts")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    rng = Random(args.seed)
+    everything = fonts.load_fonts(args.held_out)
+    shares = [float(x) for x in args.weights.split(",")]
+    for index in range(args.pages):
+        kind = rng.choices(args.kinds.split(","), shares)[0]
+        chosen = everything if rng.random() < 0.7 else fonts.ordinary(everything)
+        page = pages.random_page(
+            rng, kind, chosen, max_characters=args.max_characters, held_out=args.held_out
+        )
+        picture = np.asarray(draw.draw_page(page, rng))
+        arrays = page_arrays(page, picture, kind == "note" or rng.random() < args.globals_)
+        path = args.folder / f"{args.seed}-{index:05d}-{kind}.npz"
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as out:
+            np.savez(out, **arrays)
+        partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What eyes and reader are trained on together is the page as the program would see it."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def drawn_page(two_fonts, plain_words):
+    from nanotrain import draw, drawn, pages
+
+    page = pages.random_page(Random(3), "note", two_fonts, max_characters=60)
+    picture = np.asarray(draw.draw_page(page, Random(4), degrade=False))
+    return page, picture, drawn.page_arrays(page, picture, True)
+
+
+def test_crops_tell_the_eyes_what_the_whole_view_does(drawn_page) -> None:
+    from nanotrain import album, sizes
+    from nanotrain.drawn import DrawnBatch, drawn_batch
+    from nanotrain.train_joint import page_tokens
+    from nanotrain.train_reader import IdealEyes
+
+    _, picture, arrays = drawn_page
+    torch.manual_seed(0)
+    vision = sizes.new_model().vision.eval()
+    batch: DrawnBatch = drawn_batch(Random(1), [arrays], 1.0)
+    with torch.no_grad():
+        tokens, far = page_tokens(vision, IdealEyes(256), batch, "cpu", recolour=False)
+    level = np.repeat(picture.mean(-1, keepdims=True), 3, -1).round().astype(np.uint8)
+    whole = album.visual_tokens(vision, level)
+    assert tokens.shape[1:] == whole.shape
+    assert torch.isfinite(far)
+    gap = (tokens[0] - whole).norm() / whole.norm()
+    assert gap < 0.15
+
+
+def test_a_batch_points_at_kept_cells_that_hold_the_characters(drawn_page) -> None:
+    from nanotrain.characters import CLASS_OF
+    from nanotrain.drawn import drawn_batch
+    from nanotrain.vocabulary import decode
+
+    _, _, arrays = drawn_page
+    batch = drawn_batch(Random(2), [arrays], 0.1)
+    text = batch.page.texts[0]
+    right = wrong = 0
+    for at in np.nonzero(text.cells[0] >= 0)[0]:
+        char = decode([int(text.targets[0, at])])
+        if char.strip() and char in CLASS_OF:
+            found = CLASS_OF[char] in batch.page.slots[0, text.cells[0, at]]
+            right, wrong = right + found, wrong + (not found)
+    assert right > 20 and wrong == 0
+
+
+def test_a_stock_gives_back_the_crops_it_was_given(
+    tmp_path, two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import scenes, stock
+
+    monkeypatch.setattr(stock, "CHUNK", 4)
+    crops = scenes.crop_batch(Random(1), two_fonts, 768, 4)
+    stock.write_chunk(tmp_path / "768-1-00000.npz", crops)
+    kept = stock.Stock(tmp_path)
+    assert kept.batch(Random(1), 1024, 4, 1) is None
+    batch = kept.batch(Random(1), 768, 9, 9)
+    assert batch is not None and batch.pixels.shape == (9, 256, 256) and batch.group == 9
+    for pixels, slots in zip(batch.pixels, batch.slots, strict=True):
+        same = [at for at in range(4) if (stock.grey(crops.pixels)[at] == pixels).all()]
+        assert any((crops.slots[at] == slots).all() for at in same)
