@@ -1,12 +1,11 @@
 """A dry run: pages, tiles and tokens counted, time and money forecast; no model is loaded.
 
-Knows nothing about how pages are read: speeds come from the last real run into the same folder,
-or from the figures of the README's table, and the report says which.
+Knows nothing about how pages are read: speeds come from the last runs on this machine, or from the
+figures of the README's table, and the report says which.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,18 @@ from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import view_layout
 from ocr2cli.errors import ExitCode
+from ocr2cli.output.rates import Rates, load_forecast, load_rates, store_forecast
+from ocr2cli.output.summary import Summary
 
 # Characters of a text layer per new token, and tokens of a page without one. Measured on the
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
-# Seconds a page on two CPU cores with nano (README, speed table), for a first run.
-_SECONDS_PER_VIEW = 0.25
-_SECONDS_PER_TOKEN = 0.004
+# nano on two CPU cores (README, speed table), for a first run: 0.8 s to encode an A4 page's 1,121
+# visual tokens, 10.8 ms for a step of four pages.
+_FIRST_RUN = Rates(
+    pages=1, visual_tokens=1121, new_tokens=1, startup_s=3.0, vision_s=0.8, text_s=0.0027
+)
 
 
 @dataclass(slots=True)
@@ -97,20 +100,45 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
         plan.grids["x".join(map(str, layout.grid))] += 1
     plan.documents = len(seen)
     plan.seconds, plan.basis = _time(cfg, plan)
+    store_forecast(cfg, plan.to_json())
     return plan
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float, str]:
-    """Seconds, from the last run's pages per minute when there was one."""
-    try:
-        last = json.loads((cfg.out / ".ocr2" / "summary.json").read_text(encoding="utf-8"))
-        rate, tokens = float(last["pages_per_minute"]), int(last["new_tokens"])
-        read = int(last["pages"]) - int(last["pages_resumed"])
-    except (OSError, ValueError, KeyError, TypeError):
-        rate, tokens, read = 0.0, 0, 0
-    if rate > 0 and read > 0 and tokens > 0:
-        seconds = plan.new_tokens / (tokens / read) * 60 / rate
-        return seconds, f"at {rate:.1f} pages a minute, as the last run into this folder"
-    seconds = (plan.tiles + 1.8 * plan.pages) * _SECONDS_PER_VIEW
-    seconds += plan.new_tokens * _SECONDS_PER_TOKEN
-    return seconds, "nano on two CPU cores; run once for a forecast of this machine"
+    """Seconds, and where the speeds come from."""
+    rates = load_rates(cfg)
+    seconds = (rates or _FIRST_RUN).seconds(
+        visual_tokens=plan.visual_tokens, new_tokens=plan.new_tokens
+    )
+    if rates is None:
+        return seconds, "nano on two CPU cores; after a run on this machine, its own speed"
+    return seconds, f"as the last runs on this machine, {rates.pages:.0f} pages"
+
+
+def expected(cfg: RunConfig, summary: Summary) -> dict[str, Any]:
+    """What was forecast for the pages that a finished run read; {} when nothing was.
+
+    By the last dry run for this output folder, else by the last runs on this machine. A run that
+    found pages read already is held to its share of the dry run.
+    """
+    read = summary.pages - summary.pages_resumed
+    dry_run, rates = load_forecast(cfg), load_rates(cfg)
+    if read and dry_run.get("pages"):
+        share = read / dry_run["pages"] if summary.pages_resumed else 1.0
+        return {
+            "pages": round(share * dry_run["pages"]),
+            "new_tokens": round(share * dry_run["predicted_new_tokens"]),
+            "seconds": round(share * dry_run["predicted_seconds"], 1),
+            "basis": f"the dry run ({dry_run['basis']})",
+        }
+    if read and rates:
+        per_page = read / rates.pages
+        tokens, visual_tokens = per_page * rates.new_tokens, per_page * rates.visual_tokens
+        seconds = rates.seconds(visual_tokens=visual_tokens, new_tokens=tokens)
+        return {
+            "pages": read,
+            "new_tokens": round(tokens),
+            "seconds": round(seconds, 1),
+            "basis": f"the last runs on this machine, {rates.pages:.0f} pages",
+        }
+    return {}

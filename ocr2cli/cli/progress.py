@@ -18,13 +18,17 @@ _LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Counts results. `total` is None while documents are still being listed."""
+    """Counts results. `total` is None while documents are still being listed.
+
+    startup_s: seconds until work on the first page began.
+    """
 
     def __init__(self) -> None:
         self.num_done = 0
         self.num_bad = 0
         self.total: int | None = None
         self.started = time.monotonic()
+        self.startup_s = 0.0
 
     def expect(self, total: int) -> None:
         """So many pages are known by now."""
@@ -32,6 +36,9 @@ class Progress:
 
     def page(self, result: PageResult) -> None:
         """One more page has its result."""
+        if not self.num_done:
+            spent = time.monotonic() - self.started
+            self.startup_s = max(0.0, spent - sum(result.seconds.values()))
         self.num_done += 1
         self.num_bad += not result.status.is_good
         self.show(result)

@@ -9,13 +9,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ocr2cli.output.summary import Summary
 
 logger = logging.getLogger("ocr2")
 
@@ -160,6 +163,8 @@ def execute(
     has_bar = is_terminal() and not log_json
     with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
         summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
+    if stages is None:
+        _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
     if as_json:
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
     code = stop.exit_code or summary.exit_code
@@ -282,6 +287,16 @@ def _bytes(text: str, flag: str) -> int:
         return int(float(digits) * unit)
     except ValueError:
         raise UsageError(f"{flag} {text}: write a size such as 8G or 500M") from None
+
+
+def _learn(cfg: RunConfig, summary: Summary, startup_s: float, *, is_whole: bool) -> None:
+    """Forecast against actual into the summary; the speed of a whole run into the user's cache."""
+    from ocr2cli.forecast import expected
+    from ocr2cli.output.rates import rates_of, store_rates
+
+    summary.forecast = expected(cfg, summary)
+    if is_whole and (rates := rates_of(summary, startup_s)):
+        store_rates(cfg, rates)
 
 
 def _forecast(cfg: RunConfig, *, price_per_hour: float, as_json: bool) -> int:

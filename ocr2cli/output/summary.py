@@ -50,7 +50,10 @@ class PageNote:
 
 @dataclass(slots=True)
 class Summary:
-    """What the run did. seconds and tokens: this run's pages only; seconds per stage, summed."""
+    """What the run did. seconds and tokens: this run's pages only; seconds per stage, summed.
+
+    forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
+    """
 
     min_confidence: float = 0.0
     documents: int = 0
@@ -67,6 +70,7 @@ class Summary:
     wall_seconds: float = 0.0
     bad_pages: list[PageNote] = field(default_factory=list)
     unsure_pages: list[PageNote] = field(default_factory=list)
+    forecast: dict[str, Any] = field(default_factory=dict)
     _num_input_failures: int = 0
 
     def count(self, result: PageResult, *, is_resumed: bool) -> None:
@@ -131,6 +135,7 @@ class Summary:
             "seconds": {name: round(value, 3) for name, value in sorted(self.seconds.items())},
             "wall_seconds": round(self.wall_seconds, 3),
             "pages_per_minute": round(self.pages_per_minute, 2),
+            "forecast": self.forecast,
             "failed_pages": [note.to_json() for note in self.bad_pages],
             "min_confidence": self.min_confidence,
             "low_confidence_pages": [note.to_json() for note in self.unsure_pages],
@@ -138,7 +143,7 @@ class Summary:
 
     def to_text(self) -> str:
         """For people: one line when all is well, then what needs a look, at most ten of a kind."""
-        lines = [self._headline()]
+        lines = [self._headline(), *self._against_forecast()]
         lines += _list("failed", [str(note) for note in self.bad_pages])
         lines += _list(
             "not written",
@@ -149,6 +154,16 @@ class Summary:
             [str(note) for note in self.unsure_pages],
         )
         return "\n".join(lines)
+
+    def _against_forecast(self) -> list[str]:
+        if not self.forecast:
+            return []
+        expected, read = self.forecast, self.pages - self.pages_resumed
+        return [
+            f"forecast {_count(expected['pages'], 'page')}, {expected['new_tokens']:,} new tokens, "
+            f"{expected['seconds']:.1f} s by {expected['basis']}; it was {_count(read, 'page')}, "
+            f"{self.new_tokens:,} new tokens, {self.wall_seconds:.1f} s"
+        ]
 
     def _headline(self) -> str:
         resumed = f" ({self.pages_resumed} from earlier runs)" if self.pages_resumed else ""

@@ -1,0 +1,135 @@
+"""What this machine's last runs took, and what the last dry run forecast, in the user's cache.
+
+Both are conveniences: a cache that cannot be read or written is no error. Knows nothing about how
+pages are read or counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ocr2cli.config import RunConfig
+from ocr2cli.output.summary import Summary
+
+# A shorter run says more about starting than about reading.
+MIN_PAGES = 3
+# The last run counts for this much of what all runs before it do.
+_FADE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Totals over the last runs, older ones fading. startup_s: until the first page could be read;
+    vision_s and text_s: the rest of the wall time, split by what it was spent on."""
+
+    pages: float
+    visual_tokens: float
+    new_tokens: float
+    startup_s: float
+    vision_s: float
+    text_s: float
+
+    @property
+    def tokens_per_page(self) -> float:
+        return self.new_tokens / self.pages
+
+    def seconds(self, *, visual_tokens: float, new_tokens: float) -> float:
+        """Wall time of a run with so many tokens."""
+        vision = self.vision_s / self.visual_tokens * visual_tokens
+        return self.startup_s + vision + self.text_s / self.new_tokens * new_tokens
+
+    def after(self, run: Rates) -> Rates:
+        """These rates with one more run; its start-up time replaces the older one."""
+        old, new = asdict(self), asdict(run)
+        mixed = {name: _FADE * old[name] + new[name] for name in old}
+        return Rates(**{**mixed, "startup_s": run.startup_s})
+
+
+def rates_of(summary: Summary, startup_s: float) -> Rates | None:
+    """One run's rates; None when it read too little to tell."""
+    pages = summary.pages - summary.pages_resumed
+    if pages < MIN_PAGES or not summary.visual_tokens or not summary.new_tokens:
+        return None
+    reading = max(summary.wall_seconds - startup_s, 0.01)
+    # Pages are decoded together, so their decoding times overlap: what encoding leaves is text's.
+    vision = summary.seconds["raster"] + summary.seconds["encode"]
+    vision = min(vision, 0.8 * reading)
+    return Rates(
+        pages, summary.visual_tokens, summary.new_tokens, startup_s, vision, reading - vision
+    )
+
+
+def load_rates(cfg: RunConfig) -> Rates | None:
+    """What runs like this one took on this machine, or None."""
+    row = _read("rates").get(_kind_of_run(cfg))
+    try:
+        rates = Rates(**{name: float(value) for name, value in row.items()})
+        return rates if min(rates.pages, rates.visual_tokens, rates.new_tokens) > 0 else None
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def store_rates(cfg: RunConfig, run: Rates) -> None:
+    """Remember a run."""
+    earlier = load_rates(cfg)
+    table = _read("rates")
+    table[_kind_of_run(cfg)] = asdict(earlier.after(run) if earlier else run)
+    _write("rates", table)
+
+
+def load_forecast(cfg: RunConfig) -> dict[str, Any]:
+    """The last dry run's forecast for this output folder; {} without one."""
+    row = _read("forecasts").get(_folder(cfg))
+    return row if isinstance(row, dict) else {}
+
+
+def store_forecast(cfg: RunConfig, forecast: dict[str, Any]) -> None:
+    """Remember a dry run; only the last hundred are kept."""
+    table = _read("forecasts")
+    table.pop(_folder(cfg), None)
+    table[_folder(cfg)] = forecast
+    _write("forecasts", dict(list(table.items())[-100:]))
+
+
+def _kind_of_run(cfg: RunConfig) -> str:
+    """Runs whose speeds can be compared. A home folder may be shared by machines."""
+    engine = cfg.engine
+    facts = (
+        platform.node(), os.cpu_count(), cfg.runner, engine.engine, engine.model, engine.server,
+        engine.device, engine.dtype, engine.decoders, engine.encoders, engine.batch_size,
+    )  # fmt: skip
+    return "|".join(map(str, facts))
+
+
+def _folder(cfg: RunConfig) -> str:
+    return hashlib.sha256(os.path.abspath(cfg.out).encode(errors="surrogateescape")).hexdigest()
+
+
+def _file(name: str) -> Path:
+    import platformdirs  # late: --help needs none of it
+
+    return Path(platformdirs.user_cache_dir("ocr2")) / f"{name}.json"
+
+
+def _read(name: str) -> dict[str, Any]:
+    try:
+        table = json.loads(_file(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _write(name: str, table: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
