@@ -34,9 +34,9 @@ logger = logging.getLogger("ocr2")
 # Stores in which an object appears whole or not at all. (`file://` is a local path, not one.)
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 _MARKER = ".ocr2/writer.json"
-_THREADS = 4
+_THREADS = 8
 # Documents whose uploads are under way; beyond that the run waits for the network.
-_MAX_PENDING = 16
+_MAX_PENDING = 32
 _TRIES = 5
 _FIRST_PAUSE_S = 0.5
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
@@ -165,13 +165,13 @@ class Bucket:
                 except Exception as error:  # it only takes room; the document is whole
                     logger.warning("%s was not removed: %s", self._shown(name), _line(error))
 
-    def _retried(self, name: str, attempt: Callable[[], Any]) -> Any:
+    def _retried(self, name: str, attempt: Callable[[], Any], *, tries: int = _TRIES) -> Any:
         pause_s = _FIRST_PAUSE_S
-        for number in range(1, _TRIES + 1):
+        for number in range(1, tries + 1):
             try:
                 return attempt()
             except Exception as error:  # as in __init__
-                if number == _TRIES or _is_final(error) or self._stop() >= 2:
+                if number == tries or _is_final(error) or self._stop() >= 2:
                     raise self._cannot_write(name, error) from error
                 logger.info("%s: %s; trying again", self._shown(name), _line(error))
             time.sleep(pause_s * random.uniform(0.5, 1.0))
@@ -183,7 +183,8 @@ class Bucket:
     def _put_marker(self) -> None:
         row = {"host": socket.gethostname(), "pid": os.getpid(), "state": str(self._staging)}
         data = json.dumps(row).encode("ascii") + b"\n"
-        self._retried(_MARKER, lambda: self._system.pipe_file(self._path(_MARKER), data))
+        # Once: nothing is lost yet, and the stores' own packages try a few times anyway.
+        self._retried(_MARKER, lambda: self._system.pipe_file(self._path(_MARKER), data), tries=1)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
