@@ -27,8 +27,10 @@ LEVELS = 127
 _PACKED_FOR_ROWS = 8
 # The longest sum of products of two bytes that float32 holds exactly: 1040 * 127 * 127 < 2^24.
 _EXACT_IN_FLOAT32 = 1040
-# Rows of a weight quantised at a time: the float32 copies of 16 MB stay in the cache's reach.
-_QUANTISED_ITEMS = 1 << 22
+# Items quantised at a time, and rows that experts take at a time: what is made on the way (some
+# 512 KB) stays in the cache and is never fresh memory.
+_QUANTISED_ITEMS = 1 << 17
+_EXPERT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,8 @@ class Int8Weight:
 
 def quantise_channels(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
     """(int8 [N, K], scales float32 [N]); no float32 copy of the whole weight is made."""
-    values_NK = torch.empty(weight_NK.shape, dtype=torch.int8)
-    scales_N = torch.empty(weight_NK.shape[0])
-    rows = max(1, _QUANTISED_ITEMS // weight_NK.shape[1])
-    for first in range(0, weight_NK.shape[0], rows):
-        part = slice(first, first + rows)
-        values_NK[part], scales = quantise_rows(weight_NK[part])
-        scales_N[part] = scales[:, 0]
-    return values_NK, scales_N
+    values_NK, scales_N1 = quantise_rows(weight_NK)
+    return values_NK, scales_N1[:, 0]
 
 
 def quantise_rows(x_MK: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,11 +66,25 @@ def quantise_rows(x_MK: Tensor) -> tuple[Tensor, Tensor]:
 
     A row with NaN or infinity gets a scale that is not finite, so its results are not either.
     """
+    rows = max(1, _QUANTISED_ITEMS // x_MK.shape[1])
+    if len(x_MK) <= rows:
+        steps_MK, scales_M1 = _steps(x_MK)
+        return steps_MK.to(torch.int8), scales_M1
+    values_MK = torch.empty(x_MK.shape, dtype=torch.int8)
+    scales_M1 = torch.empty(len(x_MK), 1)
+    for first in range(0, len(x_MK), rows):
+        part = slice(first, first + rows)
+        values_MK[part], scales_M1[part] = _steps(x_MK[part])
+    return values_MK, scales_M1
+
+
+def _steps(x_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127 as float32 [M, K], and the rows' scales [M, 1]."""
     x_MK = x_MK.float()
-    largest_M1 = x_MK.abs().amax(dim=1, keepdim=True)
+    largest_M1 = torch.maximum(x_MK.amax(1, keepdim=True), -x_MK.amin(1, keepdim=True))
     # A row of zeros stays zeros.
     scales_M1 = (largest_M1 / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
-    return (x_MK / scales_M1).round_().to(torch.int8), scales_M1
+    return (x_MK / scales_M1).round_(), scales_M1
 
 
 def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
@@ -86,7 +96,7 @@ def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
         )  # fmt: skip
     else:
         y_MN = exact_product(x_MK, weight.values) * weight.scales
-    return y_MN * scales_M1
+    return y_MN.mul_(scales_M1)
 
 
 def exact_product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -123,6 +133,10 @@ def _is_exact(sign: int) -> bool:
     return bool((y == sign * LEVELS * LEVELS * width).all())
 
 
+# Experts with the number of rows that each has.
+Group = list[tuple[int, int]]
+
+
 class Int8Linear(Linear):
     """A Linear of an int8 weight. `weight` has its shape only; it can be run, not trained."""
 
@@ -139,7 +153,7 @@ class Int8Linear(Linear):
         values_MK, scales_M1 = quantise_rows(x.reshape(-1, x.shape[-1]))
         y_MN = int8_product(values_MK, scales_M1, self.int8)
         if self.bias is not None:
-            y_MN = y_MN + self.bias
+            y_MN += self.bias
         return y_MN.to(x.dtype).view(*x.shape[:-1], -1)
 
     def pack(self) -> None:
@@ -166,12 +180,21 @@ class Int8MixtureOfExperts(MixtureOfExperts):
         rows_R = order_R // chosen
         values_TD, scales_T1 = quantise_rows(x_TD)
         counts = experts_TK.flatten().bincount(minlength=self.router.num_experts).tolist()
-        gate_RI, up_RI = _by_expert(
-            values_TD[rows_R], scales_T1[rows_R], counts, self.gate_up
-        ).chunk(2, dim=-1)
-        y_RD = _by_expert(*quantise_rows(F.silu(gate_RI) * up_RI), counts, self.down)
+        groups = _groups(counts)
+        sizes = [sum(count for _, count in group) for group in groups]
+        y_RD = torch.cat([
+            self._run_group(group, values_TD[rows], scales_T1[rows])
+            for group, rows in zip(groups, rows_R.split(sizes), strict=True)
+        ])  # fmt: skip
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
         return sum_by_weight(y_TKD, weights_TK).to(x_TD.dtype)
+
+    def _run_group(self, group: Group, values_RD: Tensor, scales_R1: Tensor) -> Tensor:
+        """A few experts over their rows, which are sorted by expert. Returns float32 [R, D]."""
+        inner = _by_expert(values_RD, scales_R1, [(self.gate_up[e], n) for e, n in group])
+        gate_RI, up_RI = inner.chunk(2, dim=-1)
+        values_RI, scales_R1 = quantise_rows(F.silu(gate_RI).mul_(up_RI))
+        return _by_expert(values_RI, scales_R1, [(self.down[e], n) for e, n in group])
 
     def pack(self) -> None:
         """Only the router: the experts' weights are packed already."""
@@ -181,11 +204,23 @@ class Int8MixtureOfExperts(MixtureOfExperts):
 Int8Module = Int8Linear | Int8MixtureOfExperts
 
 
-def _by_expert(
-    values: Tensor, scales: Tensor, counts: list[int], weights: list[Int8Weight]
-) -> Tensor:
+def _groups(counts: list[int]) -> list[Group]:
+    """Experts that have rows, in order, joined while their rows are few."""
+    groups: list[Group] = []
+    room = 0
+    for expert, count in enumerate(counts):
+        if not count:
+            continue
+        if not groups or count > room:
+            groups.append([])
+            room = _EXPERT_ROWS
+        groups[-1].append((expert, count))
+        room -= count
+    return groups
+
+
+def _by_expert(values: Tensor, scales: Tensor, used: list[tuple[Int8Weight, int]]) -> Tensor:
     """Rows sorted by expert through their experts' weights. Returns float32 [R, N]."""
-    used = [(weight, count) for weight, count in zip(weights, counts, strict=True) if count]
     sizes = [count for _, count in used]
     parts = zip(used, values.split(sizes), scales.split(sizes), strict=True)
     return torch.cat([int8_product(x, s, weight) for (weight, _), x, s in parts])
