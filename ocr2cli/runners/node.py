@@ -53,7 +53,8 @@ class NodeSetup:
 class Turn:
     """A node's answer to one call.
 
-    num_wanted: pages it likes to hold, so that no stage of it waits. failure: why its runner
+    num_wanted: pages it likes to hold, so that no stage of it waits; 0 while it makes its plan.
+    failure: why its runner
     ended, when it did not end by request. logs: (level, line).
     """
 
@@ -116,7 +117,7 @@ class Node:
 
     def _answer(self, wait_s: float) -> Turn:
         with self._changed:
-            self._changed.wait_for(lambda: self._finished or self._is_ended, wait_s)
+            self._changed.wait_for(self._has_news, wait_s)
             if self._finished and not self._is_ended:
                 self._changed.wait_for(lambda: self._is_ended, _LINGER_S)
             is_ended = self._is_ended
@@ -127,11 +128,17 @@ class Node:
         stages = self._status.stages()
         return Turn(results, stages, self._num_wanted, is_ended, self._failure, logs)
 
+    def _has_news(self) -> bool:
+        is_ready_for_first = not self._num_held and self._num_wanted > 0
+        return bool(self._finished) or self._is_ended or is_ready_for_first
+
     def _main(self) -> None:
         setup = self._setup
         try:
             stages = self._stages()
-            self._num_wanted = sum(stage.credit * stage.num_workers for stage in stages)
+            with self._changed:
+                self._num_wanted = sum(stage.credit * stage.num_workers for stage in stages)
+                self._changed.notify_all()
             options = RunnerOptions(
                 retries=setup.retries,
                 stop=lambda: self._num_stops,

@@ -68,13 +68,15 @@ def run(
 class _Post:
     """One actor. held: pages given to it; unsent: those of them that it has not been told of yet.
 
-    limit: pages it may hold. group: size of the group of suspects it reads, 0 when it reads
-    ordinary pages. silent_s: since its last answer; stuck_s: since something moved inside it.
+    is_up: it has made its plan. limit: pages it may hold. group: size of the group of suspects it
+    reads, 0 when it reads ordinary pages. silent_s: since its last answer; stuck_s: since something
+    moved inside it.
     """
 
     spot: Spot
     actor: Any
     call: Any = None
+    has_answered: bool = False
     is_up: bool = False
     held: dict[PageKey, Ticket] = field(default_factory=dict)
     unsent: list[PageJob] = field(default_factory=list)
@@ -253,7 +255,7 @@ class _Driver:
                 continue
             jobs, post.unsent = post.unsent, []
             post.num_stops_told = num_stops
-            wait_s = _ANSWER_S if post.held else 0.0
+            wait_s = _ANSWER_S if post.held or not post.is_up else 0.0
             post.call = post.actor.turn.remote(jobs, num_stops, wait_s)
             post.silent_s = 0.0
 
@@ -277,11 +279,12 @@ class _Driver:
             self._accept(post, turn)
 
     def _accept(self, post: _Post, turn: Turn) -> None:
-        post.is_up, post.silent_s = True, 0.0
+        post.has_answered, post.silent_s = True, 0.0
         if _pulse(turn.stages) != _pulse(post.stages):
             post.stuck_s = 0.0
         post.stages = turn.stages
         if turn.num_wanted:
+            post.is_up = True
             # A quarter more than its stages hold, so that none waits for a message.
             post.num_wanted = turn.num_wanted + max(_FIRST_PAGES, turn.num_wanted // 4)
         for level, line in turn.logs:
@@ -326,7 +329,7 @@ class _Driver:
         post.silent_s += step_s if post.call is not None else 0.0
         post.stuck_s += step_s if post.held else 0.0
         stuck_after_s = 60 + 2 * max(stage.timeout_s for stage in self._stages)
-        if post.is_up and post.silent_s > cluster.lost_after_s:
+        if post.has_answered and post.silent_s > cluster.lost_after_s:
             self._lose(post, f"it gave no sign of life for {cluster.lost_after_s:g} s.")
         elif stuck_after_s > 60 and post.stuck_s > stuck_after_s:
             self._lose(post, f"nothing moved on it for {stuck_after_s:g} s.")
@@ -363,10 +366,11 @@ class _Driver:
         """An actor that died or is taken for dead. It is killed, should it live after all."""
         place = _place(post)
         if self._drain_until is None:
-            logger.warning("node %s: its runner was lost: %s %d pages are read again",
+            logger.warning("node %s: its runner was lost: %s Pages read again: %d",
                            post.spot.name, why, len(post.held))  # fmt: skip
         self._num_restarts += 1
-        self._num_useless[place] += post.num_results == 0
+        # Suspects are given out to see whether they kill: that says nothing about the node.
+        self._num_useless[place] += post.num_results == 0 and not post.group
         if self._num_useless[place] >= _MAX_USELESS_LOSSES:
             self._given_up[place] = EngineError(
                 f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} "

@@ -29,6 +29,12 @@ class Echo:
             emit(PageResult(jobs[0].key, Status.OK, markdown=str(jobs[0].key.page)))
 
 
+class Nap(Echo):
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        time.sleep(0.5)
+        super().run(inbox, emit)
+
+
 def no_model() -> Any:
     raise ModelError("there is no model")
 
@@ -87,11 +93,13 @@ def test_pages_come_back_one_result_each_with_the_log(start: Any) -> None:
 
 
 def test_an_empty_turn_waits_no_longer_than_asked(start: Any) -> None:
-    node = start()
+    slow = Stage("nap", Nap, num_workers=1, credit=2)
+    node = start(replace(SETUP, stages=(slow,)))
     started = time.monotonic()
-    turn = node.turn([], 0, 0.1)
+    turn = node.turn(jobs(1), 0, 0.1)
     assert (turn.results, turn.is_ended, turn.failure) == ((), False, None)
     assert 0.05 < time.monotonic() - started < 2
+    turns(node, [], lambda seen: len(results(seen)) == 1)
 
 
 def test_a_file_the_node_does_not_see_fails_its_page_by_name(start: Any, tmp_path: Path) -> None:
