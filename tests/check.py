@@ -23,6 +23,8 @@ def checks() -> list[tuple[str, list[str]]]:
         ("lint", [python, "-m", "ruff", "check", "."]),
         ("types", [python, "-m", "mypy"]),
         ("layers", [python, "-m", "pytest", "-q", "tests/test_layers.py"]),
+        ("container files", ["hadolint", "Dockerfile", "Dockerfile.cuda"]),
+        ("page of the command line", [python, "docs/make_cli.py", "--check"]),
         *((f"example {path.name}", example(path)) for path in sorted(REPO.glob("examples/[0-9]*"))),
     ]
 

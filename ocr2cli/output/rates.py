@@ -59,8 +59,7 @@ def rates_of(summary: Summary, startup_s: float) -> Rates | None:
         return None
     reading = max(summary.wall_seconds - startup_s, 0.01)
     # Pages are decoded together, so their decoding times overlap: what encoding leaves is text's.
-    vision = summary.seconds["raster"] + summary.seconds["encode"]
-    vision = min(vision, 0.8 * reading)
+    vision = min(float(summary.seconds["raster"] + summary.seconds["encode"]), 0.8 * reading)
     return Rates(
         pages, summary.visual_tokens, summary.new_tokens, startup_s, vision, reading - vision
     )
@@ -68,7 +67,7 @@ def rates_of(summary: Summary, startup_s: float) -> Rates | None:
 
 def load_rates(cfg: RunConfig) -> Rates | None:
     """What runs like this one took on this machine, or None."""
-    row = _read("rates").get(_kind_of_run(cfg))
+    row: Any = _read("rates").get(_kind_of_run(cfg))
     try:
         rates = Rates(**{name: float(value) for name, value in row.items()})
         return rates if min(rates.pages, rates.visual_tokens, rates.new_tokens) > 0 else None

@@ -189,7 +189,11 @@ class Server:
 
     async def _all(self, pages: list[Future[PageResult]]) -> list[PageResult]:
         gathered = asyncio.gather(*map(asyncio.wrap_future, pages))
-        return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+        try:
+            return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+        except asyncio.CancelledError:
+            # The time for a graceful end is over: an answer, not a torn connection.
+            raise Ocr2Error("the server is shutting down") from None
 
     async def _rows(self, pages: list[Future[PageResult]]) -> AsyncIterator[str]:
         """The ndjson answer. What goes wrong after its first line is its last line."""
