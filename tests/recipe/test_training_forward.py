@@ -119,22 +119,3 @@ def test_a_stopped_stage_goes_on_at_its_step(
     assert F.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.1
     last = json.loads((tmp_path / f"{stage}.log").read_text().splitlines()[-1])
     assert last["step"] == 3
-
-
-def test_a_packed_state_comes_back(tmp_path) -> None:
-    from nanotrain import state
-
-    data = {
-        "step": 7,
-        "weights": torch.randn(3, 3),
-        "optimisers": {"muon": {"state": {0: {"momentum": torch.randn(64)}}}},
-    }
-    (tmp_path / "a").mkdir()
-    for stage in state.STAGES:
-        torch.save(data, tmp_path / "a" / stage)
-    state.pack(tmp_path / "a", tmp_path / "kept")
-    state.unpack(tmp_path / "b", tmp_path / "kept")
-    back = torch.load(tmp_path / "b" / "eyes.pt", weights_only=True)
-    assert torch.equal(back["weights"], data["weights"]) and back["step"] == 7
-    again = back["optimisers"]["muon"]["state"][0]["momentum"]
-    assert torch.allclose(again, data["optimisers"]["muon"]["state"][0]["momentum"], rtol=1e-2)

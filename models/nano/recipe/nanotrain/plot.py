@@ -2,7 +2,8 @@
 
     python -m nanotrain.plot --logs models/nano/recipe/logs --out models/nano/training.png
 
-Draws with Pillow: no plotting package is needed. Reads eyes.log and reader.log (JSON lines).
+Draws with Pillow: no plotting package is needed. Reads eyes.log, reader.log and joint.log (JSON
+lines).
 """
 
 from __future__ import annotations
@@ -93,8 +94,10 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    eyes, reader = read_log(args.logs / "eyes.log"), read_log(args.logs / "reader.log")
-    image = Image.new("RGB", (2 * PANEL_W, 3 * PANEL_H), (255, 255, 255))
+    eyes, reader, joint = (
+        read_log(args.logs / f"{stage}.log") for stage in ("eyes", "reader", "joint")
+    )
+    image = Image.new("RGB", (2 * PANEL_W, 4 * PANEL_H), (255, 255, 255))
     canvas = ImageDraw.Draw(image)
     panels = [
         (
@@ -115,6 +118,12 @@ def main() -> None:
         ),
         ("eyes: distance to the ideal tokens", "seconds", series(eyes, "far", "total_seconds")),
         ("decoder: loss a token", "seconds", series(reader, "text", "total_seconds")),
+        ("joint: loss a token", "seconds", series(joint, "text_", "total_seconds")),
+        (
+            "joint: held-out, share of characters wrong, teacher-forced",
+            "characters",
+            series(joint, "held_out_right", "total_samples", one_minus=True),
+        ),
     ]
     for index, (title, x_name, curves) in enumerate(panels):
         panel(canvas, (index % 2 * PANEL_W, index // 2 * PANEL_H), title, x_name, curves)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-STAGES = ("eyes.pt", "reader.pt")
+STAGES = ("codes.pt", "joint.pt")
+MOMENTA = ("optimisers", "eyes", "reader")  # keys of a stage's file that hold an optimiser's state
 PART_BYTES = 15_000_000
 
 
@@ -24,7 +25,9 @@ def pack(state: Path, kept: Path) -> None:
         old.unlink()
     for stage in STAGES:
         data = torch.load(state / stage, map_location="cpu", weights_only=True)
-        data["optimisers"] = _each(data["optimisers"], _to_half)
+        if stage == "codes.pt":
+            data = {"ideal": data["ideal"]}  # of the reader that made them nothing else is needed
+        data |= {key: _each(data[key], _to_half) for key in MOMENTA if key in data}
         small = kept / f"{stage}.whole"
         torch.save(data, small)
         whole = small.read_bytes()
@@ -45,7 +48,7 @@ def unpack(state: Path, kept: Path) -> None:
         joined = state / f"{stage}.partial"
         joined.write_bytes(b"".join(part.read_bytes() for part in sorted(kept.glob(f"{stage}.*"))))
         data = torch.load(joined, map_location="cpu", weights_only=True)
-        data["optimisers"] = _each(data["optimisers"], _to_single)
+        data |= {key: _each(data[key], _to_single) for key in MOMENTA if key in data}
         torch.save(data, target)
         joined.unlink()
 

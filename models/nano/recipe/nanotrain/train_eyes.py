@@ -188,6 +188,9 @@ def main() -> None:
         heads.load_state_dict(state["heads"])
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
+    elif args.resume and (args.state / "joint.pt").exists():
+        joint = torch.load(args.state / "joint.pt", map_location=device, weights_only=True)
+        vision.load_state_dict(joint["vision"])
     context = mp.get_context("fork")
     queue: mp.Queue | Queue = Queue(2) if args.stock else context.Queue(8)
     if args.stock:

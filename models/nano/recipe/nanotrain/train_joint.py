@@ -304,7 +304,7 @@ def main() -> None:
         eyes.step(step)
         reader.step(step)
         sizes.impose_near_sight(vision)
-        characters += total
+        characters += total * ranks  # the others read about as many
         step += 1
         if rank == 0 and (step % 10 == 0 or step == args.steps):
             line = {

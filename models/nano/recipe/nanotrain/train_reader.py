@@ -195,6 +195,12 @@ def main() -> None:
             part.load_state_dict(state[name])
         optimisers.load_state_dict(state["optimisers"])
         step = state["step"]
+    elif args.resume and (args.state / "joint.pt").exists():
+        joint = torch.load(args.state / "joint.pt", map_location=device, weights_only=True)
+        codes = torch.load(args.state / "codes.pt", map_location=device, weights_only=True)
+        decoder.load_state_dict(joint["decoder"])
+        heads.load_state_dict(joint["heads"])
+        ideal.load_state_dict(codes["ideal"])
     context = mp.get_context("fork")
     queue: mp.Queue = context.Queue(8)
     feed = context.Process(

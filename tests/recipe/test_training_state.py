@@ -1,0 +1,75 @@
+"""The committed training state: small parts that give the state back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+def test_a_state_comes_back_from_its_parts_and_is_never_overwritten(tmp_path, monkeypatch) -> None:
+    from nanotrain import state
+
+    monkeypatch.setattr(state, "PART_BYTES", 1000)
+    weights, momentum = torch.randn(300), torch.randn(40)
+    at = tmp_path / "state"
+    at.mkdir()
+    torch.save({"ideal": {"w": weights}, "decoder": {"w": weights}}, at / "codes.pt")
+    joint = {"vision": {"w": weights}, "eyes": {"muon": momentum}, "reader": {}, "step": 7}
+    torch.save(joint, at / "joint.pt")
+    state.pack(at, tmp_path / "kept")
+    assert all(part.stat().st_size <= 1000 for part in (tmp_path / "kept").iterdir())
+    state.unpack(tmp_path / "new", tmp_path / "kept")
+    back = torch.load(tmp_path / "new" / "joint.pt", weights_only=True)
+    assert back["step"] == 7 and torch.equal(back["vision"]["w"], weights)
+    assert back["eyes"]["muon"].dtype == torch.float32
+    assert torch.allclose(back["eyes"]["muon"], momentum, rtol=0.01, atol=1e-3)
+    codes = torch.load(tmp_path / "new" / "codes.pt", weights_only=True)
+    assert set(codes) == {"ideal"}
+    with pytest.raises(FileExistsError, match="Move it away"):
+        state.unpack(tmp_path / "new", tmp_path / "kept")
+
+
+def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
+    tmp_path, two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import draw, drawn, fonts, pages, reading, sizes, train_joint
+    from nanotrain.train_reader import IdealEyes
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    monkeypatch.setattr(train_joint, "CHECKED_PAGES", 1)
+    model = sizes.new_model(seed=5)
+    torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
+    heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
+    reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
+    torch.save(reader, tmp_path / "reader.pt")
+    rng = Random(1)
+    (tmp_path / "drawn").mkdir()
+    for index in range(5):
+        page = pages.random_page(rng, "note", two_fonts, max_characters=20)
+        picture = np.asarray(draw.draw_page(page, rng))
+        np.savez(tmp_path / f"drawn/1-{index}-note.npz", **drawn.page_arrays(page, picture, True))
+    common = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
+    common += ["--drawn", str(tmp_path / "drawn"), "--mix", "note=1", "--tall", "1", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", [*common, "--stop-after", "2"])
+    train_joint.main()
+    first = torch.load(tmp_path / "joint.pt", weights_only=True)
+    name = "query_encoder.layers.0.attn.qkv.weight"
+    moved = (first["vision"][name] - model.vision.state_dict()[name]).norm()
+    assert 0 < moved < 0.2 * first["vision"][name].norm()
+    monkeypatch.setattr(sys, "argv", [*common, "--resume"])
+    train_joint.main()
+    second = torch.load(tmp_path / "joint.pt", weights_only=True)
+    assert (first["step"], second["step"]) == (2, 3)
+    # Momentum is carried over: the third step's is mostly the first two's.
+    old, new = (
+        next(iter(s["eyes"]["muon"]["state"].values()))["momentum"] for s in (first, second)
+    )
+    assert F.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.1
+    last = json.loads((tmp_path / "joint.log").read_text("utf-8").splitlines()[-1])
+    assert last["step"] == 3 and "held_out_right_note" in last
