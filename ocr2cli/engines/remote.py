@@ -316,7 +316,10 @@ def probe(spec: RemoteSpec) -> RemoteSpec:
     with client:
         model, flavour = _served_model(client, spec)
         spec = dataclasses.replace(spec, model=model, flavour=flavour)
-        answer = post(client, spec, request_body(spec, probe_page()) | {"max_tokens": 64}, tries=3)
+        body = request_body(spec, probe_page()) | {"max_tokens": 64}
+        if flavour == "llamacpp":
+            _check_template(client, spec, body)
+        answer = post(client, spec, body, tries=3)
     first_choice(answer)
     seen = int((answer.get("usage") or {}).get("prompt_tokens") or _LEAST_PAGE_TOKENS)
     if seen < _LEAST_PAGE_TOKENS:
@@ -332,6 +335,34 @@ def probe(spec: RemoteSpec) -> RemoteSpec:
             "skip_special_tokens off. Or use --prompt ocr"
         )
     return spec
+
+
+def _check_template(client: httpx.Client, spec: RemoteSpec, body: Mapping[str, Any]) -> None:
+    """llama-server wraps a page in the chat template it was started with; this model takes none.
+
+    It tells what it makes of a request. Raises: EngineError when that is not page and prompt alone.
+    """
+    import httpx
+
+    try:
+        answer = client.post("/apply-template", json=body)
+    except httpx.TransportError:
+        return  # the request that follows says what is wrong
+    if answer.status_code == 404:
+        return  # a server too old to tell
+    made = _json_of(answer).get("prompt") if answer.status_code == 200 else None
+    if made is None:
+        raise EngineError(
+            f"{spec.server}: the probe page was refused ({_short(answer.text)}). {_LLAMA_HINT}"
+        )
+    before, after = split_at_page(spec.prompt)
+    # What stands for the page differs from version to version and holds no space.
+    page = str(made).removeprefix(before).removesuffix(after.lstrip("\n")).rstrip("\n")
+    if not str(made).endswith(after.lstrip("\n")) or len(page.split()) != 1 or len(page) > 80:
+        raise EngineError(
+            f"{spec.server}: the server wraps the page in a chat template ({_short(str(made))!r}). "
+            f"{_LLAMA_HINT}"
+        )
 
 
 def _served_model(client: httpx.Client, spec: RemoteSpec) -> tuple[str, str]:
