@@ -1,4 +1,4 @@
-"""llama-mtmd-cli from the source package of llama-cpp-python on PyPI, built once into a folder."""
+"""llama.cpp's programs from the source package of llama-cpp-python on PyPI, built once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"
-TARGET = "llama-mtmd-cli"
+PROGRAMS = ("llama-mtmd-cli", "llama-quantize")
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_TOOLS=ON",
 )  # fmt: skip
 
 
-def llama_mtmd_cli(cache: Path) -> Path:
-    """The program, built when it is not there yet: about 15 minutes on two cores.
+def build_programs(cache: Path) -> Path:
+    """The folder of PROGRAMS, which are built when one is not there yet.
 
     Needs cmake, a C++ compiler and, for the download, pip with a network.
     """
-    program = cache / "build" / "bin" / TARGET
-    if not program.is_file():
+    folder = cache / "build" / "bin"
+    if not all((folder / name).is_file() for name in PROGRAMS):
         source = unpack(download(cache), cache)
         build = str(cache / "build")
         run(["cmake", "-S", str(source), "-B", build, *OPTIONS])
-        run(["cmake", "--build", build, "--target", TARGET, "-j", str(os.cpu_count() or 2)])
-    return program
+        jobs = str(os.cpu_count() or 2)
+        run(["cmake", "--build", build, "--target", *PROGRAMS, "-j", jobs])
+    return folder
 
 
 def download(cache: Path) -> Path:
@@ -37,7 +38,7 @@ def download(cache: Path) -> Path:
     name = f"{PACKAGE.replace('-', '_')}-{VERSION}.tar.gz"
     if not (cache / name).is_file():
         run([
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
             "--no-binary", PACKAGE, "--dest", str(cache), f"{PACKAGE}=={VERSION}",
         ])  # fmt: skip
     return cache / name
