@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo install test check soak parity-llama clean
+.PHONY: demo install test check soak parity-llama parity-llama-server load clean
 
 demo: install
 	# Exit 5 says that some pages need a look: the bundled model is small.
@@ -35,6 +35,12 @@ soak: $(BIN)/.installed-test
 
 parity-llama: $(BIN)/.installed-test
 	$(BIN)/python tests/parity_llama/run.py
+
+parity-llama-server: $(BIN)/.installed-test
+	$(BIN)/python tests/parity_llama/server.py
+
+load: $(BIN)/.installed-test
+	$(BIN)/python tests/load/load.py
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info
