@@ -24,6 +24,13 @@ HUB_NAMES = {
     "deepseek-ocr-2": "deepseek-ai/DeepSeek-OCR-2",
     "deepseek-ocr": "deepseek-ai/DeepSeek-OCR",
 }
+# The commit that each name stands for: weights of the same name read the same next year. Public
+# projects that pin these repositories name them (the second also as `DEFAULT_HF_REVISION` in
+# tenstorrent/tt-forge-models, deepseek/deepseek_ocr). NAME@main is whatever the hub has today.
+PINNED = {
+    "deepseek-ai/DeepSeek-OCR-2": "aaa02f3811945a91062062994c5c4a3f4c0af2b0",
+    "deepseek-ai/DeepSeek-OCR": "9f30c71f441d010e5429c532364a86705536c53a",
+}
 # What a run reads. Code, images and pickles of a repository are never fetched.
 HUB_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", INDEX_NAME, "*.safetensors")
 
@@ -74,8 +81,9 @@ def known_models() -> list[dict[str, str]]:
         nano = ""
     rows = [{"name": "nano", "about": "bundled; small, for tests and demonstrations", "path": nano}]
     for name, repo in HUB_NAMES.items():
-        folder = cached_folder(repo)
-        rows.append({"name": name, "about": f"{repo} on the hub", "path": str(folder or "")})
+        folder = cached_folder(*hub_repo(name))
+        about = f"{repo} on the hub, revision {PINNED[repo][:7]}"
+        rows.append({"name": name, "about": about, "path": str(folder or "")})
     return rows
 
 
@@ -95,9 +103,15 @@ def bundled_folder(name: str) -> Path:
 
 
 def hub_repo(name: str) -> tuple[str, str]:
-    """(repository id, revision or "") of a hub name. Raises: ModelError for any other name."""
+    """(repository id, revision) of a hub name. Raises: ModelError for any other name.
+
+    A known name without a revision is at its pinned commit; for another repository "" is the
+    hub's main branch.
+    """
     repo, _, revision = name.partition("@")
-    repo = HUB_NAMES.get(repo, repo)
+    if repo in HUB_NAMES:
+        repo = HUB_NAMES[repo]
+        revision = revision or PINNED[repo]
     if not _REPO.fullmatch(repo) or not re.fullmatch(r"[\w./-]*", revision):
         known = ", ".join(["nano", *HUB_NAMES])
         raise ModelError(
@@ -134,7 +148,7 @@ def pull_model(
         return bundled_folder(name)
     repo, revision = hub_repo(name)
     tell = progress or (lambda line: None)
-    _require_network(name, repo)
+    _require_network(name, repo, revision)
     from huggingface_hub import snapshot_download
 
     tell(f"downloading {repo}")
@@ -173,7 +187,7 @@ def _verify(repo: str, revision: str, folder: Path) -> None:
             )
 
 
-def _require_network(name: str, repo: str) -> None:
+def _require_network(name: str, repo: str, revision: str) -> None:
     """Raises: ModelError at once when the hub cannot be reached, in place of minutes of retries."""
     from huggingface_hub import constants
 
@@ -183,10 +197,11 @@ def _require_network(name: str, repo: str) -> None:
         reason = f"{constants.ENDPOINT} does not answer"
     else:
         return
+    at = f" --revision {revision}" if revision else ""
     raise ModelError(
         f"{name} is not on this machine and {reason}. On a machine with a network run "
-        f"`hf download {repo} --local-dir {repo.split('/')[1]}`, copy that folder here and give it "
-        "with --model FOLDER."
+        f"`hf download {repo} --local-dir {repo.split('/')[1]}{at}`, copy that folder here and "
+        "give it with --model FOLDER."
     )
 
 

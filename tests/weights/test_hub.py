@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import time
@@ -73,7 +74,11 @@ def test_files_that_are_not_there_are_named(tmp_path):
 
 
 def test_hub_names_and_revisions():
-    assert hub_repo("deepseek-ocr-2") == ("deepseek-ai/DeepSeek-OCR-2", "")
+    for name in ("deepseek-ocr-2", "deepseek-ocr"):
+        repo, commit = hub_repo(name)
+        assert repo == hub.HUB_NAMES[name] and re.fullmatch("[0-9a-f]{40}", commit)
+        assert hub_repo(f"{name}@main") == (repo, "main")
+    assert hub_repo("deepseek-ai/DeepSeek-OCR-2") == ("deepseek-ai/DeepSeek-OCR-2", "")
     assert hub_repo("deepseek-ocr@abc123") == ("deepseek-ai/DeepSeek-OCR", "abc123")
     assert hub_repo("some/Model@refs/pr/1") == ("some/Model", "refs/pr/1")
     for wrong in ("nona", "a/b/c", "../x/y", "a/b@-;rm", ""):
@@ -92,7 +97,9 @@ def test_offline_is_one_line_within_a_second(monkeypatch, no_cache, why):
     assert time.monotonic() - start < 5  # the import of huggingface_hub is in it
     text = str(caught.value)
     assert "\n" not in text
-    assert "hf download deepseek-ai/DeepSeek-OCR-2 --local-dir DeepSeek-OCR-2" in text
+    commit = hub.PINNED["deepseek-ai/DeepSeek-OCR-2"]
+    download = "hf download deepseek-ai/DeepSeek-OCR-2 --local-dir DeepSeek-OCR-2"
+    assert f"{download} --revision {commit}`" in text
     assert "--model FOLDER" in text
 
 
@@ -145,9 +152,9 @@ def test_a_half_downloaded_model_is_not_taken_for_whole(monkeypatch, tmp_path):
     assert cached_folder("a/b") is None
 
 
-def published(digest: str, revision: str):
+def published(digest: str, at: str):
     def model_info(self, repo, *, revision=None, files_metadata=False):
-        assert revision == "abc" and files_metadata
+        assert revision == at and files_metadata
         lfs = SimpleNamespace(sha256=digest)
         return SimpleNamespace(siblings=[
             SimpleNamespace(rfilename="model.safetensors", lfs=lfs),
@@ -170,6 +177,24 @@ def test_pull_checks_the_hubs_sha256_and_removes_a_wrong_file(monkeypatch, tmp_p
     with pytest.raises(ModelError, match=r"model\.safetensors is not what a/b published"):
         pull_model("a/b@abc")
     assert not (folder / "model.safetensors").exists()
+
+
+def test_a_known_name_is_pulled_and_checked_at_its_pinned_commit(monkeypatch, tmp_path, online):
+    asked = []
+
+    def snapshot(repo, **options):
+        asked.append((repo, options["revision"]))
+        return fill(tmp_path / "snapshot")
+
+    commit = hub.PINNED["deepseek-ai/DeepSeek-OCR-2"]
+    right = hashlib.sha256(b"{}").hexdigest()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", published(right, commit))
+    pull_model("deepseek-ocr-2")
+    assert asked == [("deepseek-ai/DeepSeek-OCR-2", commit)]
+    rows = {row["name"]: row["about"] for row in hub.known_models()}
+    assert commit[:7] in rows["deepseek-ocr-2"]
+    assert asked[1:] == [(repo, hub.PINNED[repo]) for repo in hub.HUB_NAMES.values()]
 
 
 def test_a_failed_download_is_one_line_that_says_how_to_go_on(monkeypatch, online):
