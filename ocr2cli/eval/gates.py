@@ -36,7 +36,8 @@ class State(StrEnum):
 class Gate:
     """One limit. cases: patterns of case ids, empty for all. is_overall: on the suite's mean.
 
-    dtype: for models run in this dtype only ("float32", "bfloat16"); empty: in any.
+    dtype: for models run in this dtype only ("float32", "int8"), and there in place of a limit
+    for any dtype on the same metric; empty: in any.
     """
 
     metric: str
@@ -84,18 +85,33 @@ def load_gates(path: Path) -> list[Gate]:
 def gates_of(suite: Suite, default_file: Path, dtype: str = "") -> list[Gate]:
     """The suite's own gates file or the default one, and its tolerances as gates.
 
-    dtype: the model's; limits for another one are left out.
+    dtype: the model's; limits for another one are left out, and a limit for this one stands in
+    place of the same limit for any.
     """
     file = suite.gates_file or default_file
     gates = load_gates(file) if file.is_file() else []
     gates = [gate for gate in gates if fnmatch(suite.name, gate.suite)]
-    gates = [gate for gate in gates if gate.dtype in ("", dtype)]
+    gates = _for_dtype(gates, dtype)
     for case in suite.cases:
         if case.tolerance is not None:
             gates += _tolerance_gates(case.tolerance, cases=(case.id,))
     if suite.overall is not None:
         gates += _tolerance_gates(suite.overall, is_overall=True)
     return gates
+
+
+def _for_dtype(gates: Sequence[Gate], dtype: str) -> list[Gate]:
+    own = {_subject(gate) for gate in gates if gate.dtype and gate.dtype == dtype}
+    return [
+        gate
+        for gate in gates
+        if gate.dtype == dtype or (not gate.dtype and _subject(gate) not in own)
+    ]
+
+
+def _subject(gate: Gate) -> tuple[object, ...]:
+    """What a gate limits, whatever the limit."""
+    return gate.metric, gate.bound, gate.suite, gate.cases, gate.is_overall
 
 
 def judge(gates: Sequence[Gate], cases: Sequence[CaseScores]) -> list[Verdict]:

@@ -114,6 +114,30 @@ def test_a_limit_for_one_dtype_is_not_asked_of_another(tmp_path: Path) -> None:
         load_gates(file)
 
 
+def test_a_limit_for_one_dtype_stands_in_place_of_the_same_limit_for_any(tmp_path: Path) -> None:
+    file = tmp_path / "gates.toml"
+    strict = '[[gate]]\nmetric = "cer"\nat_most_reference_plus = 0.02\nreason = "x"\n'
+    wide = strict.replace("0.02", '0.1\ndtype = "int8"')
+    mean = strict + "is_overall = true\n"
+    file.write_text(wide + strict + mean, encoding="utf-8")
+    suite = Suite("toy", tmp_path, ())
+
+    def limits(dtype: str) -> list[tuple[float, bool]]:
+        return [(gate.limit, gate.is_overall) for gate in gates_of(suite, file, dtype)]
+
+    assert limits("float32") == [(0.02, False), (0.02, True)]
+    assert limits("int8") == [(0.1, False), (0.02, True)]
+
+
+def test_int8_has_every_limit_of_the_tool_and_none_of_the_strict_ones(tmp_path: Path) -> None:
+    suite = Suite("toy", tmp_path, ())
+    whole = gates_of(suite, suites_folder() / "gates.toml", "float32")
+    small = gates_of(suite, suites_folder() / "gates.toml", "int8")
+    asked = [(gate.metric, gate.bound, gate.is_overall) for gate in whole]
+    assert sorted((gate.metric, gate.bound, gate.is_overall) for gate in small) == sorted(asked)
+    assert all(gate.dtype == "int8" for gate in small)
+
+
 @pytest.mark.parametrize("file", sorted(suites_folder().rglob("gates.toml")), ids=str)
 def test_every_limit_that_comes_with_the_tool_has_a_reason(file: Path) -> None:
     gates = load_gates(file)
