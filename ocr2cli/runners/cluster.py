@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -72,17 +73,32 @@ class Cluster:
         self._ray = ray
         self._is_ours = not ray.is_initialized()
         self._temp_dir = ""
+        self._nodes: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
+        self._is_asking = False
+        self._is_abandoned = False
         if self._is_ours:
             self._connect(address)
 
-    def spots(self, *, uses_gpus: bool) -> list[Spot]:
-        """One for each node with CPUs or, where GPUs are used, for each GPU of a node."""
-        return [
-            spot
-            for node in self._ray.nodes()
-            if node["Alive"]
-            for spot in _spots_of(node, uses_gpus=uses_gpus)
-        ]
+    def poll_spots(self, *, uses_gpus: bool) -> list[Spot] | None:
+        """The places there are: one for each node with CPUs or, where GPUs are used, for each GPU.
+
+        None while the cluster's head has not answered; it is asked in a thread, since Ray waits a
+        minute for a head that is gone.
+        """
+        if not self._is_asking:
+            self._is_asking = True
+            threading.Thread(target=self._ask, name="ocr2-ray-nodes", daemon=True).start()
+        try:
+            nodes = self._nodes.get_nowait()
+        except queue.Empty:
+            return None
+        self._is_asking = False
+        alive = [node for node in nodes if node["Alive"]]
+        return [spot for node in alive for spot in _spots_of(node, uses_gpus=uses_gpus)]
+
+    def _ask(self) -> None:
+        with contextlib.suppress(Exception):  # no answer is an answer: the driver has a deadline
+            self._nodes.put(self._ray.nodes())
 
     def start(self, spot: Spot, setup: NodeSetup) -> Any:
         """An actor on this very node; returns at once, its first answer says that it is up."""
@@ -116,6 +132,8 @@ class Cluster:
 
     def kill(self, actor: Any) -> None:
         """End an actor now; its workers end with it."""
+        if self._is_abandoned:
+            return
         with contextlib.suppress(Exception):  # a cluster that is gone has no actors either
             self._ray.kill(actor, no_restart=True)
 
@@ -135,6 +153,10 @@ class Cluster:
                 self._ray.shutdown()
         if self._temp_dir:
             shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """The head is gone: ask nothing more of it. (Ray waits for it a minute, then ends us.)"""
+        self._is_abandoned = True
 
     def _connect(self, address: str) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}

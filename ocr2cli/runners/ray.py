@@ -128,6 +128,7 @@ class _Driver:
         self._looked_at = time.monotonic()
         self._scan_at = 0.0
         self._alone_s = 0.0
+        self._head_silent_s = 0.0
         options.status.probe = self._snapshot
 
     def results(self) -> Iterator[PageResult]:
@@ -319,8 +320,7 @@ class _Driver:
         for post in list(self._posts.values()):
             self._judge(post, step_s)
         if now >= self._scan_at and self._drain_until is None:
-            self._scan_at = now + _SCAN_S
-            self._scan()
+            self._ask_head(now, step_s)
         self._end_if_nobody_helps(step_s)
 
     def _judge(self, post: _Post, step_s: float) -> None:
@@ -334,10 +334,26 @@ class _Driver:
         elif stuck_after_s > 60 and post.stuck_s > stuck_after_s:
             self._lose(post, f"nothing moved on it for {stuck_after_s:g} s.")
 
-    def _scan(self) -> None:
+    def _ask_head(self, now: float, step_s: float) -> None:
+        assert self._cluster is not None
+        cluster = self._options.cluster
+        spots = self._cluster.poll_spots(uses_gpus=cluster.uses_gpus)
+        if spots is not None:
+            self._scan_at = now + _SCAN_S
+            self._head_silent_s = 0.0
+            self._scan(spots)
+            return
+        self._head_silent_s += step_s
+        if self._head_silent_s > cluster.lost_after_s:
+            self._cluster.abandon()
+            self._fatal = EngineError(
+                f"the head of the Ray cluster has not answered for {cluster.lost_after_s:g} s. "
+                "Start the cluster again, then run the same command; finished pages are kept."
+            )
+
+    def _scan(self, spots: Sequence[Spot]) -> None:
         """Use nodes that have joined, and places whose actor was lost."""
         assert self._cluster is not None
-        spots = self._cluster.spots(uses_gpus=self._options.cluster.uses_gpus)
         places = {(spot.node_id, spot.number): spot for spot in spots}
         # A node that is gone says nothing about those to come.
         self._given_up = {place: why for place, why in self._given_up.items() if place in places}

@@ -329,3 +329,30 @@ def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_
     assert done.returncode == ExitCode.OK and done.stderr == ""
     assert summary(done)["pages"] == 9 and canonical_tree(tmp_path / "out") == calm
     assert set(Path(alone["TMPDIR"]).iterdir()) == left
+
+
+def test_a_cluster_that_loses_its_head_ends_the_run_in_one_line(
+    tmp_path: Path, alone: dict[str, str]
+) -> None:
+    """Pages go on being finished until the head is given up, and are kept."""
+    code = (
+        "import stub\n"
+        "from dataclasses import replace\n"
+        "from ocr2cli import batch\n"
+        "made = batch._cluster_options\n"
+        "batch._cluster_options = lambda *a: replace(made(*a), lost_after_s=1.5)\n"
+        "stub.main()\n"
+    )
+    marker = f"OCR2_RAY_ALONE={os.getpid()}"
+    pdf, out = write_pdf(tmp_path / "long.pdf", 100), tmp_path / "out"
+    going = subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(pdf), "-o", str(out), "--runner", "ray"],
+        env=alone, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: list(out.glob(".ocr2/parts/*/*.json")))
+    (head,) = named(b"gcs_server", marker)
+    os.kill(head, signal.SIGKILL)
+    _, error = going.communicate(timeout=60)
+    assert going.returncode == ExitCode.ENGINE, error
+    assert "the head of the Ray cluster has not answered for 1.5 s" in error.splitlines()[-1]
+    wait_for(lambda: not actors(marker) and not workers(marker), 15)

@@ -5,6 +5,7 @@ Whatever happens to nodes, each page has exactly one result, and only a page tha
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class World:
     num_losses: int = 0
     silent: int = 0
     is_refusing: bool = False
+    is_headless: bool = False
+    is_abandoned: bool = False
     # What happened.
     num_deaths: int = 0
     num_actors: int = 0
@@ -87,7 +90,9 @@ def fake_cluster(world: World) -> type:
         def __init__(self, address: str) -> None:
             self.killed: list[Actor] = []
 
-        def spots(self, *, uses_gpus: bool) -> list[Spot]:
+        def poll_spots(self, *, uses_gpus: bool) -> list[Spot] | None:
+            if world.is_headless:
+                return None
             return [Spot(f"node{n}", 0, f"node{n}", 1.0, 0.0) for n in range(world.num_nodes)]
 
         def start(self, spot: Spot, setup: Any) -> Actor:
@@ -110,6 +115,9 @@ def fake_cluster(world: World) -> type:
 
         def end(self, actors: Sequence[Actor]) -> None:
             assert not any(actor.held for actor in actors), "a run ended with pages under way"
+
+        def abandon(self) -> None:
+            world.is_abandoned = True
 
         def close(self) -> None: ...
 
@@ -222,6 +230,27 @@ def test_a_cluster_without_nodes_ends_in_one_message(read: Any) -> None:
     how = ClusterOptions(start_within_s=0.2)
     with pytest.raises(EngineError, match="No node has a CPU"):
         list(read(World(num_nodes=0), pages(3), cluster=how))
+
+
+def test_a_head_that_is_gone_ends_the_run_after_what_is_finished(read: Any) -> None:
+    world = World()
+    endless = (PageJob(PageKey("d", n), "/in/d.pdf", "ab" * 32, 1) for n in itertools.count())
+    results = read(world, endless, cluster=ClusterOptions(lost_after_s=0.2))
+    found = [next(results) for _ in range(10)]
+    world.is_headless = True
+    with pytest.raises(EngineError, match="Start the cluster again") as caught:
+        found += results
+    assert caught.value.exit_code == 6 and world.is_abandoned
+
+
+def test_a_node_that_joins_later_is_used(read: Any) -> None:
+    world = World(num_nodes=1)
+    results = read(world, pages(200))
+    found = [next(results) for _ in range(10)]
+    assert world.num_actors == 1
+    world.num_nodes = 3
+    found += results
+    assert len(found) == 200 and world.num_actors == 3
 
 
 def test_a_source_that_never_ends_is_asked_again_until_a_stop(read: Any) -> None:
