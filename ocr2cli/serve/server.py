@@ -192,7 +192,9 @@ class Server:
         try:
             return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
         except asyncio.CancelledError:
-            # The time for a graceful end is over: an answer, not a torn connection.
+            # The time for a graceful end is over: an answer, not a torn connection. What the pages
+            # end in is nobody's any more, and asyncio would complain of it on stderr.
+            gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise Ocr2Error("the server is shutting down") from None
 
     async def _rows(self, pages: list[Future[PageResult]]) -> AsyncIterator[str]:

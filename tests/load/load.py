@@ -1,6 +1,6 @@
 """A bounded load on `ocr2 serve`: one request at a time, many at once, more than it takes.
 
-    python tests/load/load.py [--pages 24] [--at-once 8] [--model nano] [--json]
+    python tests/load/load.py [--pages 24] [--at-once 8] [--queue 16] [--tokens 60] [--model nano]
 
 Starts its own server on the loopback. Exit code 1 when an answer was lost, belonged to another
 page, or differed from the page read alone, or when an overload was not refused with Retry-After.
@@ -30,8 +30,6 @@ WORDS = (
     "blue", "rope", "brass", "lamp", "salt", "sack", "new", "ledger", "tea", "sugar", "boat",
     "net", "road", "mill", "river", "bridge",
 )  # fmt: skip
-MAX_QUEUE = 16
-NUM_OVERLOAD = 64
 GIVE_UP_S = 600.0
 
 
@@ -59,15 +57,17 @@ class Phase:
 def main() -> int:
     options = parse_arguments()
     pages = [draw_page(seed) for seed in range(options.pages)]
-    with serving(options.model) as url, httpx.Client(base_url=url, timeout=GIVE_UP_S) as client:
+    num_overload = 4 * options.queue
+    with serving(options) as url, httpx.Client(base_url=url, timeout=GIVE_UP_S) as client:
         ask(client, pages[0])  # the workers are loaded when this is answered
+        print("loaded", flush=True)
         alone, texts = one_by_one(client, pages)
         together = at_once(client, pages, texts, options.at_once)
-        refused = overload(client, pages, texts)
-        patient = overload(client, pages, texts, is_patient=True)
+        refused = overload(client, pages, texts, num_overload)
+        patient = overload(client, pages, texts, num_overload, is_patient=True)
     phases = [alone, together, refused, patient]
     for phase in phases:
-        print(json.dumps(phase.row()) if options.json else phase.row(), flush=True)
+        print(json.dumps(phase.row()))
     ratio = alone.seconds / together.seconds
     print(f"{options.at_once} at once: {ratio:.2f} times the pages of one at a time")
     return int(any(phase.faults for phase in phases))
@@ -77,18 +77,20 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Put a bounded load on ocr2 serve.")
     parser.add_argument("--pages", type=int, default=24)
     parser.add_argument("--at-once", type=int, default=8)
+    parser.add_argument("--queue", type=int, default=16, help="pages the server takes")
+    parser.add_argument("--tokens", type=int, default=60, help="new tokens of a page at most")
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 class serving:
     """The server's address while the block runs."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         self.argv = [
-            sys.executable, "-u", "-m", "ocr2cli", "serve", "--port", "0", "--model", model,
-            "--max-queue", str(MAX_QUEUE), "--max-new-tokens", "60", "--dtype", "f32",
+            sys.executable, "-u", "-m", "ocr2cli", "serve", "--port", "0", "--model", options.model,
+            "--max-queue", str(options.queue), "--max-new-tokens", str(options.tokens),
+            "--dtype", "f32",
         ]  # fmt: skip
 
     def __enter__(self) -> str:
@@ -153,10 +155,15 @@ def at_once(client: httpx.Client, pages: list[bytes], texts: list[str], width: i
 
 
 def overload(
-    client: httpx.Client, pages: list[bytes], texts: list[str], *, is_patient: bool = False
+    client: httpx.Client,
+    pages: list[bytes],
+    texts: list[str],
+    num_requests: int,
+    *,
+    is_patient: bool = False,
 ) -> Phase:
     """All requests in one moment; patient clients come back when they were told to."""
-    phase = Phase("overload, come back as told" if is_patient else "overload", NUM_OVERLOAD)
+    phase = Phase("overload, come back as told" if is_patient else "overload", num_requests)
 
     def request(number: int) -> httpx.Response:
         until = time.monotonic() + GIVE_UP_S
@@ -172,14 +179,14 @@ def overload(
             time.sleep(int(wait or 1) * random.uniform(1, 1.5))
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(NUM_OVERLOAD) as pool:
-        answers = list(pool.map(request, range(NUM_OVERLOAD)))
+    with ThreadPoolExecutor(num_requests) as pool:
+        answers = list(pool.map(request, range(num_requests)))
     phase.seconds = time.perf_counter() - started
     if not is_patient and not phase.statuses[429]:
         phase.faults.append("nothing was refused")
     served = [(n, answer) for n, answer in enumerate(answers) if answer.status_code != 429]
-    if is_patient and len(served) < NUM_OVERLOAD:
-        phase.faults.append(f"{NUM_OVERLOAD - len(served)} were never let in")
+    if is_patient and len(served) < num_requests:
+        phase.faults.append(f"{num_requests - len(served)} were never let in")
     expected = [texts[number % len(texts)] for number, _ in served]
     check(phase, [answer for _, answer in served], expected)
     return phase
