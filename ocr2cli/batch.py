@@ -137,6 +137,8 @@ def run_batch(
             finally:
                 summary = writer.close()
                 _write_metrics(cfg, summary, status, is_finished=True)
+    if bucket:
+        summary.document_faults += bucket.faults
     return summary
 
 

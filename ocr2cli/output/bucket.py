@@ -38,6 +38,8 @@ _THREADS = 8
 # Documents whose uploads are under way; beyond that the run waits for the network.
 _MAX_PENDING = 32
 _TRIES = 5
+# What S3, Google and Azure allow for the name of an object.
+_MAX_KEY_BYTES = 1_024
 _FIRST_PAUSE_S = 0.5
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -79,6 +81,12 @@ class Bucket:
         self._put_marker()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ocr2-upload")
         self._pending: deque[Future[int]] = deque()
+        self._faults: list[tuple[str, str]] = []
+
+    @property
+    def faults(self) -> list[tuple[str, str]]:
+        """Documents that could not be put there, with the reason; the run went on."""
+        return self._faults
 
     def offer(self, document: str, files: Mapping[str, str]) -> None:
         """Upload a finished document's files, or those of them that are not there yet.
@@ -116,6 +124,11 @@ class Bucket:
 
     def _upload(self, task: _Task) -> int:
         """Number of files that had to be uploaded."""
+        for name in task.files:
+            if len(self._path(name).encode()) > _MAX_KEY_BYTES:
+                reason = f"{self._shown(name)} has more than {_MAX_KEY_BYTES:,} bytes: rename it"
+                self._faults.append((printable(task.document), reason))
+                return 0
         notes = self._notes / f"{document_digest(task.document)}.json"
         known = _read_notes(notes, self.url)
         # The text that links to figures comes after them.
@@ -187,7 +200,10 @@ class Bucket:
         self._retried(_MARKER, lambda: self._system.pipe_file(self._path(_MARKER), data), tries=1)
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        # Keys are text on one line; what is not is spelled out, as in messages. s3fs would take
+        # `?versionId=` for an object's version and cut it off.
+        text = printable(name).replace("?versionId=", "\\x3fversionId=")
+        return f"{self._root}/{text}"
 
     def _shown(self, name: str) -> str:
         return printable(without_password(f"{self.url}/{name}" if name else self.url))

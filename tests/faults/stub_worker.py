@@ -32,7 +32,7 @@ class StubReader:
             raw=f"Text of {page}.",
             finish_reason=FinishReason.STOP,
             confidence=0.9,
-            pixels_sha256=hashlib.sha256(page.encode()).hexdigest(),
+            pixels_sha256=hashlib.sha256(os.fsencode(page)).hexdigest(),
             seconds={"stub": 0.001},
         )
         return misbehave(deed, job, result)

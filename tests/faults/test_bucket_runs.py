@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stub_runs import Run, command, environment
+from stub_runs import Run, command, environment, write_pdf
 from test_faults import summary, whole
 
 from ocr2cli.errors import ExitCode, OutputError
@@ -105,6 +105,38 @@ def test_a_bucket_holds_what_a_folder_would(
     assert set(there) == set(here)
     # The digest of the input's bytes is the same; its path is not written anywhere.
     assert there == here
+
+
+def test_hostile_names_arrive_and_what_is_no_text_is_spelled_out(
+    tmp_path: Path, run: Run, store: Store
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["a b#?&+%41*[x]{}.pdf", "version?versionId=1.pdf", "\u00e4\u0416.pdf", "n\new.pdf"]
+    names.append("\udcff.pdf")
+    data = write_pdf(tmp_path / "plain.pdf", 1).read_bytes()
+    for name in names:
+        (folder / name).write_bytes(data)
+    done = run(folder, "-o", "s3://paper/out")
+    assert done.returncode == ExitCode.OK, done.stderr
+    spelled = [name.replace("\udcff", "\\xff").replace("\n", "\\n") for name in names]
+    spelled[1] = "version\\x3fversionId=1.pdf"
+    wanted = {name.removesuffix(".pdf") + ".md" for name in spelled}
+    assert {name for name in store.objects("out") if name.endswith(".md")} == wanted
+
+
+def test_a_name_too_long_for_the_store_is_its_documents_fault_alone(
+    tmp_path: Path, run: Run, store: Store
+) -> None:
+    deep = tmp_path / "in" / "/".join(["x" * 190] * 6)
+    deep.mkdir(parents=True)
+    write_pdf(deep / "deep.pdf", 1)
+    write_pdf(tmp_path / "in" / "b.pdf", 1)
+    done = run(tmp_path / "in", "-o", "s3://paper/out", "--json")
+    assert done.returncode == ExitCode.PAGES_FAILED, done.stderr
+    (fault,) = summary(done)["document_errors"]
+    assert fault["document"].endswith("/deep") and "1,024 bytes" in fault["message"]
+    assert set(store.objects("out")) == {"b.md", "b.jsonl"}
 
 
 def test_a_rerun_uploads_only_what_is_missing(inputs: Path, run: Run, store: Store) -> None:
