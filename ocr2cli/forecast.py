@@ -86,7 +86,7 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
 
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out):
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out, out_url=cfg.out_url):
         seen.add(job.key.document)
         if job.error is not None:
             plan.unreadable.append(f"{job.key.document}: {job.error.message}")

@@ -18,6 +18,8 @@ from ocr2cli.errors import PageFault
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 _COPY_BYTES = 8 << 20
+# What fsspec needs besides itself; s3fs, the tested one, comes with the extra.
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 
 
 def is_url(path: str) -> bool:
@@ -110,5 +112,7 @@ def connect(url: str) -> tuple[Any, str]:
 
 def _failed(url: str, error: object) -> PageFault:
     reason = without_password(" ".join(str(error).split())[:160])
-    hint = "Type: pip install 'ocr2cli[s3]'" if "install" in reason.lower() else "Check the address"
+    package = _PACKAGES.get(url.partition("://")[0].lower(), "'ocr2cli[s3]'")
+    is_missing = "install" in reason.lower()
+    hint = f"Type: pip install {package}" if is_missing else "Check the address"
     return PageFault("unreadable", f"{without_password(url)} cannot be read: {reason}. {hint}.")

@@ -72,7 +72,8 @@ class Bucket:
         try:
             self._system, root = connect(self.url)
         except PageFault as fault:
-            raise UsageError(f"-o {without_password(url)}: {fault.message}") from fault
+            message = fault.message.replace(" cannot be read: ", " cannot be used: ")
+            raise UsageError(f"-o {message}") from fault
         except Exception as error:  # every fsspec backend raises its own
             raise self._cannot_write("", error) from error
         self._root = root.rstrip("/")

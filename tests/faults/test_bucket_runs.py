@@ -240,6 +240,16 @@ def test_a_scheme_that_is_no_object_store_is_refused(inputs: Path, run: Run) -> 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_store_whose_package_is_missing_is_one_line(
+    inputs: Path, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "gcsfs.py").write_text("raise ImportError('not here')\n")
+    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    done = run(inputs, "-o", "gs://bucket/out", env={"PYTHONPATH": path})
+    assert done.returncode == ExitCode.USAGE and len(done.stderr.splitlines()) == 1
+    assert "gs://bucket/out cannot be used" in done.stderr and "pip install gcsfs" in done.stderr
+
+
 def test_a_state_folder_is_for_urls_only(inputs: Path, run: Run, tmp_path: Path) -> None:
     done = run(inputs, "-o", tmp_path / "out", "--state", tmp_path / "s")
     assert done.returncode == ExitCode.USAGE and "--state" in done.stderr
