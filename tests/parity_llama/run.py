@@ -5,7 +5,7 @@
 Builds llama.cpp unless --bin names its program, converts the bundled model and two toy checkpoints
 with `ocr2 convert`, reads each page with both and prints the first difference, if there is one,
 with the smallest set of llama.cpp's known differences that makes our text equal to its. Where none
-does, a difference is explained if every place where the texts part is a near tie (under 0.01 of a
+does, a difference is explained if every place where the texts part is a near tie (under 0.02 of a
 logit, see `llama_ties.py`); the leads are printed. Exit code 1 when one stays unexplained.
 Quantised files are read by both as well; there llama.cpp rounds activations to 8 bits, so those
 rows are figures and no verdict. `--write-golden` keeps the toys' texts for the suite.

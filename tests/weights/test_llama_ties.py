@@ -54,6 +54,6 @@ def test_bytes_that_the_model_would_never_write_are_no_near_tie(toy, page, text)
     assert turns and not any(turn.is_near_tie for turn in turns)
 
 
-def test_a_near_tie_is_under_a_hundredth_of_a_logit() -> None:
-    assert Turn("", "a", "b", 0.0099).is_near_tie and not Turn("", "a", "b", 0.01).is_near_tie
+def test_a_near_tie_is_under_a_fiftieth_of_a_logit() -> None:
+    assert Turn("", "a", "b", 0.0199).is_near_tie and not Turn("", "a", "b", 0.02).is_near_tie
     assert str(Turn("ab", "c", "d", 0.00123)) == "after 2 characters 'c' leads 'd' by 0.0012"
