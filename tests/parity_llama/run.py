@@ -29,7 +29,7 @@ from pathlib import Path
 REPO = Path(__file__).parents[2]
 sys.path[:0] = [str(REPO), str(REPO / "tests" / "weights")]
 
-from build import PACKAGE, PROGRAMS, VERSION, build_programs  # noqa: E402
+from build_llama import PACKAGE, PROGRAMS, VERSION, build_programs  # noqa: E402
 from llama_reading import VARIANTS, read  # noqa: E402
 from llama_ties import Turn, follow  # noqa: E402
 from llama_toys import draw_pages, inputs_digest, write_toy  # noqa: E402
