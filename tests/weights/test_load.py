@@ -16,8 +16,10 @@ from toy_checkpoint import V2_CONFIG, original_shapes, random_tensors, write_che
 from ocr2cli.errors import ModelError
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.model import OcrModel
+from ocr2cli.model.quantized import Int8Linear
 from ocr2cli.model.vision import VisionEncoder
 from ocr2cli.weights import load as load_module
+from ocr2cli.weights.convert import convert
 from ocr2cli.weights.digest import weights_digest
 from ocr2cli.weights.load import load_decoder, load_model, load_vision
 
@@ -47,6 +49,36 @@ def test_each_value_lands_in_its_place(toy, toy_folder, toy_tensors):
     if toy is not V2_CONFIG:
         used -= t["model.vision_model.embeddings.patch_embedding.weight"].numel()
     assert sum(x.numel() for x in state.values()) == used
+
+
+@pytest.mark.parametrize("quant", ["f32", "q8_0"])
+def test_int8_is_made_from_the_stored_values_and_not_from_bf16(v2_folder, tmp_path, quant):
+    pair = tmp_path / "toy.gguf"
+    convert(v2_folder, pair, quant=quant)
+    whole = load_decoder(pair, dtype=torch.float32)
+    small = load_decoder(pair, dtype=torch.bfloat16, int8=True)
+    assert isinstance(small.lm_head, Int8Linear) and small.embed.weight.dtype == torch.bfloat16
+    largest = whole.lm_head.weight.abs().amax(1)
+    assert torch.equal(small.lm_head.int8.scales, largest / 127)
+    if quant == "q8_0":  # a detour through bf16 would show
+        assert not torch.equal(largest, largest.bfloat16().float())
+    mixture, small_mixture = whole.layers[1].mlp, small.layers[1].mlp
+    for expert, weight in enumerate(mixture.experts_down):
+        assert torch.equal(small_mixture.down[expert].scales, weight.abs().amax(1) / 127)
+
+
+def test_int8_is_of_the_decoder_alone(v2_folder):
+    model = load_model(v2_folder, dtype=torch.float32, int8_decoder=True)
+    assert isinstance(model.decoder.lm_head, Int8Linear)
+    assert not any(isinstance(part, Int8Linear) for part in model.vision.modules())
+    vision = load_model(v2_folder, dtype=torch.float32, parts=("vision",), int8_decoder=True)
+    assert not any(isinstance(part, Int8Linear) for part in vision.modules())
+
+
+def test_int8_refuses_a_weight_that_is_not_finite(v2_folder):
+    rewrite(v2_folder, lambda t: t["lm_head.weight"][3].fill_(float("nan")))
+    with pytest.raises(ModelError, match=r"lm_head\.weight holds NaN or infinity"):
+        load_decoder(v2_folder, int8=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
