@@ -171,7 +171,7 @@ class VisualTokens:
         raw = self.tokens.detach().cpu().contiguous().view(torch.uint8).numpy()
         dtype = str(self.tokens.dtype).removeprefix("torch.")
         rest = (self.grid, self.page_size, self.pixels_sha256, self.draft_text, self.warnings)
-        return _visual_tokens, (self.key, raw, dtype, *rest, dict(self.seconds))
+        return _visual_tokens, (self.key, raw, dtype, *rest, dict(self.seconds), self.ask)
 
 
 def _visual_tokens(key: PageKey, raw: Uint8Array, dtype: str, *rest: Any) -> VisualTokens:
