@@ -90,6 +90,11 @@ def _steps(x_MK: Tensor) -> tuple[Tensor, Tensor]:
 def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
     """x: int8 [M, K] with its rows' scales. Returns float32 [M, N]."""
     if has_exact_onednn():
+        if len(x_MK) == 1:
+            # oneDNN has no fast kernel for a single row of a small matrix: nano's take 30 to 300
+            # times as long. Two rows cost a large one 5 % more.
+            pair = torch.cat((x_MK, x_MK))
+            return int8_product(pair, torch.cat((scales_M1, scales_M1)), weight)[:1]
         y_MN = torch.ops.onednn.qlinear_pointwise(
             x_MK, 1.0, 0, weight.values, weight.scales, weight.zeros,
             None, 1.0, 0, torch.float32, "none", [], "",
