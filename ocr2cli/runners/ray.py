@@ -11,17 +11,16 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
 
 from ocr2cli import __version__
 from ocr2cli.errors import EngineError, Ocr2Error
-from ocr2cli.pages import PageError, PageJob, PageKey, PageResult
+from ocr2cli.pages import PageError, PageJob, PageResult
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.runners.cluster import Cluster, Lost, Spot
 from ocr2cli.runners.node import NodeSetup, Turn
+from ocr2cli.runners.post import FIRST_PAGES, Post, merged_stages
 
 logger = logging.getLogger("ocr2")
 
@@ -33,14 +32,13 @@ _IDLE_S = 0.02
 _SCAN_S = 2.0
 # Time the loop was away longer than this does not count as a node's silence.
 _MAX_STEP_S = 1.0
-# Pages a node is given before its first result; doubled with every answer that brings some.
-_FIRST_PAGES = 4
 # A node that loses this many runners in a row, and reads nothing, is left alone.
 _MAX_USELESS_LOSSES = 3
 _MAX_READY_RESULTS = 64
 # Pages lost together are given out again in groups smaller by this factor, down to one.
 _SPLIT = 4
 _DRAIN_SLACK_S = 1.0
+_STUCK_SLACK_S = 60.0
 
 
 def run(
@@ -64,42 +62,6 @@ def run(
         driver.close()
 
 
-@dataclass(slots=True, eq=False)
-class _Post:
-    """One actor. held: pages given to it; unsent: those of them that it has not been told of yet.
-
-    is_up: it has made its plan. limit: pages it may hold. group: size of the group of suspects it
-    reads, 0 when it reads ordinary pages. silent_s: since its last answer; stuck_s: since something
-    moved inside it.
-    """
-
-    spot: Spot
-    actor: Any
-    call: Any = None
-    has_answered: bool = False
-    is_up: bool = False
-    held: dict[PageKey, Ticket] = field(default_factory=dict)
-    unsent: list[PageJob] = field(default_factory=list)
-    limit: int = _FIRST_PAGES
-    num_wanted: int = _FIRST_PAGES
-    group: int = 0
-    num_results: int = 0
-    num_stops_told: int = 0
-    silent_s: float = 0.0
-    stuck_s: float = 0.0
-    stages: tuple[StageStatus, ...] = ()
-
-    @property
-    def has_room(self) -> bool:
-        return self.is_up and not self.group and len(self.held) < self.limit
-
-    def take(self, ticket: Ticket) -> None:
-        if not self.held:
-            self.stuck_s = 0.0
-        self.held[ticket.job.key] = ticket
-        self.unsent.append(ticket.job)
-
-
 class _Driver:
     """The loop: give pages, take results, look after nodes."""
 
@@ -113,7 +75,7 @@ class _Driver:
         self._options = options
         self._ledger = Ledger(options.retries)
         self._cluster: Cluster | None = None
-        self._posts: dict[tuple[str, int], _Post] = {}
+        self._posts: dict[tuple[str, int], Post] = {}
         self._fresh: deque[Ticket] = deque()
         self._suspects: deque[Ticket] = deque()
         self._num_losses: dict[int, int] = {}
@@ -216,9 +178,12 @@ class _Driver:
         posts = self._open_posts()
         return max(1, sum(post.limit - len(post.held) for post in posts))
 
-    def _open_posts(self) -> list[_Post]:
+    def _open_posts(self) -> list[Post]:
         """Who may be given ordinary pages, the least loaded first."""
-        posts = sorted((post for post in self._posts.values() if post.has_room), key=_load)
+        posts = sorted(
+            (post for post in self._posts.values() if post.has_room),
+            key=lambda post: len(post.held),
+        )
         # While suspects wait, one node is let run empty for them.
         return posts[1:] if self._suspects else posts
 
@@ -279,15 +244,13 @@ class _Driver:
             post.call = None
             self._accept(post, turn)
 
-    def _accept(self, post: _Post, turn: Turn) -> None:
+    def _accept(self, post: Post, turn: Turn) -> None:
         post.has_answered, post.silent_s = True, 0.0
-        if _pulse(turn.stages) != _pulse(post.stages):
-            post.stuck_s = 0.0
-        post.stages = turn.stages
+        post.heed(turn.stages)
         if turn.num_wanted:
             post.is_up = True
             # A quarter more than its stages hold, so that none waits for a message.
-            post.num_wanted = turn.num_wanted + max(_FIRST_PAGES, turn.num_wanted // 4)
+            post.num_wanted = turn.num_wanted + max(FIRST_PAGES, turn.num_wanted // 4)
         for level, line in turn.logs:
             logger.log(level, "node %s: %s", post.spot.name, line)
         for result in turn.results:
@@ -296,7 +259,7 @@ class _Driver:
             self._ready.append(self._ledger.finish(ticket, result))
         if turn.results:
             post.num_results += len(turn.results)
-            self._num_useless.pop(_place(post), None)
+            self._num_useless.pop(post.place, None)
             post.limit = min(2 * post.limit, post.num_wanted)
         if not post.held:
             post.group = 0
@@ -323,15 +286,17 @@ class _Driver:
             self._ask_head(now, step_s)
         self._end_if_nobody_helps(step_s)
 
-    def _judge(self, post: _Post, step_s: float) -> None:
+    def _judge(self, post: Post, step_s: float) -> None:
         """A node has two deadlines: to answer at all, and to get on with what it holds."""
         cluster = self._options.cluster
         post.silent_s += step_s if post.call is not None else 0.0
         post.stuck_s += step_s if post.held else 0.0
-        stuck_after_s = 60 + 2 * max(stage.timeout_s for stage in self._stages)
+        # A node's own watchdog acts in time, and that shows. 0: no page has a limit.
+        timeout_s = max(stage.timeout_s for stage in self._stages)
+        stuck_after_s = _STUCK_SLACK_S + 2 * timeout_s
         if post.has_answered and post.silent_s > cluster.lost_after_s:
             self._lose(post, f"it gave no sign of life for {cluster.lost_after_s:g} s.")
-        elif stuck_after_s > 60 and post.stuck_s > stuck_after_s:
+        elif timeout_s and post.stuck_s > stuck_after_s:
             self._lose(post, f"nothing moved on it for {stuck_after_s:g} s.")
 
     def _ask_head(self, now: float, step_s: float) -> None:
@@ -361,7 +326,7 @@ class _Driver:
             self._lose(self._posts[place], "Ray says that its node is gone.")
         for place, spot in places.items():
             if place not in self._posts and place not in self._given_up:
-                self._posts[place] = _Post(spot, self._cluster.start(spot, self._setup(spot)))
+                self._posts[place] = Post(spot, self._cluster.start(spot, self._setup(spot)))
 
     def _setup(self, spot: Spot) -> NodeSetup:
         options, cluster = self._options, self._options.cluster
@@ -378,9 +343,9 @@ class _Driver:
             log_level=logger.getEffectiveLevel(),
         )
 
-    def _lose(self, post: _Post, why: str) -> None:
+    def _lose(self, post: Post, why: str) -> None:
         """An actor that died or is taken for dead. It is killed, should it live after all."""
-        place = _place(post)
+        place = post.place
         if self._drain_until is None:
             logger.warning("node %s: its runner was lost: %s Pages read again: %d",
                            post.spot.name, why, len(post.held))  # fmt: skip
@@ -394,9 +359,9 @@ class _Driver:
             )
         self._let_go(post, PageError("worker_died", f"the node that read it was lost: {why}"))
 
-    def _dismiss(self, post: _Post, error: Ocr2Error | None) -> None:
+    def _dismiss(self, post: Post, error: Ocr2Error | None) -> None:
         """A node whose runner cannot go on; no page is to blame, the others read on."""
-        place = _place(post)
+        place = post.place
         self._given_up[place] = error or EngineError(f"node {post.spot.name} stopped")
         if len(self._posts) > 1:
             logger.warning("%s; going on without this node", self._given_up[place])
@@ -406,9 +371,9 @@ class _Driver:
         post.held.clear()
         self._let_go(post, None)
 
-    def _let_go(self, post: _Post, blame: PageError | None) -> None:
+    def _let_go(self, post: Post, blame: PageError | None) -> None:
         """Take leave of an actor; what it holds is read again, or was given up by request."""
-        del self._posts[_place(post)]
+        del self._posts[post.place]
         self._scan_at = 0.0
         unsent = {job.key for job in post.unsent}
         for key, ticket in post.held.items():
@@ -454,12 +419,7 @@ class _Driver:
             )
 
     def _snapshot(self) -> tuple[StageStatus, ...]:
-        """The stages of all nodes, added up by name."""
-        merged: dict[str, StageStatus] = {}
-        for post in list(self._posts.values()):
-            for stage in post.stages:
-                known = merged.get(stage.name)
-                merged[stage.name] = stage if known is None else _added(known, stage)
+        """The nodes, then the stages of all of them."""
         up = sum(post.is_up for post in self._posts.values())
         nodes = StageStatus(
             "node",
@@ -468,34 +428,4 @@ class _Driver:
             num_waiting=len(self._fresh) + len(self._suspects),
             num_restarts=self._num_restarts,
         )
-        return (nodes, *merged.values())
-
-
-def _place(post: _Post) -> tuple[str, int]:
-    return post.spot.node_id, post.spot.number
-
-
-def _load(post: _Post) -> int:
-    return len(post.held)
-
-
-def _pulse(stages: tuple[StageStatus, ...]) -> list[tuple[int, int, int]]:
-    """What changes when anything happens on a node."""
-    return [(stage.num_emitted, stage.num_ready, stage.num_restarts) for stage in stages]
-
-
-def _added(one: StageStatus, other: StageStatus) -> StageStatus:
-    """Counts and seconds added; the longest silence with the page it belongs to."""
-    slower = max(one, other, key=lambda stage: stage.silence_s)
-    totals = {
-        name.name: getattr(one, name.name) + getattr(other, name.name)
-        for name in fields(StageStatus)
-        if name.name.startswith("num_") or name.name == "busy_s"
-    }
-    return StageStatus(
-        one.name,
-        silence_s=slower.silence_s,
-        oldest=slower.oldest,
-        heartbeat_age_s=max(one.heartbeat_age_s, other.heartbeat_age_s),
-        **totals,
-    )
+        return (nodes, *merged_stages(list(self._posts.values())))

@@ -35,6 +35,7 @@ class World:
     killers: frozenset[int] = frozenset()
     num_losses: int = 0
     silent: int = 0
+    stuck: int = 0
     is_refusing: bool = False
     is_headless: bool = False
     is_abandoned: bool = False
@@ -51,6 +52,7 @@ class Actor:
         self.held: list[PageJob] = []
         self.is_dead = False
         self.is_silent = False
+        self.is_stuck = False
         self.turn = self
         world.num_actors += 1
 
@@ -66,7 +68,7 @@ class Actor:
         if world.num_losses and len(self.held) > 1 and world.random.random() < 0.3:
             world.num_losses -= 1
             self.die()
-        done = self.held[: world.random.randint(0, 3)]
+        done = [] if self.is_stuck else self.held[: world.random.randint(0, 3)]
         for job in done:
             if job.key.page in world.killers:
                 self.die()
@@ -99,6 +101,7 @@ def fake_cluster(world: World) -> type:
             actor = Actor(world)
             if world.silent and world.num_actors <= world.silent:
                 actor.is_silent = True
+            actor.is_stuck = world.num_actors <= world.stuck
             return actor
 
         def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
@@ -217,6 +220,15 @@ def test_silent_nodes_are_replaced(read: Any) -> None:
     how = ClusterOptions(lost_after_s=0.2)
     found = statuses(read(world, pages(40), cluster=how))
     assert found == dict.fromkeys(range(40), Status.OK) and world.num_actors >= 5
+
+
+def test_a_node_that_answers_and_gets_nowhere_is_replaced(
+    read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runner, "_STUCK_SLACK_S", -9.8)  # 0.2 s with the stage's limit of 5 s
+    world = World(stuck=1)
+    found = statuses(read(world, pages(40)))
+    assert found == dict.fromkeys(range(40), Status.OK) and world.num_actors >= 4
 
 
 def test_when_every_node_refuses_the_run_ends_with_its_reason(read: Any) -> None:
