@@ -38,7 +38,7 @@ def engine_options(function: Any) -> Any:
             option("--device", default="auto", help="cpu, cuda, cuda:1, mps."),
             option("--dtype", default="auto",
                    type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
-                   help="Arithmetic of the model."),
+                   help="Arithmetic of the model; int8: of the decoder, on a CPU."),
             option("--encoders", default=0, show_default="auto", help="Encoder processes."),
             option("--decoders", default=0, show_default="auto", help="Decoder processes."),
             option("--rasterizers", default=0, show_default="auto", help="Rasteriser processes."),
