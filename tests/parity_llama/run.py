@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,10 @@ DRY_FLAGS = (
 FLAGS = ("--chat-template", "deepseek-ocr", "--temp", "0", "--flash-attn", "off", "--no-warmup")
 # llama.cpp keeps K and V in F16 unless told otherwise: that is no matter of the model.
 F32_CACHE = ("--cache-type-k", "f32", "--cache-type-v", "f32")
+
+
+# Its re-packed blocks crash on a processor with AMX (0.3.36), files of its own making as well.
+PLAIN_BLOCKS = ("--no-repack",)
 
 
 @dataclass(slots=True)
@@ -148,7 +152,7 @@ def compare_quantised(program: Path, folder: Path) -> None:
     files += [quantise(program, pair, folder / f"nano-{kind}.gguf", kind) for kind in QUANTS]
     for file, name in itertools.product(files, QUANT_PAGES):
         page = BUNDLED / f"{name}.png"
-        llama = llama_text(program, file, page, NANO_TOKENS, dry=False)
+        llama = llama_text(program, file, page, NANO_TOKENS, dry=False, flags=PLAIN_BLOCKS)
         (ours,) = read(file, [page], num_tokens=NANO_TOKENS, dry=False)
         line = f"{file.stem} ({stored_types(file)}) {name}: "
         if llama == ours:
@@ -216,11 +220,13 @@ def explain(result: Comparison, pair: Path, page: Path, num_tokens: int) -> None
     result.is_explained = False
 
 
-def llama_text(program: Path, pair: Path, page: Path, num_tokens: int, *, dry: bool) -> str:
+def llama_text(
+    program: Path, pair: Path, page: Path, num_tokens: int, *, dry: bool, flags: Sequence[str] = ()
+) -> str:
     command = [
         str(program), "-m", str(pair), "--mmproj", str(pair.with_name(f"mmproj-{pair.name}")),
         "--image", str(page), "-p", "Free OCR.", *FLAGS, *F32_CACHE, "-n", str(num_tokens),
-        "-c", "4096", *(DRY_FLAGS if dry else ()),
+        "-c", "4096", *(DRY_FLAGS if dry else ()), *flags,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=600, stdin=subprocess.DEVNULL)
     if done.returncode:
