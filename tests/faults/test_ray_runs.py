@@ -43,9 +43,9 @@ class Nodes:
             "object_store_memory": 80_000_000,
             "include_dashboard": False,
         }
-        self._folder = tempfile.mkdtemp(prefix="ocr2-")
-        head = {"num_cpus": 0, "temp_dir": self._folder, **self._settings}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, **self._settings}
+        )
         self._nodes = [self._new(), self._new()]
 
     def _new(self) -> Any:
@@ -65,7 +65,6 @@ class Nodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
