@@ -72,7 +72,7 @@ class Case:
 
 
 def synthetic_cases(folder: Path, count: int, chosen: list[str]) -> list[Case]:
-    """Pages of the chosen kinds and looks; each kind has a seed of its own to start from."""
+    """`count` pages of each chosen kind, half as many of each look; all start from one seed."""
     held_out = fonts.load_fonts(True)
     cases = []
     for name, (kind, most, smallest, row) in KINDS.items():
@@ -84,7 +84,7 @@ def synthetic_cases(folder: Path, count: int, chosen: list[str]) -> list[Case]:
             cases.append(_case(folder / f"{name}-{index:02d}.png", row, page, rng))
     for look, (most, row) in LOOKS.items():
         rng = Random(SEED)
-        for index in range(count if look in chosen else 0):
+        for index in range((count + 1) // 2 if look in chosen else 0):
             page = layouts.structured_page(rng, look, held_out, held_out=True, max_characters=most)
             cases.append(_case(folder / f"{look}-{index:02d}.png", row, page, rng))
     return cases

@@ -36,6 +36,7 @@ from nanotrain.train_eyes import coloured, distance
 from nanotrain.train_reader import IdealEyes, ideal_losses, text_of
 from ocr2cli.model.vision import VisionEncoder
 
+REPLAYED = 120  # the latest batches, which are read again: the eyes change slowly
 CHECKED_PAGES = 8  # held out, looked at every 50 steps
 
 
@@ -130,9 +131,12 @@ def seen_losses(
     num_texts: int,
     recolour: bool = True,
 ) -> tuple[ReadLosses, Tensor]:
+    """The reader's losses on what the eyes give, and the eyes' distance to their aims. The batch
+    keeps what was seen, without its gradient, so that the reader can read it again."""
     tokens, far = page_tokens(vision, ideal, batch, device, recolour=recolour)
     kept = torch.from_numpy(batch.page.kept).to(device)
     visual = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
+    batch.page.tokens = visual.detach().half().cpu().numpy()
     out = read(
         decoder,
         heads,
@@ -214,6 +218,9 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.05, help="wrong characters as input")
     parser.add_argument("--grounded", type=float, default=0.15)
     parser.add_argument("--whole", type=float, default=0.25)
+    parser.add_argument(
+        "--replay", type=int, default=4, help="batches that the reader reads again, a step"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
@@ -254,14 +261,18 @@ def main() -> None:
     Thread(target=feed, args=(args, 900 + step + 10_000 * rank, queue), daemon=True).start()
     kinds = [part.split("=")[0] for part in args.mix.split(",")]
     check = held_out_batches(kinds) if rank == 0 else []
-    grounded = Random(step)
+    grounded, rng = Random(step), Random(step + rank)
+    seen: list[batches.PageBatch] = []  # what the eyes gave lately
     started, sums, counts, characters = time.time(), {}, {}, 0
     while step < min(args.steps, args.stop_after):
         group, tall = queue.get()
+        again = rng.sample(seen, min(args.replay, len(seen)))
+        readings: list[drawn.DrawnBatch | batches.PageBatch] = [*group, tall, *again]
         num_texts = 2 if grounded.random() < args.grounded else 1
-        texts = [t for b in group for t in b.page.texts[:num_texts]] + tall.texts[:num_texts]
+        read_pages = [b.page if isinstance(b, drawn.DrawnBatch) else b for b in readings]
+        texts = [t for page in read_pages for t in page.texts[:num_texts]]
         total = sum(int((t.targets >= 0).sum()) for t in texts)
-        for batch in [*group, tall]:
+        for batch in readings:
             with torch.autocast(device, torch.bfloat16):
                 if isinstance(batch, drawn.DrawnBatch):
                     out, far = seen_losses(
@@ -286,10 +297,12 @@ def main() -> None:
                         noise=args.noise,
                         num_texts=num_texts,
                     )
-                    far, page, name = torch.zeros(()), batch, f"{batch.num_tiles}"
+                    far, page = torch.zeros(()), batch
+                    name = f"{batch.num_tiles}{'' if batch.tokens is None else 'again'}"
             share = sum(int((t.targets >= 0).sum()) for t in page.texts[:num_texts]) / total
             loss = share * (out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance)
-            loss = loss + args.far / len(group) * far
+            if isinstance(batch, drawn.DrawnBatch):
+                loss = loss + args.far / len(group) * far
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"loss is {float(loss)} at step {step}; resume from {kept}"
@@ -299,6 +312,8 @@ def main() -> None:
             for part, value in (("text", out.text), ("right", out.right), ("far", far)):
                 key = f"{part}_{name}"
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
+        seen.extend(batch.page for batch in group)
+        del seen[:-REPLAYED]
         if ranks > 1:
             average_gradients(parameters, ranks)
         eyes.step(step)
@@ -334,7 +349,7 @@ def main() -> None:
             with (args.state / "joint.log").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-        if rank == 0 and (step % 50 == 0 or step == min(args.steps, args.stop_after)):
+        if rank == 0 and (step % 20 == 0 or step == min(args.steps, args.stop_after)):
             partial = kept.with_suffix(".partial")
             torch.save(
                 {
