@@ -36,6 +36,8 @@ _RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # A page in the prompt is at least a global view; fewer tokens mean that the image was not seen.
 _LEAST_PAGE_TOKENS = 64
 _POLL_S = 0.05
+# llama-server with --special, which boxes need, writes it out as well.
+_END_TOKEN = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 _LLAMA_HINT = (
     "llama-server needs `--chat-template deepseek-ocr --no-jinja --special` with this model"
@@ -182,7 +184,7 @@ def to_generation(
     return Generation(
         key=key,
         token_ids=(0,) * int(usage.get("completion_tokens") or 0),
-        text=str((choice.get("message") or {}).get("content") or ""),
+        text=str((choice.get("message") or {}).get("content") or "").removesuffix(_END_TOKEN),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
@@ -200,9 +202,14 @@ def request_body(spec: RemoteSpec, png: bytes) -> dict[str, Any]:
         content.insert(0, {"type": "text", "text": before})
     # Servers put the line break between page and prompt themselves.
     content.append({"type": "text", "text": after.lstrip("\n")})
+    messages = [{"role": "user", "content": content}]
+    if spec.flavour == "llamacpp":
+        # It joins the parts of one message by a line break and adds its own behind the page: two
+        # in all. Messages of their own are joined by nothing.
+        messages = [{"role": "user", "content": [part]} for part in content]
     body: dict[str, Any] = {
         "model": spec.model,
-        "messages": [{"role": "user", "content": content}],
+        "messages": messages,
         "temperature": 0,
         "skip_special_tokens": False,
         "logprobs": True,

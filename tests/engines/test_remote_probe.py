@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
 
 from ocr2cli.config import EngineConfig, RunConfig
-from ocr2cli.engines.remote import probe, remote_spec
+from ocr2cli.engines.remote import probe, remote_spec, request_body, to_generation
 from ocr2cli.errors import EngineError
+from ocr2cli.pages import PageKey
 from ocr2cli.text.prompt import PROMPTS
 
 TEXT = "<|ref|>title<|/ref|><|det|>[[1, 1, 9, 9]]<|/det|>\nProbe page"
@@ -74,6 +76,19 @@ def test_page_and_prompt_alone_are_taken(server: str, name: str) -> None:
         made = MARKER + between + asked(PROMPTS[name])
         Answers.table["/apply-template"] = (200, {"prompt": made})
         assert run_probe(server, PROMPTS[name]) == "llamacpp"
+
+
+def test_llama_server_gets_page_and_prompt_in_messages_of_their_own(server: str) -> None:
+    cfg = RunConfig(engine=EngineConfig(engine="openai", server=server))
+    spec = remote_spec(cfg, PROMPTS["ocr"])
+    (whole,) = request_body(spec, b"png")["messages"]
+    parts = request_body(replace(spec, flavour="llamacpp"), b"png")["messages"]
+    assert [message["content"] for message in parts] == [[part] for part in whole["content"]]
+
+
+def test_an_end_token_that_is_written_out_is_no_text() -> None:
+    answer = chat("words<\uff5cend\u2581of\u2581sentence\uff5c>")
+    assert to_generation(PageKey("a", 0), answer, answer["choices"][0], 1.0).text == "words"
 
 
 def test_a_server_too_old_to_tell_is_believed(server: str) -> None:

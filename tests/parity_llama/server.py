@@ -4,8 +4,9 @@
 
 Builds llama-server unless --bin names one. Started as it must be, it reads the bundled suite's
 notes through the whole command; each text is set beside the native engine's (models/llama-cpp.md
-says where llama.cpp computes otherwise). Started without its two flags, the run ends before page
-one with an error that names them. Exit code 1 when either does not hold.
+says where llama.cpp computes otherwise). Started without its flags, or with the chat template that
+it takes for a file that names none, the run ends before page one with an error that names them.
+Exit code 1 when either does not hold.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO))
 
-from build import build_programs, run  # noqa: E402
+from build_llama import build_programs, run  # noqa: E402
 
 FLAGS = ("--chat-template", "deepseek-ocr", "--no-jinja", "--special")
 PAGES = ("note-door", "note-kettle", "note-shelf", "note-ferry")
@@ -50,7 +51,10 @@ def main() -> int:
         folder = Path(name)
         pair = folder / "nano-f32.gguf"
         ocr2("convert", str(REPO / "models" / "nano"), str(pair), "--quant", "f32", "-q")
-        is_good = [reads(program, pair, folder), refuses(program, pair, folder)]
+        is_good = [reads(program, pair, folder)]
+        # Our own GGUF names a template that adds nothing: only --special is then missing.
+        for flags, prompt in (((), "markdown"), (("--chat-template", "chatml"), "ocr")):
+            is_good.append(refuses(program, pair, folder, flags, prompt))
     return 0 if all(is_good) else 1
 
 
@@ -95,13 +99,14 @@ def row(out: Path, name: str) -> dict[str, object]:
     return line
 
 
-def refuses(program: Path, pair: Path, folder: Path) -> bool:
-    """The default start: a chat template of the server's own around the page."""
+def refuses(program: Path, pair: Path, folder: Path, flags: tuple[str, ...], prompt: str) -> bool:
+    """A server started otherwise: exit 6 with the flags, before page one."""
     page = str(REPO / "eval" / "bundled" / "pages" / f"{PAGES[0]}.png")
-    with llama_server(program, pair, ()) as url:
-        asked = ("run", page, "-o", str(folder / "refused"), "--engine", "openai", "--server", url)
-        done = ocr2(*asked, codes=(0, 5, ENGINE_FAILED))
-    print(f"without the flags: exit {done.returncode}, {done.stderr.strip()}", flush=True)
+    asked = ("run", page, "--prompt", prompt, "-o", str(folder / "refused"), "--engine", "openai")
+    with llama_server(program, pair, flags) as url:
+        done = ocr2(*asked, "--server", url, codes=(0, 5, ENGINE_FAILED))
+    shown = " ".join(flags) or "no flags"
+    print(f"started with {shown}: exit {done.returncode}, {done.stderr.strip()}", flush=True)
     is_named = "--chat-template deepseek-ocr --no-jinja" in done.stderr
     return done.returncode == ENGINE_FAILED and is_named
 
