@@ -3,10 +3,10 @@
     python tests/parity_llama/server.py [--bin PATH/TO/llama-server]
 
 Builds llama-server unless --bin names one. Started as it must be, it reads the bundled suite's
-notes through the whole command; each text is set beside the native engine's (models/llama-cpp.md
-says where llama.cpp computes otherwise). Started without its flags, or with the chat template that
-it takes for a file that names none, the run ends before page one with an error that names them.
-Exit code 1 when either does not hold.
+notes through the whole command, with the native engine's own text but on the page where llama.cpp
+is known to compute otherwise (models/llama-cpp.md). Started without its flags, or with the chat
+template that it takes for a file that names none, the run ends before page one with an error that
+names them. Exit code 1 when either does not hold.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from build_llama import build_programs, run  # noqa: E402
 
 FLAGS = ("--chat-template", "deepseek-ocr", "--no-jinja", "--special")
 PAGES = ("note-door", "note-kettle", "note-shelf", "note-ferry")
+# Where llama.cpp pads by half a pixel otherwise: see models/llama-cpp.md.
+MAY_DIFFER = ("note-ferry",)
 # float32 throughout, as models/llama-cpp.md compares; no repetition rule on either side.
 COMPUTING = (
     "--flash-attn", "off", "--cache-type-k", "f32", "--cache-type-v", "f32", "--no-warmup",
@@ -84,14 +86,15 @@ def reads(program: Path, pair: Path, folder: Path) -> bool:
 
 
 def compare(prompt: str, name: str, there: dict[str, object], here: dict[str, object]) -> bool:
-    """Same text or not is told; the sidecar's shape must be the same, and the page be read."""
+    """The same text, but for the pages that may differ, and a sidecar of the same shape."""
     raw, own = str(there["raw"]), str(here["raw"])
     same = "same text" if raw == own else f"differs\n  llama-server {raw!r}\n  ocr2         {own!r}"
     print(
         f"{prompt} {name}: {there['status']}, {there['new_tokens']} new tokens, {same}", flush=True
     )
     is_read = there["status"] != "failed" and raw.strip() != ""
-    return is_read and set(there) == set(here) and there["finish_reason"] is not None
+    is_same = raw == own or name in MAY_DIFFER
+    return is_read and is_same and set(there) == set(here) and there["finish_reason"] is not None
 
 
 def row(out: Path, name: str) -> dict[str, object]:
