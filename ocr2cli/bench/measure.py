@@ -14,7 +14,7 @@ import torch
 
 from ocr2cli.bench.workload import Subject, Work
 from ocr2cli.config import DecodeConfig
-from ocr2cli.generate.generator import Generator
+from ocr2cli.generate.generator import Generator, Tuning
 from ocr2cli.pages import Views
 
 # Pages are encoded one after the other, so two of them tell the time of any number.
@@ -95,6 +95,8 @@ def _decode(subject: Subject, prompts: Sequence[torch.Tensor], timing: Timing) -
         eos_id=-1,
         num_slots=len(prompts),
         kv_tokens=len(prompts) * (longest + 1),
+        # All prompts in the first step: every decode step then has all pages in it.
+        tuning=Tuning(prefill_tokens=len(prompts) * longest),
     )
     for number, prompt in enumerate(prompts):
         generator.add(number, prompt, [5] * prompt.shape[0])
