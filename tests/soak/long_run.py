@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,18 +34,24 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=10_000)
     parser.add_argument("--model", default="stub")
     asked = parser.parse_args()
+    return report(*run(asked.model, asked.pages))
+
+
+def run(
+    model: str, num_pages: int, *more: str, every_s: float = 2.0
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """One run in a folder of its own: (what was seen every `every_s`, the run's summary)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = make_inputs(folder, asked.pages, is_stub=asked.model == "stub")
+        inputs = make_inputs(folder, num_pages, is_stub=model == "stub")
         argv = [sys.executable]
-        argv += [str(FAULTS / "stub.py")] if asked.model == "stub" else ["-m", "ocr2cli"]
+        argv += [str(FAULTS / "stub.py")] if model == "stub" else ["-m", "ocr2cli"]
         argv += ["run", str(inputs), "-o", str(folder / "out"), "-q", "--json"]
-        argv += [] if asked.model == "stub" else ["--model", asked.model, "--prompt", "ocr"]
+        argv += [] if model == "stub" else ["--model", model, "--prompt", "ocr", *more]
         process = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, cwd=REPO)
-        rows = watch(process, folder / "out")
+        rows = watch(process, folder / "out", every_s)
         assert process.stdout is not None
-        summary = json.loads(process.stdout.read())
-    return report(rows, summary)
+        return rows, json.loads(process.stdout.read())
 
 
 def make_inputs(folder: Path, num_pages: int, *, is_stub: bool) -> Path:
@@ -61,8 +68,9 @@ def make_inputs(folder: Path, num_pages: int, *, is_stub: bool) -> Path:
     return folder / "in"
 
 
-def watch(process: subprocess.Popen[bytes], out: Path) -> list[dict[str, float]]:
-    """A row every two seconds."""
+def watch(
+    process: subprocess.Popen[bytes], out: Path, every_s: float
+) -> list[dict[str, float]]:
     rows, started = [], time.monotonic()
     parent = psutil.Process(process.pid)
     journal = out / ".ocr2" / "journal.jsonl"
@@ -80,7 +88,7 @@ def watch(process: subprocess.Popen[bytes], out: Path) -> list[dict[str, float]]
             })  # fmt: skip
         except (psutil.Error, OSError):
             continue  # a worker ended while it was looked at
-        time.sleep(2)
+        time.sleep(every_s)
     return rows
 
 
