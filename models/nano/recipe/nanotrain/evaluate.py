@@ -203,7 +203,7 @@ def main() -> None:
             records += read_cases(groups["large"], args.model, prompt, most_tokens)
         records += read_cases(groups["text12"], args.model, "ocr", 600)
         for prompt in ("ocr", "markdown"):
-            records += read_cases(groups["look"], args.model, prompt, 500)
+            records += read_cases(groups["look"], args.model, prompt, 1000)
         if "real" in chosen:
             records += read_cases(real_cases(folder), args.model, "ocr", 400)
     done = table(records)
