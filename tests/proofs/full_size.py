@@ -1,13 +1,14 @@
 """Proof at full size, run by hand: the 2,707 published names, loaded, computed and converted.
 
     python tests/proofs/full_size.py DIR            all stages, each in a process of its own
-    python tests/proofs/full_size.py DIR STAGE      one of: write ours theirs compare roundtrip
+    python tests/proofs/full_size.py DIR STAGE      one of: write ours theirs compare roundtrip load
 
 write      a random bf16 checkpoint under every original name with the published config.json
 ours       load it with ocr2, count parameters, logits after one global view (257 visual tokens)
 theirs     the same with transformers
 compare    the two stages' logits: next token and largest difference
 roundtrip  safetensors -> GGUF pair -> safetensors, every byte compared, peak memory measured
+load       how long the encoder's and the decoder's workers take from files to ready, twice
 
 Needs 21 GB of disk in DIR and 15 GB of memory. The decoder's weights stay bf16 in memory, but each
 module computes in float32 (a hook widens its own weights for the call), so that the two programs
@@ -30,8 +31,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ocr2cli.config import EngineConfig
+from ocr2cli.engines.loading import load_decoder, load_vision
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.weights.convert import convert
+from ocr2cli.weights.hub import resolve_model
 from ocr2cli.weights.load import load_model
 from ocr2cli.weights.names import model_params
 from ocr2cli.weights.read_config import read_config
@@ -42,7 +46,7 @@ from ocr2cli.weights.write_file import Entry, safetensors_writer
 
 PUBLISHED = Path(__file__).parents[2] / "../shared/reference/deepseek-ocr-2"
 PROMPT = [201, 21431, 126041, 16]  # "\nFree OCR."
-STAGES = ("write", "ours", "theirs", "compare", "roundtrip")
+STAGES = ("write", "ours", "theirs", "compare", "roundtrip", "load")
 
 
 def main() -> None:
@@ -84,6 +88,19 @@ def stage_write(folder: Path) -> None:
     (native / "model.safetensors").symlink_to("../original/model.safetensors")
     print(f"{len(entries)} tensors, {sum(entry.num_bytes for entry in entries):,} bytes, names "
           f"{'of the published index' if names else 'generated'}")
+
+
+def stage_load(folder: Path) -> None:
+    files = resolve_model(str(folder / "original"))
+    for number in (1, 2):  # the first reads the disk, the second what the system has kept of it
+        for load in (load_vision, load_decoder):
+            start = time.monotonic()
+            module = load(files, EngineConfig(device="cpu", dtype="bf16"))
+            seconds = time.monotonic() - start
+            count = sum(parameter.numel() for parameter in module.parameters())
+            print(f"{load.__name__}, time {number}: {seconds:.1f} s, {count:,} parameters",
+                  flush=True)
+            del module
 
 
 def random_values(base: torch.Tensor, entry: Entry) -> torch.Tensor:
