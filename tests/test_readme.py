@@ -31,3 +31,21 @@ def test_every_command_of_the_readme_exists() -> None:
 
     text = (REPO / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`ocr2 ([a-z]+)", text)) <= set(COMMANDS)
+
+
+def test_every_feature_names_an_example_and_a_test_that_exist() -> None:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\|$", text.split("| feature |", 1)[1].split("\n\n", 1)[0], re.M)[1:]
+    assert len(rows) >= 10
+    known = {
+        name
+        for path in (REPO / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)
+    }
+    shown = set()
+    for row in rows:
+        *_, example, test = row.strip("|").split("|")
+        shown |= (examples := set(re.findall(r"`(\d\d_\w+\.\w+)`", example)))
+        assert all((REPO / "examples" / name).exists() for name in examples), row
+        assert (named := set(re.findall(r"test_\w+", test))) and named <= known, row
+    assert shown == {path.name for path in REPO.glob("examples/[0-9]*")}

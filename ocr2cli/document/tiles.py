@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,8 +32,6 @@ PADDING_GREY = 127
 
 # One visual token stands for 64 x 64 pixels: 16-pixel patches, halved twice by the convolutions.
 PIXELS_PER_TOKEN = 64
-
-V1Mode = Literal["tiny", "small", "base", "large", "gundam"]
 
 _V1_MODES: dict[str, TileConfig] = {
     "tiny": TileConfig(640, 512, 2, 9, is_tiled=False, stretch_global=True),

@@ -80,7 +80,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
 
 def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> EnginePlan:
     """`plan_engine` on a node of whose cores this runner may use so many."""
-    rasterizers = cfg.engine.rasterizers or max(1, cores - 2)
+    rasterizers = cfg.engine.rasterizers or _rasterizers_for(cores)
     return plan_engine(
         dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, rasterizers=rasterizers)),
         open_cache,
@@ -117,8 +117,7 @@ def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage,
         timeout_s=cfg.page_timeout,
         recycle_after=cfg.recycle_after,
         memory_limit=cfg.worker_memory,
-        # Encoder and decoder are rarely both busy to the full: each may use all cores of a
-        # small machine, and the waiting one sleeps (OMP_WAIT_POLICY=PASSIVE).
+        # Encoder and decoder are rarely both busy to the full: each may use all cores.
         threads=max(1, num_cores() // max(encoders, decoders)),
     )
     return tuple(stages)
@@ -126,8 +125,12 @@ def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage,
 
 def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
     """(rasterizers, encoders, decoders), counts not given worked out from the cores."""
-    rasterizers = cfg.engine.rasterizers or max(1, num_cores() - 2)
+    rasterizers = cfg.engine.rasterizers or _rasterizers_for(num_cores())
     return min(rasterizers, 16), cfg.engine.encoders or 1, cfg.engine.decoders or 1
+
+
+def _rasterizers_for(cores: int) -> int:
+    return max(1, cores - 2)
 
 
 def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch: int) -> int:

@@ -25,6 +25,7 @@ from ocr2cli.errors import EngineError, UsageError
 from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.text.prompt import split_at_page
+from ocr2cli.text.tokenizer import EOS_TOKEN
 
 if TYPE_CHECKING:
     import httpx
@@ -36,8 +37,6 @@ _RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # A page in the prompt is at least a global view; fewer tokens mean that the image was not seen.
 _LEAST_PAGE_TOKENS = 64
 _POLL_S = 0.05
-# llama-server with --special, which boxes need, writes it out as well.
-_END_TOKEN = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 _LLAMA_HINT = (
     "llama-server needs `--chat-template deepseek-ocr --no-jinja --special` with this model"
@@ -181,10 +180,11 @@ def to_generation(
     finish = FinishReason.LENGTH if choice.get("finish_reason") == "length" else FinishReason.STOP
     if choice.get("ocr2_finish_reason") in tuple(FinishReason):
         finish = FinishReason(choice["ocr2_finish_reason"])
+    # llama-server with --special, which boxes need, writes the end token out as well.
     return Generation(
         key=key,
         token_ids=(0,) * int(usage.get("completion_tokens") or 0),
-        text=str((choice.get("message") or {}).get("content") or "").removesuffix(_END_TOKEN),
+        text=str((choice.get("message") or {}).get("content") or "").removesuffix(EOS_TOKEN),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),

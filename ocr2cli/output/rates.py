@@ -36,10 +36,6 @@ class Rates:
     vision_s: float
     text_s: float
 
-    @property
-    def tokens_per_page(self) -> float:
-        return self.new_tokens / self.pages
-
     def seconds(self, *, visual_tokens: float, new_tokens: float) -> float:
         """Wall time of a run with so many tokens."""
         vision = self.vision_s / self.visual_tokens * visual_tokens
