@@ -71,10 +71,13 @@ class Nodes:
 def all_nodes() -> Iterator[Nodes]:
     name, value = MARKER.split("=")
     kept = dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
     os.environ.update(environment(), RAY_USAGE_STATS_ENABLED="0", **{name: value})
     nodes = Nodes()
     yield nodes
     nodes.close()
+    # Ray puts its own there, which children of later tests would inherit.
+    signal.signal(signal.SIGTERM, handler)
     os.environ.clear()
     os.environ.update(kept)
 

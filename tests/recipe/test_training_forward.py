@@ -4,6 +4,8 @@ was."""
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 import sys
 from random import Random
 
@@ -119,3 +121,31 @@ def test_a_stopped_stage_goes_on_at_its_step(
     assert F.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.1
     last = json.loads((tmp_path / f"{stage}.log").read_text().splitlines()[-1])
     assert last["step"] == 3
+
+
+@pytest.mark.parametrize("stage", ["eyes", "reader"])
+def test_a_stage_ends_its_feeders_whatever_sigterm_does_here(
+    stage, tmp_path, two_fonts, plain_words, monkeypatch
+) -> None:
+    """Libraries install handlers that children inherit: a feeder that leaves in good order waits
+    for ever to hand on what nobody takes."""
+    from nanotrain import fonts, train_eyes, train_reader
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    monkeypatch.setitem(train_reader.MIXES, "notes", {"note": 1})
+    monkeypatch.setattr(train_eyes, "CHECKED_CROPS", 1)
+    monkeypatch.setattr(train_reader, "CHECKED_PAGES", 1)
+    words = {"eyes": ["--tiles", "9", "--globals", "9"], "reader": ["--max-characters", "20"]}
+    argv = ["prog", "--state", str(tmp_path), "--steps", "3", "--stop-after", "1", *words[stage]]
+    monkeypatch.setattr(sys, "argv", argv)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    try:
+        {"eyes": train_eyes, "reader": train_reader}[stage].main()
+        left = multiprocessing.active_children()
+        for child in left:
+            child.join(5)
+        assert not [child for child in left if child.is_alive()]
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
+        signal.signal(signal.SIGTERM, before)

@@ -273,7 +273,8 @@ def main() -> None:
             )
             partial.replace(kept)
     for feed in feeds:
-        feed.terminate()
+        feed.kill()  # asked politely, it would first wait for its last batches to be taken
+        feed.join()
 
 
 if __name__ == "__main__":

@@ -287,7 +287,8 @@ def main() -> None:
                 partial,
             )
             partial.replace(kept)
-    feed.terminate()
+    feed.kill()  # asked politely, it would first wait for its last batches to be taken
+    feed.join()
 
 
 if __name__ == "__main__":
