@@ -55,6 +55,37 @@ def test_a_batch_points_at_kept_cells_that_hold_the_characters(drawn_page) -> No
     assert right > 20 and wrong == 0
 
 
+def test_only_blank_crops_are_left_unseen_and_their_tokens_out(two_fonts, plain_words) -> None:
+    from nanotrain import draw, drawn, pages, sizes
+    from nanotrain.train_joint import page_tokens
+    from nanotrain.train_reader import IdealEyes
+
+    arrays = []
+    for seed in (1, 5):
+        page = pages.random_page(Random(seed), "letter", two_fonts, max_characters=60)
+        picture = np.asarray(draw.draw_page(page, Random(4), degrade=False))
+        arrays.append(drawn.page_arrays(page, picture, seed == 0))
+    batch = drawn.drawn_batch(Random(2), arrays, 0.1)
+    assert 0 < batch.is_seen.sum() < 0.8 * batch.is_seen.size
+    crop_of = drawn.crop_of_tokens(6)
+    for row, kept, slots in zip(batch.is_seen, batch.page.kept, batch.slots, strict=True):
+        assert row[crop_of[kept[:-1]]].all()
+        blank = (slots[:864] == 0).all(1)
+        assert blank[~row[crop_of[:864]]].all()
+    torch.manual_seed(0)
+    vision = sizes.new_model().vision.eval()
+    whole = drawn.drawn_batch(Random(2), arrays, 1.0)
+    assert whole.is_seen.all()
+    with torch.no_grad():
+        some, _ = page_tokens(vision, IdealEyes(256), batch, "cpu", recolour=False)
+        every, _ = page_tokens(vision, IdealEyes(256), whole, "cpu", recolour=False)
+    is_seen = torch.from_numpy(batch.is_seen)[:, crop_of[:864]]
+    assert (some[:, :864][~is_seen] == 0).all()
+    # The query encoder looks at the whole view: a blank neighbour missing changes little.
+    gap = (some[:, :864] - every[:, :864])[is_seen].norm() / every[:, :864][is_seen].norm()
+    assert gap < 0.3
+
+
 def test_a_stock_gives_back_the_crops_it_was_given(
     tmp_path, two_fonts, plain_words, monkeypatch
 ) -> None:

@@ -93,6 +93,19 @@ def test_left_out_blank_cells_keep_the_others_in_place(two_fonts, plain_words) -
             assert (thin.kept[row][after.cells[row][known]] == before.cells[row][known]).all()
 
 
+def test_self_fed_inputs_are_the_decoders_own_and_the_targets_the_truth() -> None:
+    from nanotrain import reading
+
+    ids = torch.tensor([[7, 8, 50, 51, 52, 1]])
+    targets = torch.tensor([[-1, 50, 51, 52, -1, -1]])
+    text = reading.Text(ids, targets, targets, torch.zeros(1, 6, 2))
+    guessed = torch.tensor([[-1, 60, 51, 62, -1, -1]])
+    (fed,) = reading.self_fed([text], guessed, 1.0)
+    assert fed.ids.tolist() == [[7, 8, 60, 51, 62, 1]]
+    assert fed.targets is targets
+    assert reading.self_fed([text], guessed, 0.0)[0].ids.equal(ids)
+
+
 @pytest.mark.parametrize("stage", ["eyes", "reader"])
 def test_a_stopped_stage_goes_on_at_its_step(
     stage, tmp_path, two_fonts, plain_words, monkeypatch

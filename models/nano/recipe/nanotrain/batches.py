@@ -118,29 +118,37 @@ def thinned(
     has_text: np.ndarray,
     needed: list[np.ndarray],
     share: float,
-    absent: range = range(0),
+    present: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which tokens of each page to keep: int64 [B, V], rising, the separator last.
 
     has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to
-    keep, at
-    least; the rest of the rows is filled up with blanks. absent: tokens that cannot be kept.
+    keep, at least; the rest of the rows is filled up with blanks. present: bool [B, tokens], those
+    that can be kept; each page must have room for what the others keep.
     """
+    if present is None:
+        present = np.ones_like(has_text)
     must = has_text.copy()
     for row, tokens in zip(must, needed, strict=True):
         row[tokens[tokens >= 0]] = True
         row |= np.array([rng.random() < share for _ in row])
-        row[absent.start : absent.stop] = False
+    must &= present
     must[:, -1] = True
     count = int(must.sum(1).max())
-    count = min(-(-count // LENGTH_STEP) * LENGTH_STEP, must.shape[1] - len(absent))
+    count = min(-(-count // LENGTH_STEP) * LENGTH_STEP, int(present.sum(1).min()))
     out = np.zeros((len(must), count), np.int64)
     for index, row in enumerate(must):
-        free = [at for at in np.nonzero(~row)[0].tolist() if at not in absent]
+        free = np.nonzero(~row & present[index])[0].tolist()
         extra = rng.sample(free, count - int(row.sum()))
         row[extra] = True
         out[index] = np.nonzero(row)[0]
     return out
+
+
+def needed_tokens(texts: list[TextRows]) -> list[np.ndarray]:
+    """The tokens that each page's texts point at; -1 among them for none."""
+    count = len(texts[0].cells)
+    return [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
 
 
 def thin(
@@ -148,12 +156,11 @@ def thin(
     has_text: np.ndarray,
     texts: list[TextRows],
     share: float,
-    absent: range = range(0),
+    present: np.ndarray | None = None,
 ) -> np.ndarray:
     """As `thinned`, and the texts' cells are made to count the kept tokens."""
     count = len(has_text)
-    needed = [np.concatenate([text.cells[row] for text in texts]) for row in range(count)]
-    kept = thinned(rng, has_text, needed, share, absent)
+    kept = thinned(rng, has_text, needed_tokens(texts), share, present)
     for text in texts:
         for row in range(count):
             known = text.cells[row] >= 0
@@ -253,8 +260,9 @@ class Album:
         has_text = np.stack([page["has_text"] for page in chosen])
         num_visual = has_text.shape[1]
         is_whole = all(page["has_global"] for page in chosen)
-        absent = range(0) if is_whole else range(num_visual - 257, num_visual - 1)
-        kept = thin(rng, has_text, texts, blank_share, absent)
+        present = np.ones_like(has_text)
+        present[:, num_visual - 257 : num_visual - 1] = is_whole
+        kept = thin(rng, has_text, texts, blank_share, present)
         places = np.stack(
             [page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)]
         )

@@ -27,10 +27,12 @@ from ocr2cli.pages import PageImage, PageKey
 @dataclass
 class DrawnBatch:
     """Pages of one kind. pixels: uint8 [B, C, 256, 256], the crops of the tiles, then of the global
-    view if it is there; page: kept tokens, labels and texts as for the reader; kept_index counts
-    the tokens of all views, whose tokens are there."""
+    view if it is there; is_seen: bool [B, C], the crops that the eyes look at, the others being
+    blank; page: kept tokens, labels and texts as for the reader; slots: uint8 [B, V, 16], the
+    labels of the tokens of all views."""
 
     pixels: np.ndarray
+    is_seen: np.ndarray
     has_global: bool
     page: batches.PageBatch
     slots: np.ndarray
@@ -73,25 +75,32 @@ def page_arrays(page: pages.Page, picture: np.ndarray, has_global: bool) -> dict
     return arrays
 
 
-class DrawnPages:
-    """All pages of a folder, in memory, by kind. Looks for new ones when told to."""
+@dataclass(frozen=True)
+class KnownPage:
+    path: Path
+    length: int
+    has_global: bool
 
-    def __init__(self, folder: Path, *, limit: int = 2500) -> None:
-        self.folder, self.limit = folder, limit
+
+class DrawnPages:
+    """All pages of a folder by kind, read when a batch wants them: the system's cache holds what
+    fits, and several processes share it. Looks for new ones when told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.known: set[str] = set()
-        self.pages: dict[str, list[dict[str, np.ndarray]]] = {}
+        self.pages: dict[str, list[KnownPage]] = {}
         self.look()
 
     def look(self) -> None:
-        for path in sorted(self.folder.glob("*.npz"), key=lambda p: p.stat().st_mtime):
+        for path in sorted(self.folder.glob("*.npz")):
             if path.name in self.known:
                 continue
             self.known.add(path.name)
+            kind = path.stem.rsplit("-", 1)[1]
             with np.load(path, allow_pickle=False) as data:
-                kind = path.stem.rsplit("-", 1)[1]
-                pool = self.pages.setdefault(kind, [])
-                pool.append(dict(data))
-                del pool[: -self.limit]
+                page = KnownPage(path, len(data["plain_ids"]), bool(data["has_global"]))
+            self.pages.setdefault(kind, []).append(page)
 
     def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch | None:
         """Pages of about one length, all with the global view or all without it."""
@@ -99,13 +108,58 @@ class DrawnPages:
         first = rng.choice(pool) if pool else None
         if first is None:
             return None
-        pool = [page for page in pool if page["has_global"] == first["has_global"]]
+        pool = [page for page in pool if page.has_global == first.has_global]
         if len(pool) < 5 * count:
             return None
-        chosen = sorted(rng.sample(pool, 5 * count), key=lambda page: len(page["plain_ids"]))
+        chosen = sorted(rng.sample(pool, 5 * count), key=lambda page: page.length)
         start = rng.randrange(len(chosen) - count + 1)
-        chosen = chosen[start : start + count]
-        return drawn_batch(rng, chosen, blank_share)
+        arrays = []
+        for page in chosen[start : start + count]:
+            with np.load(page.path, allow_pickle=False) as data:
+                arrays.append(dict(data))
+        return drawn_batch(rng, arrays, blank_share)
+
+
+def crop_of_tokens(num_tiles: int) -> np.ndarray:
+    """int64 [V - 1]: the crop, in the order of `DrawnBatch.pixels`, that each visual token lies
+    in; the separator, which is last, lies in none."""
+    parts, first = [], 0
+    for side in [12] * num_tiles + [16]:
+        rows, columns = np.divmod(np.arange(side * side), side)
+        parts.append(first + rows // 4 * (side // 4) + columns // 4)
+        first += (side // 4) ** 2
+    return np.concatenate(parts)
+
+
+def seen_crops(
+    rng: Random, wanted: np.ndarray, share: float, crop_of: np.ndarray, count: int
+) -> np.ndarray:
+    """bool [B, count]: crops that hold a wanted token (bool [B, V - 1]), a share of the blank ones,
+    and as many more as give every page room for what the fullest page keeps and every view a
+    rounded number: a CPU compiles kernels for each new shape."""
+    is_seen = np.zeros((len(wanted), count), bool)
+    for row, tokens in zip(is_seen, wanted, strict=True):
+        row[np.unique(crop_of[tokens])] = True
+        row |= np.array([rng.random() < share for _ in row])
+    most = max(wanted.sum(1).max(), (16 * is_seen.sum(1)).min())
+    for row in is_seen:
+        blank = np.nonzero(~row)[0].tolist()
+        lacking = -(-(int(most) - 16 * int(row.sum())) // 16)
+        row[rng.sample(blank, max(0, min(lacking, len(blank))))] = True
+        for start, n, step in _views(count):
+            view = row[start : start + n]
+            blank = np.nonzero(~view)[0].tolist()
+            view[rng.sample(blank, -int(view.sum()) % step)] = True
+    return is_seen
+
+
+def _views(count: int) -> list[tuple[int, int, int]]:
+    """(first crop, crops, step of the numbers to look at) of each view among a page's crops."""
+    tiles = [(start, 9, 3) for start in range(0, count - 8, 9)]
+    return tiles if count % 9 == 0 else [*tiles[: (count - 16) // 9], (count - 16, 16, 4)]
+
+
+BLANK_CROPS = 0.12  # share of the blank crops that a thinned page keeps
 
 
 def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: float) -> DrawnBatch:
@@ -117,18 +171,27 @@ def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: f
     slots = np.stack([page["slots"] for page in chosen])
     num_visual = slots.shape[1]
     has_global = bool(chosen[0]["has_global"])
-    absent = range(0) if has_global else range(num_visual - 257, num_visual - 1)
-    kept = batches.thin(rng, (slots > 0).any(2), texts, blank_share, absent)
+    num_tiles = int(chosen[0]["num_tiles"])
+    pixels = np.stack([page["pixels"] for page in chosen])
+    wanted = (slots > 0).any(2)
+    for row, tokens in zip(wanted, batches.needed_tokens(texts), strict=True):
+        row[tokens[tokens >= 0]] = True
+    crop_of, crops = crop_of_tokens(num_tiles), pixels.shape[1]
+    wanted = wanted[:, :-1] & (crop_of < crops)
+    is_seen = seen_crops(rng, wanted, max(blank_share, BLANK_CROPS), crop_of, crops)
+    present = np.ones((len(chosen), num_visual), bool)
+    present[:, :-1] = (crop_of < crops) & is_seen[:, np.minimum(crop_of, crops - 1)]
+    kept = batches.thin(rng, (slots > 0).any(2), texts, blank_share, present)
     places = np.stack([page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)])
     page = batches.PageBatch(
         kept,
         np.take_along_axis(slots, kept[..., None], 1),
         places,
         texts,
-        int(chosen[0]["num_tiles"]),
+        num_tiles,
         num_visual,
     )
-    return DrawnBatch(np.stack([p["pixels"] for p in chosen]), has_global, page, slots)
+    return DrawnBatch(pixels, is_seen, has_global, page, slots)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,8 @@ class Text:
 class ReadLosses:
     """Means over their tokens. right: share of targets with the highest logit; looked:
     attention of the
-    guided heads on the right cell, by layer."""
+    guided heads on the right cell, by layer; guessed: int64 [B, all texts], the likeliest next id
+    where there is a target, else -1."""
 
     text: Tensor
     guide: Tensor
@@ -61,6 +62,7 @@ class ReadLosses:
     balance: Tensor
     right: Tensor
     looked: list[float]
+    guessed: Tensor
 
 
 def read(
@@ -73,10 +75,24 @@ def read(
     *,
     num_visual: int,
     noise: float = 0.03,
+    own: float = 0.0,
 ) -> ReadLosses:
     """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. The
-    cells of
-    texts count kept rows."""
+    cells of texts count kept rows. noise: share of input ids that are wrong at random; own: share
+    that is what the decoder would have written itself."""
+    if own:
+        with torch.no_grad():
+            first = read(
+                decoder,
+                heads,
+                visual_BVD,
+                kept_BV,
+                visual_places_BV2,
+                texts,
+                num_visual=num_visual,
+                noise=noise,
+            )
+        texts = self_fed(texts, first.guessed, own)
     batch, visual, _ = visual_BVD.shape
     prefix = visual + 1
     bos = decoder.embed.weight[0].expand(batch, 1, -1)
@@ -124,14 +140,29 @@ def read(
     learned = targets >= 0
     guesses = decoder.lm_head(h)[learned].float()
     aim = targets[learned]
+    best = guesses.detach().argmax(-1)
     return ReadLosses(
         F.cross_entropy(guesses, aim),
         torch.stack(guides).mean(),
         torch.stack(places).mean(),
         torch.stack(balances).mean(),
-        (guesses.argmax(-1) == aim).float().mean(),
+        (best == aim).float().mean(),
         looked,
+        torch.full_like(targets, -1).masked_scatter(learned, best),
     )
+
+
+def self_fed(texts: list[Text], guessed_BT: Tensor, share: float) -> list[Text]:
+    """The texts with a share of their input ids as the decoder itself would have written them, so
+    that it meets its own mistakes, a wrong line's first characters among them. Targets stay."""
+    fed = []
+    parts = guessed_BT.split([text.ids.shape[1] for text in texts], dim=1)
+    for text, guessed in zip(texts, parts, strict=True):
+        ids = text.ids.clone()
+        is_own = (guessed >= 0) & (torch.rand(ids.shape, device=ids.device) < share)
+        ids[:, 1:] = torch.where(is_own[:, :-1], guessed[:, :-1], ids[:, 1:])
+        fed.append(replace(text, ids=ids))
+    return fed
 
 
 def _with_noise(text: Text, noise: float) -> Tensor:

@@ -48,11 +48,12 @@ def see_crops(
     pixels_B3SS: Tensor,
     places_B2: Tensor,
     view_side: int,
-    group: int = 1,
+    counts: list[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """pixels: [B, 3, 256, 256] in -1..1. places: int64 [B, 2] (row, column) of the crop in the
-    view,
-    in crops. view_side: 768 or 1024.
+    view, in crops. view_side: 768 or 1024. counts: how many crops each view has, view after view;
+    left out, each crop is a view of its own. A view's crops may be some of it: the query encoder
+    sees those that are there.
 
     Returns (neck [B, D, 16, 16], visual tokens [B, 16, D], guidance loss).
     """
@@ -68,17 +69,23 @@ def see_crops(
     neck = sam.neck(x.permute(0, 3, 1, 2))
     image = sam.down2(sam.down1(neck)).flatten(2).transpose(1, 2)
     cells = grid // 4
-    inner = torch.arange(CROP_CELLS)
+    inner = torch.arange(CROP_CELLS, device=places_B2.device)
     rows = places_B2[:, 0, None] * CROP_CELLS + inner
     columns = places_B2[:, 1, None] * CROP_CELLS + inner
     index_Bn = (rows[:, :, None] * cells + columns[:, None, :]).flatten(1)
-    batch, inside = index_Bn.shape
-    index, order = index_Bn.reshape(batch // group, group * inside).sort(dim=1)
-    image = image.reshape(batch // group, group * inside, -1)
-    raster = image.gather(1, order[..., None].expand_as(image))
-    tokens, guidance = see_tokens(vision, raster, index, cells * cells)
-    tokens = torch.empty_like(tokens).scatter(1, order[..., None].expand_as(tokens), tokens)
-    tokens = tokens.reshape(batch, inside, -1)
+    of_crop = torch.tensor([1] * len(image) if counts is None else counts, device=image.device)
+    of_crop = of_crop.repeat_interleave(of_crop)
+    tokens, guidance = torch.zeros_like(image), image.new_zeros(())
+    for count in of_crop.unique().tolist():
+        chosen = (of_crop == count).nonzero()[:, 0]
+        views = len(chosen) // count
+        index, order = index_Bn[chosen].reshape(views, -1).sort(dim=1)
+        raster = image[chosen].reshape(views, index.shape[1], -1)
+        order = order[..., None].expand_as(raster)
+        found, loss = see_tokens(vision, raster.gather(1, order), index, cells * cells)
+        found = torch.empty_like(found).scatter(1, order, found)
+        tokens = tokens.to(found.dtype).index_copy(0, chosen, found.reshape(len(chosen), 16, -1))
+        guidance = guidance + loss * len(chosen) / len(image)
     return neck, tokens, guidance
 
 

@@ -53,17 +53,20 @@ def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def coloured(grey_BHW: Tensor, group: int = 1) -> Tensor:
+def coloured(grey_BHW: Tensor, sheets_B: Tensor | None = None) -> Tensor:
     """[B, 3, H, W] in 0..1: half as they are, the others in new paper and ink, some of them
-    light on dark. group: crops that share their colours."""
-    shape, device = (len(grey_BHW) // group, 3, 1, 1), grey_BHW.device
-    ink = 0.45 * torch.rand(shape, device=device)
-    paper = 1 - 0.18 * torch.rand(shape, device=device)
-    is_kept = torch.rand(shape[0], 1, 1, 1, device=device) < 0.5
-    is_dark = torch.rand(shape[0], 1, 1, 1, device=device) < 0.08
+    light on dark. sheets: int64, crops of one number share their colours; left out, each has its
+    own."""
+    device = grey_BHW.device
+    count = len(grey_BHW) if sheets_B is None else int(sheets_B.max()) + 1
+    ink = 0.45 * torch.rand((count, 3, 1, 1), device=device)
+    paper = 1 - 0.18 * torch.rand((count, 3, 1, 1), device=device)
+    is_kept = torch.rand(count, 1, 1, 1, device=device) < 0.5
+    is_dark = torch.rand(count, 1, 1, 1, device=device) < 0.08
     low = torch.where(is_kept, 0.0, torch.where(is_dark, paper, ink))
     high = torch.where(is_kept, 1.0, torch.where(is_dark, ink, paper))
-    low, high = low.repeat_interleave(group, 0), high.repeat_interleave(group, 0)
+    if sheets_B is not None:
+        low, high = low[sheets_B], high[sheets_B]
     return low + (high - low) * grey_BHW[:, None]
 
 
@@ -89,7 +92,7 @@ def eye_loss(
         pixels_of(crops, device),
         torch.from_numpy(crops.places).to(device),
         crops.side,
-        crops.group,
+        [crops.group] * (len(crops.places) // crops.group),
     )
     patch_loss, _ = named_loss(heads.patches(neck), torch.from_numpy(crops.patches).to(device))
     slots = torch.from_numpy(crops.slots).to(device)

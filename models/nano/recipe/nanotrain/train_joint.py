@@ -51,28 +51,37 @@ def view_places(side: int) -> Tensor:
 def seen_views(
     vision: VisionEncoder,
     ideal: IdealEyes,
-    crops_NHW: Tensor,
-    slots_NS: Tensor,
+    crops_PNHW: Tensor,
+    slots_PVS: Tensor,
+    is_seen_PN: Tensor,
     side: int,
-    colour_group: int,
+    *,
+    recolour: bool,
 ) -> tuple[Tensor, Tensor]:
-    """crops: uint8 [views * n, 256, 256], whole views row by row; slots: [views, cells, 16] in the
-    raster of each view; colour_group: crops that get new colours together, 0 to leave them grey.
-    Returns (tokens [views, cells, D] in raster order, distance to the aims)."""
-    per_view = (side // CROP) ** 2
-    places = view_places(side).repeat(len(crops_NHW) // per_view, 1).to(crops_NHW.device)
-    pixels = crops_NHW.float() / 127.5 - 1
-    if colour_group:
-        pixels = coloured((pixels + 1) / 2, colour_group) * 2 - 1
-    else:
-        pixels = pixels[:, None].expand(-1, 3, -1, -1)
-    _, tokens, _ = see_crops(vision, pixels, places, side, per_view)
+    """The views of one side of some pages. crops: uint8 [pages, views * n, 256, 256], whole views
+    row by row; slots: [pages, views * cells, 16] in the raster of each view; is_seen: bool, the
+    crops to look at; recolour: each page gets colours of its own.
+
+    Returns (tokens [pages, views * cells, D] in raster order, zero where no crop was looked at;
+    distance to the aims).
+    """
     n = side // CROP
-    labels = slots_NS.reshape(-1, n, 4, n, 4, slots_NS.shape[-1]).transpose(2, 3)
-    labels = labels.reshape(len(crops_NHW), 16, -1)
-    far = distance(ideal, tokens, labels.long(), places, side)
+    pages, crops = is_seen_PN.shape
+    chosen = is_seen_PN.flatten().nonzero()[:, 0]
+    places = view_places(side).to(chosen.device)[chosen % (n * n)]
+    counts = is_seen_PN.reshape(-1, n * n).sum(1).tolist()
+    pixels = crops_PNHW.flatten(0, 1)[chosen].float()
+    if recolour:
+        pixels = coloured(pixels / 255, chosen // crops) * 2 - 1
+    else:
+        pixels = (pixels / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    _, found, _ = see_crops(vision, pixels, places, side, [count for count in counts if count])
+    labels = slots_PVS.reshape(-1, n, 4, n, 4, slots_PVS.shape[-1]).transpose(2, 3)
+    labels = labels.reshape(pages * crops, 16, -1)[chosen]
+    far = distance(ideal, found, labels.long(), places, side)
+    tokens = found.new_zeros(pages * crops, 16, found.shape[-1]).index_copy(0, chosen, found)
     raster = tokens.reshape(-1, n, n, 4, 4, tokens.shape[-1]).transpose(2, 3)
-    return raster.reshape(-1, (4 * n) ** 2, tokens.shape[-1]), far
+    return raster.reshape(pages, -1, tokens.shape[-1]), far
 
 
 def page_tokens(
@@ -85,37 +94,40 @@ def page_tokens(
 ) -> tuple[Tensor, Tensor]:
     """(visual tokens [B, V, D] of a batch's pages, separator last; mean distance to the aims).
 
-    The tokens of a global view that is not there are zero; no page keeps them.
+    The tokens of a view that is not there are zero; no page keeps them.
     """
-    pixels = torch.from_numpy(batch.pixels).to(device)
-    slots = torch.from_numpy(batch.slots).to(device)
-    pages, tiles = len(pixels), batch.page.num_tiles
+    pixels, slots, is_seen = (
+        torch.from_numpy(a).to(device) for a in (batch.pixels, batch.slots, batch.is_seen)
+    )
+    tiles = batch.page.num_tiles
     parts, distances = [], []
     if tiles:
         tokens, far = seen_views(
             vision,
             ideal,
-            pixels[:, : 9 * tiles].flatten(0, 1),
-            slots[:, : 144 * tiles].reshape(pages * tiles, 144, -1),
+            pixels[:, : 9 * tiles],
+            slots[:, : 144 * tiles],
+            is_seen[:, : 9 * tiles],
             768,
-            9 * tiles * recolour,
+            recolour=recolour,
         )
-        parts.append(tokens.reshape(pages, tiles * 144, -1))
+        parts.append(tokens)
         distances.append(far)
     if batch.has_global:
         tokens, far = seen_views(
             vision,
             ideal,
-            pixels[:, 9 * tiles :].flatten(0, 1),
+            pixels[:, 9 * tiles :],
             slots[:, 144 * tiles : -1],
+            is_seen[:, 9 * tiles :],
             1024,
-            16 * recolour,
+            recolour=recolour,
         )
         parts.append(tokens)
         distances.append(far)
     else:
-        parts.append(parts[0].new_zeros(pages, 256, parts[0].shape[-1]))
-    separator = vision.view_separator.to(parts[0].dtype).expand(pages, 1, -1)
+        parts.append(parts[0].new_zeros(len(pixels), 256, parts[0].shape[-1]))
+    separator = vision.view_separator.to(parts[0].dtype).expand(len(pixels), 1, -1)
     return torch.cat([*parts, separator], 1), torch.stack(distances).mean()
 
 
@@ -129,6 +141,7 @@ def seen_losses(
     *,
     noise: float,
     num_texts: int,
+    own: float = 0.0,
     recolour: bool = True,
 ) -> tuple[ReadLosses, Tensor]:
     """The reader's losses on what the eyes give, and the eyes' distance to their aims. The batch
@@ -146,6 +159,7 @@ def seen_losses(
         [text_of(t, device) for t in batch.page.texts[:num_texts]],
         num_visual=batch.page.num_visual,
         noise=noise,
+        own=own,
     )
     return out, far
 
@@ -216,6 +230,9 @@ def main() -> None:
     parser.add_argument("--reader-lr", type=float, default=2e-3)
     parser.add_argument("--far", type=float, default=1.0, help="weight of the distance to the aims")
     parser.add_argument("--noise", type=float, default=0.05, help="wrong characters as input")
+    parser.add_argument(
+        "--own", type=float, default=0.15, help="inputs as the decoder would have written them"
+    )
     parser.add_argument("--grounded", type=float, default=0.15)
     parser.add_argument("--whole", type=float, default=0.25)
     parser.add_argument(
@@ -284,6 +301,7 @@ def main() -> None:
                         device,
                         noise=args.noise,
                         num_texts=num_texts,
+                        own=args.own,
                     )
                     page, name = batch.page, f"{batch.page.num_tiles}seen"
                 else:
@@ -296,6 +314,7 @@ def main() -> None:
                         device,
                         noise=args.noise,
                         num_texts=num_texts,
+                        own=args.own,
                     )
                     far, page = torch.zeros(()), batch
                     name = f"{batch.num_tiles}{'' if batch.tokens is None else 'again'}"

@@ -129,6 +129,7 @@ def ideal_losses(
     device: str,
     noise: float = 0.03,
     num_texts: int = 2,
+    own: float = 0.0,
 ) -> ReadLosses:
     kept = torch.from_numpy(batch.kept).to(device)
     if batch.tokens is not None:
@@ -149,6 +150,7 @@ def ideal_losses(
         [text_of(t, device) for t in batch.texts[:num_texts]],
         num_visual=batch.num_visual,
         noise=noise,
+        own=own,
     )
 
 
