@@ -195,9 +195,7 @@ class DecodeWorker:
         from ocr2cli.generate.generator import Generator, Tuning
 
         # On CUDA every step has one of a few shapes, so that each is captured as a graph once.
-        fixed = Tuning(
-            fixed_steps=True, batch_buckets=_BATCH_BUCKETS, feed_buckets=_FEED_BUCKETS
-        )
+        fixed = Tuning(fixed_steps=True, batch_buckets=_BATCH_BUCKETS, feed_buckets=_FEED_BUCKETS)
         return Generator(
             self.decoder,
             self.spec.decode,

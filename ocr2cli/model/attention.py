@@ -9,7 +9,7 @@ C channels of a head.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from ocr2cli.model.layers import rotate
 from ocr2cli.model.linear import Linear
 
 Turn = tuple[Tensor, Tensor]
+Widen = Callable[[Tensor], Tensor]
 
 # Up to this many new tokens of a sequence are attended one by one, each over exactly its keys.
 FEW_TOKENS = 16
@@ -47,7 +48,7 @@ class RaggedPlan:
         for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
             cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
             k_HLC, v_HLC = cache.read(layer, slot, start + q_BHTC.shape[2])
-            y_HTC = attend_one(q_BHTC[row], k_HLC, v_HLC, self.masks[row])
+            y_HTC = attend_one(q_BHTC[row], k_HLC, v_HLC, self.masks[row], cache.widen)
             out_BTHC[row] = y_HTC.transpose(0, 1)
         return out_BTHC
 
@@ -126,10 +127,17 @@ class CausalAttention(nn.Module):
         return q_BHTC, k_BHTC, v_BTHC.squeeze(2).transpose(1, 2)
 
 
-def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | None) -> Tensor:
+def attend_one(
+    q_HTC: Tensor,
+    k_HLC: Tensor,
+    v_HLC: Tensor,
+    mask_TL: Tensor | None,
+    widen: Widen = Tensor.float,
+) -> Tensor:
     """Attention of one sequence's T newest tokens over its L. Softmax in float32. [H, T, C].
 
-    mask: bool, True where a token may look; only read when T is more than a few.
+    mask: bool, True where a token may look; only read when T is more than a few. widen: makes
+    keys or values float32; what it returned is not used after its next call.
     """
     tokens, length = q_HTC.shape[1], k_HLC.shape[1]
     if tokens > FEW_TOKENS:
@@ -146,18 +154,18 @@ def attend_one(q_HTC: Tensor, k_HLC: Tensor, v_HLC: Tensor, mask_TL: Tensor | No
     # a draft's tokens get the bits that they get when decoded one at a time.
     stops = range(length - tokens + 1, length + 1)
     parts = [
-        _attend_token(q_H1C, k_HLC[:, :stop], v_HLC[:, :stop])
+        _attend_token(q_H1C, k_HLC[:, :stop], v_HLC[:, :stop], widen)
         for q_H1C, stop in zip(q_HTC.split(1, dim=1), stops, strict=True)
     ]
     return torch.cat(parts, dim=1)
 
 
-def _attend_token(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor) -> Tensor:
+def _attend_token(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor, widen: Widen) -> Tensor:
     """One token over all keys, its scores in float32. Which way is chosen by dtype and machine."""
     if q_H1C.dtype == torch.float32 or has_amx():
         # Reads keys and values once, as they lie: twice the speed of the plain products.
         return F.scaled_dot_product_attention(q_H1C[None], k_HLC[None], v_HLC[None])[0]
-    return attend_token_plainly(q_H1C, k_HLC, v_HLC)
+    return attend_token_plainly(q_H1C, k_HLC, v_HLC, widen)
 
 
 @functools.cache
@@ -167,13 +175,14 @@ def has_amx() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def attend_token_plainly(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor) -> Tensor:
-    """The same in plain products. Scores in float32: exact, and on a CPU faster than a bf16
-    product, conversion included. The keys stand on the left: the product reads them as they lie
-    in memory."""
-    scores_HL1 = k_HLC.float() @ q_H1C.float().transpose(1, 2)
+def attend_token_plainly(
+    q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor, widen: Widen = Tensor.float
+) -> Tensor:
+    """The same in plain products of float32: exact, and on a CPU faster than a bf16 product,
+    conversion included. The keys stand on the left: the product reads them as they lie."""
+    scores_HL1 = widen(k_HLC) @ q_H1C.float().transpose(1, 2)
     share_HL1 = (scores_HL1 * q_H1C.shape[-1] ** -0.5).softmax(dim=1)
-    return share_HL1.to(v_HLC.dtype).transpose(1, 2) @ v_HLC
+    return (share_HL1.transpose(1, 2) @ widen(v_HLC)).to(q_H1C.dtype)
 
 
 def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:

@@ -41,6 +41,9 @@ class KVCache:
         self.values = [make(shape, dtype=dtype, device=device) for _ in layers]
         self.lengths = [0] * num_slots
         self.device = self.keys[0].device
+        # float32, for `widen`. Only a CPU widens, and the system hands it out as it is written.
+        is_wide = dtype == torch.float32 or self.device.type != "cpu"
+        self._workspace = torch.empty(0 if is_wide else self.keys[0][0].numel())
 
     @property
     def bytes_per_token(self) -> int:
@@ -89,6 +92,15 @@ class KVCache:
         stop = start + k_HTC.shape[1]
         self.keys[layer][slot, :, start:stop] = k_HTC
         self.values[layer][slot, :, start:stop] = v_HTC
+
+    def widen(self, stored_HLC: Tensor) -> Tensor:
+        """Keys or values in float32, in memory that the next call takes again.
+
+        Fresh memory for every sequence and layer would cost more than the conversion: the system
+        hands it out page by page, and it is in no processor's cache.
+        """
+        workspace_HLC = self._workspace[: stored_HLC.numel()].view(stored_HLC.shape)
+        return workspace_HLC.copy_(stored_HLC)
 
     def read(self, layer: int, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """Views (no copy) of the slot's first `length` keys and values: [H, length, C]."""

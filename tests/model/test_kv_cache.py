@@ -4,6 +4,7 @@ import pytest
 import torch
 from toy_model import TOY
 
+from ocr2cli.model import attention
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 
@@ -49,3 +50,17 @@ def test_reading_back_is_a_view_of_what_was_written() -> None:
     assert torch.equal(keys[:, 5:], k_HTC)
     assert torch.equal(values[:, 5:], v_HTC)
     assert keys.data_ptr() == cache.keys[2][1].data_ptr()
+
+
+def test_the_memory_for_widened_keys_is_taken_again_and_changes_no_bit() -> None:
+    cache = KVCache(TOY.decoder, 1, 30, dtype=torch.bfloat16)
+    shape = cache.keys[0][0].shape
+    generator = torch.Generator().manual_seed(12)
+    places = set()
+    for length in (20, 3, 30, 20):  # a long sequence, a short one and the long one again share it
+        k, v = torch.randn(2, shape[0], length, shape[2], generator=generator).bfloat16()
+        q = torch.randn(shape[0], 1, shape[2], generator=generator).bfloat16()
+        places.add(cache.widen(k).data_ptr())
+        got = attention.attend_token_plainly(q, k, v, cache.widen)
+        assert torch.equal(got, attention.attend_token_plainly(q, k, v))
+    assert len(places) == 1
