@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from random import Random
 
+import numpy as np
 import torch
 
-from nanotrain import batches, fonts, scenes, sizes
+from nanotrain import batches, draw, drawn, fonts, pages, scenes, sizes
 from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
 from nanotrain.reading import ReadHeads
 from nanotrain.sight import EyeHeads
 from nanotrain.train_eyes import eye_loss
+from nanotrain.train_joint import seen_losses
 from nanotrain.train_reader import IdealEyes, ideal_losses
 
 
@@ -71,6 +73,49 @@ def reader_step(device: str, backend: str, count: int) -> Callable[[int], float]
     return step
 
 
+def joint_step(device: str, backend: str, count: int) -> Callable[[int], float]:
+    """`count` small images and as many pages of six tiles, eyes and reader together."""
+    model = sizes.new_model().to(device)
+    vision, decoder = model.vision, model.decoder
+    ideal = IdealEyes(256).to(device).requires_grad_(False)
+    heads = ReadHeads(256, 5).to(device)
+    optimisers = Optimisers(
+        {"vision": vision, "decoder": decoder, "heads": heads},
+        muon_lr=1e-3,
+        adam_lr=1e-3,
+        total=100,
+    )
+    rng, chosen = Random(1), fonts.ordinary(fonts.load_fonts(False))
+    made = []
+    for kind in ("note", "letter"):
+        arrays = []
+        for _ in range(count):
+            page = pages.random_page(rng, kind, chosen, max_characters=120)
+            picture = np.asarray(draw.draw_page(page, rng))
+            arrays.append(drawn.page_arrays(page, picture, kind == "note"))
+        made.append(drawn.drawn_batch(rng, arrays, 0.1))
+    losses_of = torch.compile(seen_losses, backend=backend) if backend else seen_losses
+
+    def step(index: int) -> float:
+        total = 0.0
+        for batch in made:
+            with torch.autocast(device, torch.bfloat16):
+                out, far = losses_of(
+                    vision, ideal, decoder, heads, batch, device, noise=0.05, num_texts=1, own=0.15
+                )
+            loss = out.text + 0.3 * out.guide + 2 * out.place + 0.01 * out.balance + far
+            loss.backward()
+            total += float(loss.detach())
+        optimisers.step(index)
+        sizes.impose_near_sight(vision)
+        return total
+
+    return step
+
+
+STAGES = {"eyes": eyes_step, "reader": reader_step, "joint": joint_step}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
@@ -80,10 +125,12 @@ def main() -> None:
     )
     parser.add_argument("--crops", type=int, default=12)
     parser.add_argument("--pages", type=int, default=4)
+    parser.add_argument("--stages", default=",".join(STAGES))
     args = parser.parse_args()
-    for name, make, count in (("eyes", eyes_step, args.crops), ("reader", reader_step, args.pages)):
+    for name in args.stages.split(","):
+        count = args.crops if name == "eyes" else args.pages
         for backend in ("", args.backend):
-            step = make(args.device, backend, count)
+            step = STAGES[name](args.device, backend, count)
             started = time.time()
             first = step(0)
             warm = time.time()

@@ -239,6 +239,9 @@ def main() -> None:
         "--replay", type=int, default=4, help="batches that the reader reads again, a step"
     )
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--compile", default="", help="backend of torch.compile, inductor say; empty: eager"
+    )
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -274,6 +277,7 @@ def main() -> None:
         old = torch.load(args.state / "reader.pt", map_location=device, weights_only=True)
         heads.load_state_dict(old["heads"])
     separator = vision.view_separator.detach()
+    losses_of = torch.compile(seen_losses, backend=args.compile) if args.compile else seen_losses
     queue: Queue = Queue(2)
     Thread(target=feed, args=(args, 900 + step + 10_000 * rank, queue), daemon=True).start()
     kinds = [part.split("=")[0] for part in args.mix.split(",")]
@@ -292,7 +296,7 @@ def main() -> None:
         for batch in readings:
             with torch.autocast(device, torch.bfloat16):
                 if isinstance(batch, drawn.DrawnBatch):
-                    out, far = seen_losses(
+                    out, far = losses_of(
                         vision,
                         ideal,
                         decoder,
