@@ -86,6 +86,36 @@ def test_only_blank_crops_are_left_unseen_and_their_tokens_out(two_fonts, plain_
     assert gap < 0.3
 
 
+def test_a_nearly_blank_page_has_room_for_what_a_full_one_keeps(two_fonts, plain_words) -> None:
+    from nanotrain import draw, drawn, pages
+
+    arrays = []
+    for most in (12, 900):
+        page = pages.random_page(Random(2), "letter", two_fonts, max_characters=most)
+        picture = np.asarray(draw.draw_page(page, Random(4), degrade=False))
+        arrays.append(drawn.page_arrays(page, picture, False))
+    for seed in range(40):
+        batch = drawn.drawn_batch(Random(seed), arrays, 0.1)
+        assert batch.page.kept.shape[0] == 2
+        assert (np.diff(batch.page.kept) > 0).all()
+
+
+def test_a_trainer_hears_of_its_feeders_end(monkeypatch) -> None:
+    from argparse import Namespace
+    from queue import Queue
+
+    from nanotrain import train_joint
+
+    def broken(*args: object) -> None:
+        raise OSError("no page to read")
+
+    monkeypatch.setattr(train_joint, "put_groups", broken)
+    queue: Queue = Queue()
+    with pytest.raises(OSError, match="no page"):
+        train_joint.feed(Namespace(), 1, queue)
+    assert isinstance(queue.get_nowait(), OSError)
+
+
 def test_a_stock_gives_back_the_crops_it_was_given(
     tmp_path, two_fonts, plain_words, monkeypatch
 ) -> None:

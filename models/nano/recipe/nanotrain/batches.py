@@ -123,18 +123,17 @@ def thinned(
     """Which tokens of each page to keep: int64 [B, V], rising, the separator last.
 
     has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to
-    keep, at least; the rest of the rows is filled up with blanks. present: bool [B, tokens], those
-    that can be kept; each page must have room for what the others keep.
+    keep, at least; all rows are filled up to one length with blanks. present: bool [B, tokens],
+    those that can be kept, on each page at least as many as any page has to keep.
     """
     if present is None:
         present = np.ones_like(has_text)
-    must = has_text.copy()
+    must = has_text & present
     for row, tokens in zip(must, needed, strict=True):
         row[tokens[tokens >= 0]] = True
-        row |= np.array([rng.random() < share for _ in row])
-    must &= present
     must[:, -1] = True
-    count = int(must.sum(1).max())
+    blank = (present & ~must).sum(1)
+    count = int(np.ceil(must.sum(1) + share * blank).max())
     count = min(-(-count // LENGTH_STEP) * LENGTH_STEP, int(present.sum(1).min()))
     out = np.zeros((len(must), count), np.int64)
     for index, row in enumerate(must):

@@ -165,7 +165,17 @@ def seen_losses(
 
 
 def feed(args: argparse.Namespace, seed: int, queue: Queue) -> None:
-    """Thread: (drawn batches of each kind, one batch of six tiles to read from ideal tokens)."""
+    """Thread: groups for ever, or the error that ended it: a trainer that waits for a dead feeder
+    waits for ever."""
+    try:
+        put_groups(args, seed, queue)
+    except Exception as error:
+        queue.put(error)
+        raise
+
+
+def put_groups(args: argparse.Namespace, seed: int, queue: Queue) -> None:
+    """(Drawn batches of each kind, one batch of six tiles to read from ideal tokens), for ever."""
     rng = Random(seed)
     book = drawn.DrawnPages(args.drawn)
     chosen = fonts.ordinary(fonts.load_fonts(False))
@@ -286,7 +296,10 @@ def main() -> None:
     seen: list[batches.PageBatch] = []  # what the eyes gave lately
     started, sums, counts, characters = time.time(), {}, {}, 0
     while step < min(args.steps, args.stop_after):
-        group, tall = queue.get()
+        fed = queue.get()
+        if isinstance(fed, Exception):
+            raise RuntimeError("the feeder ended") from fed
+        group, tall = fed
         again = rng.sample(seen, min(args.replay, len(seen)))
         readings: list[drawn.DrawnBatch | batches.PageBatch] = [*group, tall, *again]
         num_texts = 2 if grounded.random() < args.grounded else 1
