@@ -103,8 +103,10 @@ class EncodeWorker:
 
     def __init__(self, spec: NativeSpec) -> None:
         from ocr2cli.engines.loading import load_vision
+        from ocr2cli.engines.plain_tiles import PlainTiles
 
         self.vision = load_vision(spec.files, spec.engine)
+        self.tiles = PlainTiles(self.vision.encode_views)
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         import torch
@@ -124,7 +126,7 @@ class EncodeWorker:
         )
         tiles = torch.cat([torch.from_numpy(page.tiles) for page in pages])
         tiles_NQD = (
-            self.vision.encode_views(tiles) if tiles.shape[0] else globals_BQD.new_empty(
+            self.tiles.encode(tiles) if tiles.shape[0] else globals_BQD.new_empty(
                 (0, 0, globals_BQD.shape[-1])
             )
         )  # fmt: skip

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from toy_engine import write_toy_model
 
 from ocr2cli.batch import iter_pages
-from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
+from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
+from ocr2cli.engines.native import EncodeWorker
 from ocr2cli.errors import UsageError
-from ocr2cli.pages import FinishReason, PageResult, Status
+from ocr2cli.pages import FinishReason, PageImage, PageKey, PageResult, Status
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +144,21 @@ def test_int8_is_another_run_than_float32(model, pages) -> None:
     cfg = config(model, pages)
     int8 = replace(cfg, engine=replace(cfg.engine, dtype="int8"))
     assert plan_engine(cfg).fingerprint != plan_engine(int8).fingerprint
+
+
+def test_bare_tiles_change_no_visual_token(model: Path) -> None:
+    """A page whose lower four tiles are paper: the encoder's short way gives the model's tokens."""
+    plan = plan_engine(config(model, []))
+    (stage,) = [stage for stage in plan.stages if stage.name == "encode"]
+    worker = stage.make_worker()
+    assert isinstance(worker, EncodeWorker)
+    image = Image.new("RGB", (1190, 1684), "white")
+    ImageDraw.Draw(image).text((80, 80), "Yours faithfully,", fill="black", font_size=60)
+    page = PageImage(PageKey("letter", 0), np.asarray(image), 144.0)
+    views = make_views(page, TileConfig())
+    assert views.tiles.shape[0] == 6
+    with torch.inference_mode():
+        (got,) = worker.encode([views])
+        whole = worker.vision.encode_views(torch.from_numpy(views.global_view)[None])
+        tiles = worker.vision.encode_views(torch.from_numpy(views.tiles))
+    assert torch.equal(got.tokens, worker.vision.assemble(tiles, whole[0], views.grid))
