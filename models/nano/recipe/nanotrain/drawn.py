@@ -16,7 +16,7 @@ from random import Random
 
 import numpy as np
 
-from nanotrain import batches, cells, draw, fonts, pages
+from nanotrain import batches, cells, draw, fonts, layouts, pages
 from nanotrain.scenes import CROP
 from nanotrain.stock import grey
 from ocr2cli.config import TileConfig
@@ -194,6 +194,31 @@ def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: f
     return DrawnBatch(pixels, is_seen, has_global, page, slots)
 
 
+# Points of body type on structured pages: what the eyes can make out so far.
+STRUCTURED_BODY = (15.0, 21.0)
+
+
+def page_of_kind(
+    rng: Random,
+    kind: str,
+    chosen: tuple[fonts.Font, ...],
+    *,
+    max_characters: int,
+    held_out: bool = False,
+) -> pages.Page:
+    """kind: one of pages.py's, large print in one column, or a look of layouts.py."""
+    if kind in layouts.LOOKS:
+        return layouts.structured_page(
+            rng,
+            kind,
+            chosen,
+            held_out=held_out,
+            max_characters=max_characters,
+            body_points=STRUCTURED_BODY,
+        )
+    return pages.random_page(rng, kind, chosen, max_characters=max_characters, held_out=held_out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
@@ -212,7 +237,7 @@ def main() -> None:
     for index in range(args.pages):
         kind = rng.choices(args.kinds.split(","), shares)[0]
         chosen = everything if rng.random() < 0.7 else fonts.ordinary(everything)
-        page = pages.random_page(
+        page = page_of_kind(
             rng, kind, chosen, max_characters=args.max_characters, held_out=args.held_out
         )
         picture = np.asarray(draw.draw_page(page, rng))

@@ -26,7 +26,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from nanotrain import batches, draw, drawn, fonts, pages, sizes
+from nanotrain import batches, draw, drawn, fonts, sizes
 from nanotrain.export import model_of
 from nanotrain.optim import Optimisers
 from nanotrain.reading import ReadHeads, ReadLosses, read
@@ -220,7 +220,7 @@ def held_out_batches(kinds: list[str]) -> list[drawn.DrawnBatch]:
     for kind in kinds:
         arrays = []
         for _ in range(CHECKED_PAGES):
-            page = pages.random_page(rng, kind, chosen, max_characters=300, held_out=True)
+            page = drawn.page_of_kind(rng, kind, chosen, max_characters=300, held_out=True)
             picture = draw.draw_page(page, rng)
             arrays.append(drawn.page_arrays(page, np.asarray(picture), kind == "note"))
         found.append(drawn.drawn_batch(rng, arrays, 1.0))
