@@ -8,7 +8,6 @@ C channels of a head.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
-from ocr2cli.model.linear import Linear
+from ocr2cli.model.linear import Linear, has_amx
 
 Turn = tuple[Tensor, Tensor]
 Widen = Callable[[Tensor], Tensor]
@@ -163,16 +162,10 @@ def attend_one(
 def _attend_token(q_H1C: Tensor, k_HLC: Tensor, v_HLC: Tensor, widen: Widen) -> Tensor:
     """One token over all keys, its scores in float32. Which way is chosen by dtype and machine."""
     if q_H1C.dtype == torch.float32 or has_amx():
-        # Reads keys and values once, as they lie: twice the speed of the plain products.
+        # Reads keys and values once, as they lie: twice the speed of the plain products. Without
+        # tiles SDPA re-orders all bf16 keys for each call, 3 times slower than plain products.
         return F.scaled_dot_product_attention(q_H1C[None], k_HLC[None], v_HLC[None])[0]
     return attend_token_plainly(q_H1C, k_HLC, v_HLC, widen)
-
-
-@functools.cache
-def has_amx() -> bool:
-    """True on a CPU with matrix tiles for bf16. Without them SDPA re-orders all bf16 keys for each
-    call (3 times slower than plain products for one token)."""
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def attend_token_plainly(

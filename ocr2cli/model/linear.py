@@ -10,6 +10,8 @@ Knows nothing about what the products are for.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,6 +80,12 @@ def as_shape_only(weight: Tensor) -> nn.Parameter:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@cache
+def has_amx() -> bool:
+    """True on a CPU with matrix tiles, for bf16 and for signed bytes."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _has_onednn(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ocr2cli.model.linear import Linear, as_shape_only
+from ocr2cli.model.linear import Linear, as_shape_only, has_amx
 from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
 
 LEVELS = 127
@@ -95,13 +95,26 @@ def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
             # times as long. Two rows cost a large one 5 % more.
             pair = torch.cat((x_MK, x_MK))
             return int8_product(pair, torch.cat((scales_M1, scales_M1)), weight)[:1]
-        y_MN = torch.ops.onednn.qlinear_pointwise(
-            x_MK, 1.0, 0, weight.values, weight.scales, weight.zeros,
-            None, 1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
+        y_MN = _onednn_product(x_MK, weight.values, weight.scales, weight.zeros)
     else:
         y_MN = exact_product(x_MK, weight.values) * weight.scales
     return y_MN.mul_(scales_M1)
+
+
+def _onednn_product(x_MK: Tensor, packed: Tensor, scales_N: Tensor, zeros_N: Tensor) -> Tensor:
+    """Whole-number sums times the channels' scales, float32 [M, N].
+
+    A processor without matrix tiles multiplies unsigned bytes by signed ones only; for two signed
+    ones oneDNN has nothing but plain loops there, a thousand times slower. So the rows go
+    in shifted by 128, and oneDNN takes the shift out of the sums again, exactly.
+    """
+    shift = 0 if has_amx() else 128
+    if shift:
+        x_MK = x_MK.view(torch.uint8) ^ shift
+    return torch.ops.onednn.qlinear_pointwise(
+        x_MK, 1.0, shift, packed, scales_N, zeros_N,
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
 
 
 def exact_product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -131,10 +144,7 @@ def _is_exact(sign: int) -> bool:
     weight = torch.full((width, width), sign * LEVELS, dtype=torch.int8)
     x = torch.full((2, width), LEVELS, dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [_PACKED_FOR_ROWS, width])
-    y = torch.ops.onednn.qlinear_pointwise(
-        x, 1.0, 0, packed, torch.ones(width), torch.zeros(width, dtype=torch.int32),
-        None, 1.0, 0, torch.float32, "none", [], "",
-    )  # fmt: skip
+    y = _onednn_product(x, packed, torch.ones(width), torch.zeros(width, dtype=torch.int32))
     return bool((y == sign * LEVELS * LEVELS * width).all())
 
 

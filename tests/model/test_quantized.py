@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -149,3 +152,44 @@ def test_an_int8_decoder_gives_each_slot_the_bits_it_gets_alone(
         alone = small.decode(text[-1:], filled_cache(small, [text]), [0])[0]
         assert torch.equal(alone, together[slot])
         assert distance(together[slot], decoder(decoder.embed(text)[None])[0, -1]) < 0.1
+
+
+def test_signed_and_shifted_rows_have_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way the rows go in depends on the machine; the far ends of a byte are the risk."""
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randint(-127, 128, (48, 320), generator=generator, dtype=torch.int8)
+    x = torch.randint(-127, 128, (5, 320), generator=generator, dtype=torch.int8)
+    x[0], x[1], x[2] = 127, -127, 0
+    expected = quantized.exact_product(x, weight)
+    packed = torch.ops.onednn.qlinear_prepack(weight, [8, 320])
+    for with_tiles in (False, True):
+        monkeypatch.setattr(quantized, "has_amx", lambda chosen=with_tiles: chosen)
+        got = quantized._onednn_product(
+            x, packed, torch.ones(48), torch.zeros(48, dtype=torch.int32)
+        )
+        assert torch.equal(got, expected)
+
+
+_PRODUCT = """
+import torch
+from ocr2cli.model.quantized import Int8Weight, has_exact_onednn, int8_product, quantise_rows
+if has_exact_onednn():
+    for count in (1, 2, 8, 100):
+        int8_product(*quantise_rows(torch.randn(count, 256)), Int8Weight.of(torch.randn(96, 256)))
+"""
+
+
+def test_an_int8_product_is_no_plain_loop_on_this_machine() -> None:
+    """Where oneDNN has no kernel for the types it has a plain loop, a thousand times slower. Its
+    own log names the kernel of each product."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PRODUCT],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    products = [line for line in done.stdout.splitlines() if ",exec,cpu,matmul," in line]
+    assert products or not quantized.has_exact_onednn()
+    assert not [line for line in products if "ref" in line.split(",matmul,")[1].split(",")[0]]
