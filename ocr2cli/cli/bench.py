@@ -12,28 +12,16 @@ from ocr2cli.config import EngineConfig
 
 
 @click.command(short_help="Measure encode, prefill, decode and end to end.")
-@option(
-    "--model",
-    default="random-full",
-    help="random-full, random-tiny, or any model that `ocr2 run` takes.",
-)
+@option("--model", default="random-full",
+        help="random-full, random-tiny, or any model that `ocr2 run` takes.")
 @option("--device", default="auto", help="cpu, cuda, cuda:1, mps.")
-@option(
-    "--dtype",
-    default="auto",
-    type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
-    help="Arithmetic of the model; int8: of the decoder, on a CPU.",
-)
+@option("--dtype", default="auto", type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+        help="Arithmetic of the model; int8: of the decoder, on a CPU.")
 @option("--pages", default=1, type=click.IntRange(1, 1024), help="Pages decoded together.")
 @option("--new-tokens", default=64, type=click.IntRange(2, 8000), help="Tokens a page.")
 @option("--threads", default=0, show_default="all cores", help="CPU threads.")
-@option(
-    "--against",
-    type=click.Choice(["hf"]),
-    default=None,
-    show_default="nobody",
-    help="Measure a peer on the same work in the same run.",
-)
+@option("--against", type=click.Choice(["hf"]), default=None, show_default="nobody",
+        help="Measure a peer on the same work in the same run.")
 @option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
 @common
 def bench(

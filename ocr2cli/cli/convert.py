@@ -15,24 +15,12 @@ from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
 @option("--mmproj", default="", show_default="beside SRC", help="Vision file of a GGUF SRC.")
-@option(
-    "--quant",
-    default="bf16",
-    type=click.Choice(["bf16", "f16", "f32", "q8_0"]),
-    help="What the weights are stored as.",
-)
-@option(
-    "--naming",
-    default="original",
-    type=click.Choice(["original", "transformers"]),
-    help="Tensor names of a safetensors DST.",
-)
-@option(
-    "--errors",
-    is_flag=True,
-    show_default=False,
-    help="Print the rounding error of every kind of tensor.",
-)
+@option("--quant", default="bf16", type=click.Choice(["bf16", "f16", "f32", "q8_0"]),
+        help="What the weights are stored as.")
+@option("--naming", default="original", type=click.Choice(["original", "transformers"]),
+        help="Tensor names of a safetensors DST.")
+@option("--errors", is_flag=True, show_default=False,
+        help="Print the rounding error of every kind of tensor.")
 @common
 def convert(
     src: Path, dst: Path, mmproj: str, quant: str, naming: str, errors: bool, **logs: Any

@@ -74,118 +74,59 @@ def decode_options(function: Any) -> Any:
 
 @click.command(short_help="Read documents, write markdown.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=str))
-@option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=str),
-    help="Output folder, or the URL of an object store: s3://bucket/prefix.",
-)
-@option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    show_default="a folder of the user's for each URL",
-    help="Local folder for the state of a run whose output is a URL.",
-)
-@option(
-    "-0",
-    "--null",
-    "null_separated",
-    is_flag=True,
-    show_default=False,
-    envvar=None,
-    help="Paths on stdin end in NUL.",
-)
+@option("-o", "--out", required=True, type=click.Path(path_type=str),
+        help="Output folder, or the URL of an object store: s3://bucket/prefix.")
+@option("--state", type=click.Path(file_okay=False, path_type=Path),
+        show_default="a folder of the user's for each URL",
+        help="Local folder for the state of a run whose output is a URL.")
+@option("-0", "--null", "null_separated", is_flag=True, show_default=False, envvar=None,
+        help="Paths on stdin end in NUL.")
 @engine_options
 @option("--prompt", default="markdown", help="markdown, ocr, figure, describe or locate:WHAT.")
 @option("--prompt-text", default="", show_default="none", help="A prompt of your own.")
 @option("--pages", default="", show_default="all", help="1-3,7,10-; the first page is 1.")
 @option("--dpi", default=144, type=click.IntRange(18, 1200), help="PDF rasterisation.")
 @option("--password", default="", show_default="none", help="Password of encrypted PDFs.")
-@option(
-    "--password-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File whose first line is the password.",
-)
-@option(
-    "--rotate",
-    default="never",
-    type=click.Choice(["never", "auto"]),
-    help="Turn sideways scans upright.",
-)
-@option(
-    "--text-layer",
-    default="never",
-    type=click.Choice(["never", "draft", "trust", "auto"]),
-    help="Use of a PDF's own text.",
-)
+@option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="File whose first line is the password.")
+@option("--rotate", default="never", type=click.Choice(["never", "auto"]),
+        help="Turn sideways scans upright.")
+@option("--text-layer", default="never",
+        type=click.Choice(["never", "draft", "trust", "auto"]),
+        help="Use of a PDF's own text.")
 @decode_options
 @option("--format", "formats", default="md,jsonl", help="Comma list of: " + ", ".join(FORMATS))
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
 @option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
 @option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
-@option(
-    "--price-per-hour",
-    default=0.0,
-    show_default="none",
-    help="Price of this machine, for the forecast of a dry run.",
-)
+@option("--price-per-hour", default=0.0, show_default="none",
+        help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
 @option("--page-timeout", default=600.0, help="Seconds a page may take before it is killed.")
 @option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
-@option("--no-recover", is_flag=True, show_default=False, help="Leave looping pages as they are.")
+@option("--no-recover", is_flag=True, show_default=False,
+        help="Leave looping pages as they are.")
 @option("--recycle-after", default=500, help="Pages after which a worker is replaced; 0: never.")
-@option(
-    "--worker-memory",
-    default="",
-    show_default="no limit",
-    help="Memory limit of a worker, e.g. 8G.",
-)
+@option("--worker-memory", default="", show_default="no limit",
+        help="Memory limit of a worker, e.g. 8G.")
 @option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
 @option("--cache-size", default="2G", help="Size limit of the page cache.")
-@option(
-    "--min-confidence",
-    default=0.0,
-    type=click.FloatRange(0, 1),
-    show_default="off",
-    help="List pages below this confidence in the summary.",
-)
-@option(
-    "--metrics-file",
-    default="",
-    show_default="none",
-    help="Prometheus text file, replaced as the run goes.",
-)
-@option(
-    "--runner",
-    default="local",
-    type=click.Choice(["local", "inline", "ray"]),
-    help="Where the workers run.",
-)
-@option(
-    "--address", "ray_address", default="", show_default="a new local cluster", help="Ray cluster."
-)
-@option(
-    "--engine",
-    default="native",
-    type=click.Choice(["native", "openai"]),
-    help="What answers a page.",
-)
-@option(
-    "--server",
-    default="",
-    show_default="none",
-    help="URL of an OpenAI-compatible server, for --engine openai.",
-)
+@option("--min-confidence", default=0.0, type=click.FloatRange(0, 1), show_default="off",
+        help="List pages below this confidence in the summary.")
+@option("--metrics-file", default="", show_default="none",
+        help="Prometheus text file, replaced as the run goes.")
+@option("--runner", default="local", type=click.Choice(["local", "inline", "ray"]),
+        help="Where the workers run.")
+@option("--address", "ray_address", default="", show_default="a new local cluster",
+        help="Ray cluster.")
+@option("--engine", default="native", type=click.Choice(["native", "openai"]),
+        help="What answers a page.")
+@option("--server", default="", show_default="none",
+        help="URL of an OpenAI-compatible server, for --engine openai.")
 @option("--api-key", default="", show_default="none", help="Key of that server.")
 @option("--save-tokens", is_flag=True, show_default=False, help="Token ids into the sidecar.")
-@option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    show_default=False,
-    help="Summary as one JSON object on stdout.",
-)
+@option("--json", "as_json", is_flag=True, show_default=False,
+        help="Summary as one JSON object on stdout.")
 @common
 def run(**flags: Any) -> int:
     """Read INPUTS (PDFs, images, folders, globs; - for paths on stdin), write markdown.

@@ -17,23 +17,15 @@ from ocr2cli.errors import EngineError, UsageError
 @click.command(short_help="Serve an OpenAI-compatible HTTP endpoint.")
 @option("--host", default="127.0.0.1", help="Address to listen on.")
 @option("--port", default=8080, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
-@option(
-    "--api-key",
-    default="",
-    show_default="none",
-    help="Key clients must send; needed for any address but loopback.",
-)
+@option("--api-key", default="", show_default="none",
+        help="Key clients must send; needed for any address but loopback.")
 @option("--allow-http", is_flag=True, show_default=False, help="Fetch http(s) image URLs.")
 @option("--max-body", default=64_000_000, help="Bytes of one request.")
 @option("--max-pages", default=200, help="Pages of one document.")
 @option("--max-queue", default=256, help="Pages waiting; more get status 429.")
 @option("--max-seconds", default=600.0, help="Seconds a request may take.")
-@option(
-    "--runner",
-    default="local",
-    type=click.Choice(["local", "inline"]),
-    help="Where the workers run.",
-)
+@option("--runner", default="local", type=click.Choice(["local", "inline"]),
+        help="Where the workers run.")
 @engine_options
 @decode_options
 @common

@@ -66,7 +66,9 @@ class PagePng:
     facts: PageFacts
 
 
-def plan_remote(cfg: RunConfig, prompt: str, open_cache: OpenCache | None = None) -> EnginePlan:
+def plan_remote(
+    cfg: RunConfig, prompt: str, open_cache: OpenCache | None = None
+) -> EnginePlan:
     """Probe the server with one page, then plan. Raises: UsageError, EngineError."""
     spec = probe(remote_spec(cfg, prompt))
     facts = {
@@ -244,7 +246,9 @@ def make_client(spec: RemoteSpec) -> httpx.Client:
     try:
         import httpx
     except ImportError:
-        raise EngineError("--engine openai needs httpx: pip install 'ocr2cli[openai]'") from None
+        raise EngineError(
+            "--engine openai needs httpx: pip install 'ocr2cli[openai]'"
+        ) from None
     headers = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
     return httpx.Client(base_url=spec.server, headers=headers, timeout=spec.timeout_s)
 

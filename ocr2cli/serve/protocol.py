@@ -177,7 +177,9 @@ def chat_answer(result: PageResult, *, name: str, created: int, model: str) -> d
     }
 
 
-def chat_chunks(result: PageResult, *, name: str, created: int, model: str) -> list[dict[str, Any]]:
+def chat_chunks(
+    result: PageResult, *, name: str, created: int, model: str
+) -> list[dict[str, Any]]:
     """The same as a stream of deltas, a line at a time, closed by the finish reason."""
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:

@@ -46,11 +46,8 @@ from ocr2cli.weights.write_file import Entry, WeightWriter, gguf_writer, safeten
 QUANTS = {"bf16": "BF16", "f16": "F16", "f32": "F32", "q8_0": "Q8_0"}
 # Small files that go along; never code, never templates.
 COMPANIONS = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "generation_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "processor_config.json",
+    "preprocessor_config.json", "generation_config.json",
 )
 CHUNK_ITEMS = 8 << 20
 # SAM's blocks that llama.cpp takes for global ones, whatever the sizes.
@@ -114,8 +111,7 @@ class _Conversion:
     def params(self) -> list[Param]:
         """Unused tensors go along when the source has them."""
         return [
-            param
-            for param in model_params(self.config)
+            param for param in model_params(self.config)
             if param.is_used or self.checkpoint.pieces(param)[0].name in self.checkpoint.table
         ]
 
@@ -179,8 +175,7 @@ class _Conversion:
         """Both halves get their names together, or neither does."""
         self.num_total = sum(
             self._entry(param, piece).num_bytes
-            for _, params in halves
-            for param, piece in self._pieces(params)
+            for _, params in halves for param, piece in self._pieces(params)
         )
         with ExitStack() as stack:
             for writer, params in halves:

@@ -51,11 +51,8 @@ class ConvertReport:
         lines.append(f"{self.num_bytes:,} bytes, {exact}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         if with_errors:
-            lines += [
-                "",
-                f"{'tensors':<24} {'as':<5} {'count':>6} {'max abs error':>14} "
-                f"{'relative rms':>13}",
-            ]
+            lines += ["", f"{'tensors':<24} {'as':<5} {'count':>6} {'max abs error':>14} "
+                      f"{'relative rms':>13}"]
             lines += [
                 f"{row.kind:<24} {row.dtype:<5} {row.num_tensors:>6} {row.max_abs:>14.3e} "
                 f"{row.relative_rms:>13.3e}"

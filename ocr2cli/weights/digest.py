@@ -47,6 +47,8 @@ def digested_paths(files: ModelFiles) -> list[Path]:
 def _blocks(size: int) -> list[tuple[int, int]]:
     """(begin, count) of what is read of a file of `size` bytes."""
     if size <= WHOLE_BYTES:
-        return [(begin, min(BLOCK_BYTES, size - begin)) for begin in range(0, size, BLOCK_BYTES)]
+        return [
+            (begin, min(BLOCK_BYTES, size - begin)) for begin in range(0, size, BLOCK_BYTES)
+        ]
     last = size - BLOCK_BYTES
     return [(last * number // (NUM_BLOCKS - 1), BLOCK_BYTES) for number in range(NUM_BLOCKS)]

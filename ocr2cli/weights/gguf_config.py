@@ -61,7 +61,6 @@ def gguf_config(text: GgufHeader, vision: GgufHeader, where: tuple[str, str]) ->
 
 def gguf_tokenizer_json(text: GgufHeader, where: str) -> str:
     """The text of the `tokenizer.json` that equals the file's vocabulary. Raises: ModelError."""
-
     def strings(key: str) -> list[str]:
         value = text.metadata.get(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -78,10 +77,8 @@ def gguf_tokenizer_json(text: GgufHeader, where: str) -> str:
         )
     pre = text.metadata.get("tokenizer.ggml.pre", "")
     result = tokenizer_json(
-        strings("tokenizer.ggml.tokens"),
-        strings("tokenizer.ggml.merges"),
-        [int(kind) for kind in types],
-        pre=str(pre),
+        strings("tokenizer.ggml.tokens"), strings("tokenizer.ggml.merges"),
+        [int(kind) for kind in types], pre=str(pre),
     )
     if any("\ud800" <= letter <= "\udfff" for letter in result):
         raise ModelError(f"{where}: a token of its vocabulary is not UTF-8. Download it again.")

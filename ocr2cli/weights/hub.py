@@ -126,14 +126,9 @@ def cached_folder(repo: str, revision: str = "") -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(
-            snapshot_download(
-                repo,
-                revision=revision or None,
-                allow_patterns=list(HUB_FILES),
-                local_files_only=True,
-            )
-        )
+        folder = Path(snapshot_download(
+            repo, revision=revision or None, allow_patterns=list(HUB_FILES), local_files_only=True
+        ))
         shard_paths(folder)
     except (OSError, ValueError, ModelError):
         return None
@@ -158,11 +153,9 @@ def pull_model(
 
     tell(f"downloading {repo}")
     try:
-        path = Path(
-            snapshot_download(
-                repo, revision=revision or None, allow_patterns=list(HUB_FILES), local_dir=folder
-            )
-        )
+        path = Path(snapshot_download(
+            repo, revision=revision or None, allow_patterns=list(HUB_FILES), local_dir=folder
+        ))
         tell("checking sha256")
         _verify(repo, revision, path)
     except (OSError, ValueError) as error:

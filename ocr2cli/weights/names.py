@@ -104,12 +104,8 @@ def vision_params(config: ModelConfig) -> list[Param]:
         raise ValueError("a model has either a query encoder or a CLIP tower")
     params += _projector(projector_in, width)
     separator = _param(
-        "vision.view_separator",
-        (width,),
-        "model.view_seperator",
-        "model.view_separator",
-        "v.view_seperator",
-        f32=True,
+        "vision.view_separator", (width,), "model.view_seperator", "model.view_separator",
+        "v.view_seperator", f32=True,
     )
     # GGUF keeps the separator as a matrix of one row.
     params.append(replace(separator, gguf=(Piece("v.view_seperator", (1, width)),)))
@@ -126,28 +122,16 @@ def decoder_params(config: DecoderConfig) -> list[Param]:
     vocab = (config.vocab_size, config.hidden_size)
     tf = "model.language_model."
     params = [
-        _param(
-            "decoder.embed.weight",
-            vocab,
-            "model.embed_tokens.weight",
-            f"{tf}embed_tokens.weight",
-            "token_embd.weight",
-        ),
+        _param("decoder.embed.weight", vocab, "model.embed_tokens.weight",
+               f"{tf}embed_tokens.weight", "token_embd.weight"),
     ]
     for layer in range(config.num_layers):
         params += _decoder_layer(config, layer)
     params += [
-        _param(
-            "decoder.norm.weight",
-            (config.hidden_size,),
-            "model.norm.weight",
-            f"{tf}norm.weight",
-            "output_norm.weight",
-            f32=True,
-        ),
-        _param(
-            "decoder.lm_head.weight", vocab, "lm_head.weight", "lm_head.weight", "output.weight"
-        ),
+        _param("decoder.norm.weight", (config.hidden_size,), "model.norm.weight",
+               f"{tf}norm.weight", "output_norm.weight", f32=True),
+        _param("decoder.lm_head.weight", vocab, "lm_head.weight", "lm_head.weight",
+               "output.weight"),
     ]
     return params
 
@@ -175,9 +159,11 @@ def detect_naming(names: Container[str]) -> Naming | None:
 
 # Tensors a checkpoint may hold that the model does not use, and why.
 _IGNORED = {
-    r"model\.qwen2_model\.query_(?!768\.|1024\.)\w+\.weight": "query table of a view size the model was not released with",
+    r"model\.qwen2_model\.query_(?!768\.|1024\.)\w+\.weight":
+        "query table of a view size the model was not released with",
     r"model\.vision_model\.embeddings\.position_ids": "a counted range, not a weight",
-    r"(model\.(language_model\.)?layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq": "computed from rope_theta",
+    r"(model\.(language_model\.)?layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq":
+        "computed from rope_theta",
     r"rope_freqs\.weight": "computed from rope_theta",
 }
 
@@ -192,10 +178,7 @@ def why_ignored(name: str) -> str:
 
 def _sam(config: SamConfig) -> Iterator[Param]:
     ours, theirs, tf, gg = (
-        "vision.sam.",
-        "model.sam_model.",
-        "model.vision_tower.sam_encoder.",
-        "v.sam.",
+        "vision.sam.", "model.sam_model.", "model.vision_tower.sam_encoder.", "v.sam.",
     )
     grid = config.image_size // config.patch_size
     width, neck, patch = config.hidden_size, config.neck_channels, config.patch_size
@@ -205,40 +188,24 @@ def _sam(config: SamConfig) -> Iterator[Param]:
 
     yield one("pos_embed", (1, grid, grid, width), "pos_embed", "pos_embed", "pos_embd.weight")
     for leaf, shape in (("weight", (width, 3, patch, patch)), ("bias", (width,))):
-        yield one(
-            f"patch_embed.{leaf}",
-            shape,
-            f"patch_embed.proj.{leaf}",
-            f"patch_embed.projection.{leaf}",
-            f"patch_embd.{leaf}",
-        )
+        yield one(f"patch_embed.{leaf}", shape, f"patch_embed.proj.{leaf}",
+                  f"patch_embed.projection.{leaf}", f"patch_embd.{leaf}")
     for block in range(config.num_layers):
         yield from _sam_block(config, block)
     norms = (("norm1", "neck.1", "layer_norm1"), ("norm2", "neck.3", "layer_norm2"))
     kernels = {"neck.0": (neck, width, 1, 1), "neck.2": (neck, neck, 3, 3)}
     for number, (norm, original, native) in enumerate(norms, start=1):
         conv = f"neck.{2 * number - 2}"
-        yield one(
-            f"neck.conv{number}.weight",
-            kernels[conv],
-            f"{conv}.weight",
-            f"neck.conv{number}.weight",
-            f"{conv}.weight",
-        )
+        yield one(f"neck.conv{number}.weight", kernels[conv], f"{conv}.weight",
+                  f"neck.conv{number}.weight", f"{conv}.weight")
         for leaf in ("weight", "bias"):
-            yield one(
-                f"neck.{norm}.{leaf}",
-                (neck,),
-                f"{original}.{leaf}",
-                f"neck.{native}.{leaf}",
-                f"{original}.{leaf}",
-            )
+            yield one(f"neck.{norm}.{leaf}", (neck,), f"{original}.{leaf}",
+                      f"neck.{native}.{leaf}", f"{original}.{leaf}")
     before = neck
     for number, channels in enumerate(config.downsample_channels, start=1):
         net = f"net_{number + 1}.weight"
-        yield one(
-            f"down{number}.weight", (channels, before, 3, 3), net, f"proj.conv{number}.weight", net
-        )
+        yield one(f"down{number}.weight", (channels, before, 3, 3), net,
+                  f"proj.conv{number}.weight", net)
         before = channels
 
 
@@ -256,10 +223,8 @@ def _sam_block(config: SamConfig, block: int) -> Iterator[Param]:
         ("mlp.lin2", "mlp.lin2", "mlp.lin2", "mlp.lin2", (width, hidden)),
     )
     prefixes = (
-        f"vision.sam.blocks.{block}.",
-        f"model.sam_model.blocks.{block}.",
-        f"model.vision_tower.sam_encoder.layers.{block}.",
-        f"v.sam.blk.{block}.",
+        f"vision.sam.blocks.{block}.", f"model.sam_model.blocks.{block}.",
+        f"model.vision_tower.sam_encoder.layers.{block}.", f"v.sam.blk.{block}.",
     )
     yield from _affine_rows(rows, prefixes)
     for axis in ("h", "w"):
@@ -278,32 +243,22 @@ def _affine_rows(
     for *leaves, (rows_out, rows_in) in rows:
         ours, theirs, tf, gg = (p + leaf for p, leaf in zip(prefixes, leaves, strict=True))
         weight = (rows_out, rows_in) if rows_in else (rows_out,)
-        yield _param(
-            f"{ours}.weight",
-            weight,
-            f"{theirs}.weight",
-            f"{tf}.weight",
-            f"{gg}.weight",
-            f32=not rows_in,
-        )
-        yield _param(
-            f"{ours}.bias", (rows_out,), f"{theirs}.bias", f"{tf}.bias", f"{gg}.bias", f32=True
-        )
+        yield _param(f"{ours}.weight", weight, f"{theirs}.weight", f"{tf}.weight", f"{gg}.weight",
+                     f32=not rows_in)
+        yield _param(f"{ours}.bias", (rows_out,), f"{theirs}.bias", f"{tf}.bias", f"{gg}.bias",
+                     f32=True)
 
 
 def _query_encoder(config: QueryEncoderConfig) -> Iterator[Param]:
     width = config.hidden_size
     tower = "model.vision_tower."
     for name, pixels, rows in (
-        ("tile_queries", 768, config.tile_queries),
-        ("global_queries", 1024, config.global_queries),
+        ("tile_queries", 768, config.tile_queries), ("global_queries", 1024, config.global_queries)
     ):
         yield _param(
-            f"vision.query_encoder.{name}",
-            (rows, width),
+            f"vision.query_encoder.{name}", (rows, width),
             f"model.qwen2_model.query_{pixels}.weight",
-            f"{tower}query_{pixels}_resolution.weight",
-            f"v.resample_query_{pixels}.weight",
+            f"{tower}query_{pixels}_resolution.weight", f"v.resample_query_{pixels}.weight",
         )
     head = config.head_dim
     attention = (config.num_heads * head, config.num_kv_heads * head, config.num_kv_heads * head)
@@ -318,12 +273,8 @@ def _query_encoder(config: QueryEncoderConfig) -> Iterator[Param]:
         yield from _llama_layer(prefixes, norms, width, attention, has_bias=True)
         yield from _gated_mlp("mlp", prefixes, width, config.intermediate_size, gguf="ffn_{}")
     yield _param(
-        "vision.query_encoder.norm.weight",
-        (width,),
-        "model.qwen2_model.model.model.norm.weight",
-        f"{tower}vision_encoder.norm.weight",
-        "v.post_ln.weight",
-        f32=True,
+        "vision.query_encoder.norm.weight", (width,), "model.qwen2_model.model.model.norm.weight",
+        f"{tower}vision_encoder.norm.weight", "v.post_ln.weight", f32=True,
     )
 
 
@@ -339,33 +290,23 @@ def _llama_layer(
     ours, theirs, tf, gg = prefixes
     stored = ("input_layernorm.weight", "post_attention_layernorm.weight")
     for (norm, gguf_norm), leaf in zip(norms, stored, strict=True):
-        yield _param(
-            f"{ours}{norm}.weight",
-            (width,),
-            theirs + leaf,
-            tf + leaf,
-            f"{gg}{gguf_norm}.weight",
-            f32=True,
-        )
+        yield _param(f"{ours}{norm}.weight", (width,), theirs + leaf, tf + leaf,
+                     f"{gg}{gguf_norm}.weight", f32=True)
     for kind in ("weight", "bias") if has_bias else ("weight",):
         shape = (sum(attention), width) if kind == "weight" else (sum(attention),)
         leaves = [f"self_attn.{letter}_proj.{kind}" for letter in "qkv"]
         yield _stacked(
-            f"{ours}attn.qkv.{kind}",
-            shape,
-            attention,
+            f"{ours}attn.qkv.{kind}", shape, attention,
             original=[theirs + leaf for leaf in leaves],
             transformers=[tf + leaf for leaf in leaves],
             gguf=[f"{gg}attn_{letter}.{kind}" for letter in "qkv"],
-            fused=f"{gg}attn_qkv.{kind}",
-            f32=kind == "bias",
+            fused=f"{gg}attn_qkv.{kind}", f32=kind == "bias",
         )
     out = "self_attn.o_proj.weight"
     # The text file says attn_output, the vision file attn_out.
     gguf_out = "attn_out.weight" if gg.startswith("v.") else "attn_output.weight"
-    yield _param(
-        f"{ours}attn.out.weight", (width, attention[0]), theirs + out, tf + out, gg + gguf_out
-    )
+    yield _param(f"{ours}attn.out.weight", (width, attention[0]), theirs + out, tf + out,
+                 gg + gguf_out)
 
 
 def _gated_mlp(
@@ -377,54 +318,29 @@ def _gated_mlp(
     stored = "mlp.shared_experts" if name == "mlp.shared" else name
     leaves = [f"{stored}.{part}_proj.weight" for part in ("gate", "up")]
     yield _stacked(
-        f"{ours}{name}.gate_up.weight",
-        (2 * hidden, width),
-        (hidden, hidden),
+        f"{ours}{name}.gate_up.weight", (2 * hidden, width), (hidden, hidden),
         original=[theirs + leaf for leaf in leaves],
         transformers=[tf + leaf for leaf in leaves],
         gguf=[f"{gg}{gguf.format(part)}.weight" for part in ("gate", "up")],
     )
     down = f"{stored}.down_proj.weight"
-    yield _param(
-        f"{ours}{name}.down.weight",
-        (width, hidden),
-        theirs + down,
-        tf + down,
-        f"{gg}{gguf.format('down')}.weight",
-    )
+    yield _param(f"{ours}{name}.down.weight", (width, hidden), theirs + down, tf + down,
+                 f"{gg}{gguf.format('down')}.weight")
 
 
 def _clip(config: ClipConfig) -> Iterator[Param]:
     width, hidden = config.hidden_size, config.intermediate_size
     ours, theirs = "vision.clip.", "model.vision_model."
     embeddings = f"{theirs}embeddings."
-    yield _param(
-        f"{ours}class_embedding",
-        (width,),
-        f"{embeddings}class_embedding",
-        "",
-        "v.class_embd",
-        f32=True,
-    )
+    yield _param(f"{ours}class_embedding", (width,), f"{embeddings}class_embedding", "",
+                 "v.class_embd", f32=True)
     # SAM features enter CLIP in place of its own patches; the convolution is dead weight that a
     # conversion carries along.
-    unused = _param(
-        f"{ours}patch_embed.weight",
-        (width, 3, 14, 14),
-        f"{embeddings}patch_embedding.weight",
-        "",
-        "v.patch_embd.weight",
-        f32=True,
-    )
+    unused = _param(f"{ours}patch_embed.weight", (width, 3, 14, 14),
+                    f"{embeddings}patch_embedding.weight", "", "v.patch_embd.weight", f32=True)
     yield replace(unused, is_used=False)
-    yield _param(
-        f"{ours}position_embedding.weight",
-        (config.num_positions, width),
-        f"{embeddings}position_embedding.weight",
-        "",
-        "v.position_embd.weight",
-        f32=True,
-    )
+    yield _param(f"{ours}position_embedding.weight", (config.num_positions, width),
+                 f"{embeddings}position_embedding.weight", "", "v.position_embd.weight", f32=True)
     prefixes = (ours, theirs, "", "v.")
     yield from _affine_rows([("pre_norm", "pre_layrnorm", "", "pre_ln", (width, 0))], prefixes)
     rows = (
@@ -436,36 +352,24 @@ def _clip(config: ClipConfig) -> Iterator[Param]:
         ("mlp.fc2", "mlp.fc2", "", "ffn_down", (width, hidden)),
     )
     for layer in range(config.num_layers):
-        yield from _affine_rows(
-            rows,
-            (
-                f"{ours}layers.{layer}.",
-                f"{theirs}transformer.layers.{layer}.",
-                "",
-                f"v.blk.{layer}.",
-            ),
-        )
+        yield from _affine_rows(rows, (
+            f"{ours}layers.{layer}.", f"{theirs}transformer.layers.{layer}.", "", f"v.blk.{layer}.",
+        ))
 
 
 def _projector(width_in: int, width_out: int) -> Iterator[Param]:
     for leaf, shape in (("weight", (width_out, width_in)), ("bias", (width_out,))):
         yield _param(
-            f"vision.projector.{leaf}",
-            shape,
-            f"model.projector.layers.{leaf}",
-            f"model.multi_modal_projector.{leaf}",
-            f"mm.model.fc.{leaf}",
-            f32=leaf == "bias",
+            f"vision.projector.{leaf}", shape, f"model.projector.layers.{leaf}",
+            f"model.multi_modal_projector.{leaf}", f"mm.model.fc.{leaf}", f32=leaf == "bias",
         )
 
 
 def _decoder_layer(config: DecoderConfig, layer: int) -> Iterator[Param]:
     width = config.hidden_size
     prefixes = (
-        f"decoder.layers.{layer}.",
-        f"model.layers.{layer}.",
-        f"model.language_model.layers.{layer}.",
-        f"blk.{layer}.",
+        f"decoder.layers.{layer}.", f"model.layers.{layer}.",
+        f"model.language_model.layers.{layer}.", f"blk.{layer}.",
     )
     norms = (("attn_norm", "attn_norm"), ("ffn_norm", "ffn_norm"))
     yield from _llama_layer(prefixes, norms, width, (width, width, width), has_bias=False)
@@ -474,18 +378,11 @@ def _decoder_layer(config: DecoderConfig, layer: int) -> Iterator[Param]:
         return
     ours, theirs, tf, gg = prefixes
     router = "mlp.gate.weight"
-    yield _param(
-        f"{ours}mlp.router.weight",
-        (config.num_experts, width),
-        theirs + router,
-        tf + router,
-        f"{gg}ffn_gate_inp.weight",
-        f32=True,
-    )
+    yield _param(f"{ours}mlp.router.weight", (config.num_experts, width), theirs + router,
+                 tf + router, f"{gg}ffn_gate_inp.weight", f32=True)
     yield from _experts(config, prefixes)
-    yield from _gated_mlp(
-        "mlp.shared", prefixes, width, config.shared_intermediate, gguf="ffn_{}_shexp"
-    )
+    yield from _gated_mlp("mlp.shared", prefixes, width, config.shared_intermediate,
+                          gguf="ffn_{}_shexp")
 
 
 def _experts(config: DecoderConfig, prefixes: tuple[str, str, str, str]) -> Iterator[Param]:
@@ -495,14 +392,11 @@ def _experts(config: DecoderConfig, prefixes: tuple[str, str, str, str]) -> Iter
     boxes = {"gate": slice(0, hidden), "up": slice(hidden, 2 * hidden)}
     shape = (count, 2 * hidden, width)
     yield Param(
-        f"{ours}mlp.experts_gate_up",
-        shape,
+        f"{ours}mlp.experts_gate_up", shape,
         original=tuple(
-            Piece(
-                f"{theirs}mlp.experts.{expert}.{part}_proj.weight", (hidden, width), (expert, box)
-            )
-            for expert in range(count)
-            for part, box in boxes.items()
+            Piece(f"{theirs}mlp.experts.{expert}.{part}_proj.weight", (hidden, width),
+                  (expert, box))
+            for expert in range(count) for part, box in boxes.items()
         ),
         transformers=(Piece(f"{tf}mlp.experts.gate_up_proj", shape),),
         gguf=tuple(
@@ -513,8 +407,7 @@ def _experts(config: DecoderConfig, prefixes: tuple[str, str, str, str]) -> Iter
     )
     down = (count, width, hidden)
     yield Param(
-        f"{ours}mlp.experts_down",
-        down,
+        f"{ours}mlp.experts_down", down,
         original=tuple(
             Piece(f"{theirs}mlp.experts.{expert}.down_proj.weight", (width, hidden), (expert,))
             for expert in range(count)
@@ -529,11 +422,7 @@ def _param(
 ) -> Param:
     """A parameter stored whole under every naming."""
     return Param(
-        name,
-        shape,
-        (Piece(original, shape),),
-        (Piece(native, shape),),
-        (Piece(gguf, shape),),
+        name, shape, (Piece(original, shape),), (Piece(native, shape),), (Piece(gguf, shape),),
         is_f32_in_gguf=f32,
     )
 
@@ -560,11 +449,6 @@ def _stacked(
         )
 
     return Param(
-        name,
-        shape,
-        pieces(original),
-        pieces(transformers),
-        pieces(gguf),
-        gguf_fused=(Piece(fused, shape),) if fused else (),
-        is_f32_in_gguf=f32,
+        name, shape, pieces(original), pieces(transformers), pieces(gguf),
+        gguf_fused=(Piece(fused, shape),) if fused else (), is_f32_in_gguf=f32,
     )

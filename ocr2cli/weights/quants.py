@@ -18,14 +18,8 @@ Floats = npt.NDArray[np.float32]
 
 # Type: (bytes of a block, items in it).
 BLOCKS: dict[str, tuple[int, int]] = {
-    "Q8_0": (34, 32),
-    "Q4_0": (18, 32),
-    "Q4_1": (20, 32),
-    "Q5_0": (22, 32),
-    "Q5_1": (24, 32),
-    "Q4_K": (144, 256),
-    "Q5_K": (176, 256),
-    "Q6_K": (210, 256),
+    "Q8_0": (34, 32), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q5_0": (22, 32), "Q5_1": (24, 32),
+    "Q4_K": (144, 256), "Q5_K": (176, 256), "Q6_K": (210, 256),
 }
 
 
@@ -78,7 +72,9 @@ def _q4_0(blocks: Bytes) -> Floats:
 
 
 def _q4_1(blocks: Bytes) -> Floats:
-    return _half(blocks[:, :2]) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(blocks[:, 2:4])
+    return _half(blocks[:, :2]) * _nibbles(blocks[:, 4:]).astype(np.float32) + _half(
+        blocks[:, 2:4]
+    )
 
 
 def _q5_0(blocks: Bytes) -> Floats:
@@ -141,12 +137,6 @@ def _q6_k(blocks: Bytes) -> Floats:
 
 
 _READERS: dict[str, Callable[[Bytes], Floats]] = {
-    "Q8_0": _q8_0,
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
-    "Q5_1": _q5_1,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
+    "Q8_0": _q8_0, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1,
+    "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k,
 }

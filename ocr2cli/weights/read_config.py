@@ -158,10 +158,7 @@ def _original(top: Section) -> ModelConfig:
     text = top.section("language_config") if "language_config" in top else top
     decoder = _original_decoder(text)
     return ModelConfig(
-        sam=sam,
-        query_encoder=encoder,
-        clip=clip,
-        decoder=decoder,
+        sam=sam, query_encoder=encoder, clip=clip, decoder=decoder,
         bos_token_id=text.token_id("bos_token_id", 0),
         eos_token_id=text.token_id("eos_token_id", 1),
         image_token_id=top.whole("image_token_id", ModelConfig().image_token_id, low=0),
@@ -220,14 +217,9 @@ def _original_decoder(text: Section) -> DecoderConfig:
     text.require("scoring_func", "softmax")
     text.require("use_mla", False)
     default = DecoderConfig()
-    return _decoder(
-        text,
-        default,
-        num_dense=text.whole(
-            "first_k_dense_replace", default.num_dense_layers, low=0, high=MAX_COUNT
-        ),
-        rope_theta=text.number("rope_theta", default.rope_theta),
-    )
+    return _decoder(text, default, num_dense=text.whole(
+        "first_k_dense_replace", default.num_dense_layers, low=0, high=MAX_COUNT
+    ), rope_theta=text.number("rope_theta", default.rope_theta))
 
 
 def _decoder(
@@ -271,10 +263,7 @@ def _native(top: Section) -> ModelConfig:
     # Ids may stand beside text_config in files written by hand.
     bos, eos = top.token_id("bos_token_id", 1), top.token_id("eos_token_id", 2)
     return ModelConfig(
-        sam=sam,
-        query_encoder=encoder,
-        clip=None,
-        decoder=_native_decoder(text),
+        sam=sam, query_encoder=encoder, clip=None, decoder=_native_decoder(text),
         bos_token_id=text.token_id("bos_token_id", bos),
         eos_token_id=text.token_id("eos_token_id", eos),
         image_token_id=top.whole("image_token_id", 128_815, low=0),
@@ -283,13 +272,8 @@ def _native(top: Section) -> ModelConfig:
 
 def _native_sam(section: Section) -> SamConfig:
     default = SamConfig()
-    for key, value in (
-        ("hidden_act", "gelu"),
-        ("use_abs_pos", True),
-        ("use_rel_pos", True),
-        ("qkv_bias", True),
-        ("num_channels", 3),
-    ):
+    for key, value in (("hidden_act", "gelu"), ("use_abs_pos", True), ("use_rel_pos", True),
+                       ("qkv_bias", True), ("num_channels", 3)):
         section.require(key, value)
     hidden = section.whole("hidden_size", default.hidden_size)
     return SamConfig(
@@ -323,15 +307,9 @@ def _native_encoder(section: Section) -> QueryEncoderConfig:
 
 def _native_decoder(text: Section) -> DecoderConfig:
     defaults = DecoderConfig(
-        vocab_size=102_400,
-        hidden_size=4096,
-        num_layers=32,
-        num_heads=32,
-        dense_intermediate=11_008,
-        num_experts=64,
-        num_shared_experts=2,
-        expert_intermediate=1407,
-        max_positions=2048,
+        vocab_size=102_400, hidden_size=4096, num_layers=32, num_heads=32,
+        dense_intermediate=11_008, num_experts=64, num_shared_experts=2,
+        expert_intermediate=1407, max_positions=2048,
     )
     text.require("mlp_bias", False)
     kinds = text.words("mlp_layer_types")
@@ -362,42 +340,28 @@ def check_config(config: ModelConfig, where: str) -> None:
     sam, decoder, encoder = config.sam, config.decoder, config.query_encoder
     rules = [
         (sam.hidden_size % sam.num_heads == 0, "SAM's width is not a multiple of its heads"),
-        (
-            decoder.hidden_size % (2 * decoder.num_heads) == 0,
-            "the decoder's width is not a multiple of twice its heads",
-        ),
+        (decoder.hidden_size % (2 * decoder.num_heads) == 0,
+         "the decoder's width is not a multiple of twice its heads"),
         (decoder.num_dense_layers <= decoder.num_layers, "more dense layers than layers"),
         (decoder.experts_per_token <= decoder.num_experts, "more experts per token than experts"),
         (sam.image_size % sam.patch_size == 0, "SAM's image size is not a multiple of its patch"),
-        (
-            all(block < sam.num_layers for block in sam.global_blocks),
-            "a global attention block beyond SAM's last",
-        ),
+        (all(block < sam.num_layers for block in sam.global_blocks),
+         "a global attention block beyond SAM's last"),
         (decoder.num_layers * decoder.num_experts <= MAX_EXPERTS, "too many experts in all"),
         (config.image_token_id < decoder.vocab_size, "image_token_id is outside the vocabulary"),
     ]
     if encoder is not None:
         rules += [
-            (
-                encoder.hidden_size % (2 * encoder.num_heads) == 0,
-                "the query encoder's width is not a multiple of twice its heads",
-            ),
-            (
-                encoder.num_heads % encoder.num_kv_heads == 0,
-                "the query encoder's heads are not a multiple of its key-value heads",
-            ),
-            (
-                sam.downsample_channels[1] == encoder.hidden_size,
-                "SAM's last width is not the query encoder's",
-            ),
+            (encoder.hidden_size % (2 * encoder.num_heads) == 0,
+             "the query encoder's width is not a multiple of twice its heads"),
+            (encoder.num_heads % encoder.num_kv_heads == 0,
+             "the query encoder's heads are not a multiple of its key-value heads"),
+            (sam.downsample_channels[1] == encoder.hidden_size,
+             "SAM's last width is not the query encoder's"),
         ]
     if config.clip is not None:
-        rules.append(
-            (
-                config.clip.hidden_size == sam.downsample_channels[1],
-                "SAM's last width is not CLIP's",
-            )
-        )
+        rules.append((config.clip.hidden_size == sam.downsample_channels[1],
+                      "SAM's last width is not CLIP's"))
     for holds, complaint in rules:
         if not holds:
             raise ModelError(f"{where}: {complaint}. The file is damaged or of another model.")

@@ -22,21 +22,8 @@ MAX_DIMENSIONS = 8
 INDEX_NAME = "model.safetensors.index.json"
 
 ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
+    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }
 
 
@@ -73,8 +60,7 @@ def shard_paths(folder: Path) -> list[Path]:
     if shards:
         return shards
     pickles = sorted(
-        path.name
-        for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+        path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
         for path in folder.glob(kind)
     )
     if pickles:
@@ -99,9 +85,8 @@ def _indexed_shards(index: Path) -> list[Path]:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(f"{index} names {name[:80]!r}, which is not a .safetensors file here.")
         if not (index.parent / name).is_file():
-            raise ModelError(
-                f"{index.parent / name} is missing; {index.name} names it. Download it."
-            )
+            raise ModelError(f"{index.parent / name} is missing; {index.name} names it. "
+                             "Download it.")
         shards.append(index.parent / name)
     return shards
 

@@ -18,10 +18,7 @@ from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 CHUNK_BYTES = 32 << 20
 
 TORCH_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
 }
 
 

@@ -44,19 +44,15 @@ def original_config(config: ModelConfig) -> Json:
         # v2's published file says 1024 here whatever the weights have; we say what is true.
         "downsample_channels": list(sam.downsample_channels),
         "global_attn_indexes": list(sam.global_blocks),
-        "heads": sam.num_heads,
-        "layers": sam.num_layers,
-        "width": sam.hidden_size,
+        "heads": sam.num_heads, "layers": sam.num_layers, "width": sam.hidden_size,
     }
     usual = SamConfig()
-    section |= _added(
-        {
-            "mlp_dim": (sam.mlp_hidden, 4 * sam.hidden_size),
-            "neck_channels": (sam.neck_channels, usual.neck_channels),
-            "patch_size": (sam.patch_size, usual.patch_size),
-            "window_size": (sam.window_size, usual.window_size),
-        }
-    )
+    section |= _added({
+        "mlp_dim": (sam.mlp_hidden, 4 * sam.hidden_size),
+        "neck_channels": (sam.neck_channels, usual.neck_channels),
+        "patch_size": (sam.patch_size, usual.patch_size),
+        "window_size": (sam.window_size, usual.window_size),
+    })
     tower, projector_in = _original_tower(config)
     data: Json = {
         "architectures": [f"DeepseekOCR{'' if config.is_v1 else '2'}ForCausalLM"],
@@ -65,10 +61,8 @@ def original_config(config: ModelConfig) -> Json:
         "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **text},
         "model_type": "deepseek_vl_v2",
         "projector_config": {
-            "input_dim": projector_in,
-            "model_type": "mlp_projector",
-            "n_embed": config.decoder.hidden_size,
-            "projector_type": "linear",
+            "input_dim": projector_in, "model_type": "mlp_projector",
+            "n_embed": config.decoder.hidden_size, "projector_type": "linear",
         },
         "tile_tag": "2D",
         "torch_dtype": "bfloat16",
@@ -227,7 +221,9 @@ def vocabulary_metadata(tokenizer_json: str, config: ModelConfig, where: str) ->
         for token in added:
             kinds[token["id"]] = _CONTROL if token["special"] else _USER_DEFINED
             names[token["id"]] = token["content"]
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        merges = [
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{where} is not the byte-level BPE vocabulary of this family ({error!r:.80}). Use the "
@@ -283,12 +279,10 @@ def _original_text(config: ModelConfig) -> Json:
         "vocab_size": decoder.vocab_size,
     }
     usual = DecoderConfig()
-    return text | _added(
-        {
-            "rms_norm_eps": (decoder.norm_eps, usual.norm_eps),
-            "rope_theta": (decoder.rope_theta, usual.rope_theta),
-        }
-    )
+    return text | _added({
+        "rms_norm_eps": (decoder.norm_eps, usual.norm_eps),
+        "rope_theta": (decoder.rope_theta, usual.rope_theta),
+    })
 
 
 def _original_tower(config: ModelConfig) -> tuple[Json, int]:
@@ -296,23 +290,18 @@ def _original_tower(config: ModelConfig) -> tuple[Json, int]:
     encoder, clip = config.query_encoder, config.clip
     if encoder is not None:
         usual = QueryEncoderConfig()
-        section = {"dim": encoder.hidden_size} | _added(
-            {
-                "heads": (encoder.num_heads, usual.num_heads),
-                "kv_heads": (encoder.num_kv_heads, usual.num_kv_heads),
-                "layers": (encoder.num_layers, usual.num_layers),
-                "mlp_dim": (encoder.intermediate_size, usual.intermediate_size),
-                "norm_eps": (encoder.norm_eps, usual.norm_eps),
-                "rope_theta": (encoder.rope_theta, usual.rope_theta),
-            }
-        )
+        section = {"dim": encoder.hidden_size} | _added({
+            "heads": (encoder.num_heads, usual.num_heads),
+            "kv_heads": (encoder.num_kv_heads, usual.num_kv_heads),
+            "layers": (encoder.num_layers, usual.num_layers),
+            "mlp_dim": (encoder.intermediate_size, usual.intermediate_size),
+            "norm_eps": (encoder.norm_eps, usual.norm_eps),
+            "rope_theta": (encoder.rope_theta, usual.rope_theta),
+        })
         return {"qwen2-0-5b": section}, encoder.hidden_size
     assert clip is not None
     section = {
-        "heads": clip.num_heads,
-        "image_size": 224,
-        "layers": clip.num_layers,
-        "patch_size": 14,
+        "heads": clip.num_heads, "image_size": 224, "layers": clip.num_layers, "patch_size": 14,
         "width": clip.hidden_size,
     } | _added({"mlp_dim": (clip.intermediate_size, 4 * clip.hidden_size)})
     return {"clip-l-14-224": section}, clip.hidden_size + config.sam.downsample_channels[1]

@@ -120,8 +120,7 @@ def safetensors_writer(path: Path, entries: Sequence[Entry]) -> WeightWriter:
         begins[entry.name] = end
         end += math.prod(entry.shape) * ITEM_BYTES[entry.dtype]
         header[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
+            "dtype": entry.dtype, "shape": list(entry.shape),
             "data_offsets": [begins[entry.name], end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
