@@ -35,7 +35,7 @@ def report(
         "machine": f"{processor()}, {num_cores()} cores, {torch.get_num_threads()} threads",
         "model": subject.name,
         "device": str(subject.device),
-        "dtype": str(subject.dtype).removeprefix("torch.") + ", int8" * subject.has_int8,
+        "dtype": dtype_of(subject),
         "pages": ours.num_pages,
         "new_tokens": ours.new_tokens,
         "ours": figures(ours),
@@ -49,6 +49,16 @@ def report(
             name: {key: ratio(timing, ours, key) for key in _KEYS} for name, timing in peers.items()
         },
     }
+
+
+def dtype_of(subject: Subject) -> str:
+    """As in "float32, matrices in bfloat16, int8": only what differs from the first is said."""
+    parts = [str(subject.dtype).removeprefix("torch.")]
+    if subject.matrices not in (None, subject.dtype):
+        parts.append("matrices in " + str(subject.matrices).removeprefix("torch."))
+    if subject.has_int8:
+        parts.append("int8")
+    return ", ".join(parts)
 
 
 _KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
@@ -98,7 +108,7 @@ def shares(subject: Subject, ours: Timing, ceilings: Ceilings) -> dict[str, floa
 def least_bytes_a_step(subject: Subject, ours: Timing) -> float:
     """Bytes one decode step of all pages reads at least: weights once, each page's KV cache."""
     decoder, width = subject.config.decoder, subject.dtype.itemsize
-    weight_width = 1 if subject.has_int8 else width
+    weight_width = 1 if subject.has_int8 else (subject.matrices or subject.dtype).itemsize
     hidden = decoder.hidden_size
     missed = (1 - decoder.experts_per_token / decoder.num_experts) ** ours.num_pages
     experts = decoder.num_shared_experts + decoder.num_experts * (1 - missed)

@@ -14,12 +14,12 @@ from torch import nn
 
 from ocr2cli.config import EngineConfig, TileConfig
 from ocr2cli.document.tiles import make_views
-from ocr2cli.engines.device import pick_device, pick_dtype
+from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig, SamConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.model.quantized import expect_int8
 from ocr2cli.pages import PageImage, PageKey, Views
-from ocr2cli.weights.load import load_model
+from ocr2cli.weights.load import load_model, matrix_names
 from ocr2cli.weights.names import count_parameters
 
 # The real architecture, and the same architecture at a size that a test can run.
@@ -68,6 +68,7 @@ class Subject:
     """What is measured: a model on a device, in a dtype. Peers are made to its `config`.
 
     has_int8: the decoder's matrices are int8, all the rest is `dtype`; so are the peers.
+    matrices: what the weights of products are kept in, `dtype` or narrower; the peers' are `dtype`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Subject:
     dtype: torch.dtype
     loaded: OcrModel | None
     has_int8: bool = False
+    matrices: torch.dtype | None = None
 
     @property
     def model(self) -> OcrModel:
@@ -101,29 +103,41 @@ def make_subject(engine: EngineConfig) -> Subject:
         from ocr2cli.weights.hub import resolve_model
 
         files = resolve_model(engine.model, engine.mmproj)
-        device, dtype = place(files, engine)
-        model = load_model(files, dtype=dtype, device=device, int8_decoder=int8)
+        device, dtype, matrices = place(files, engine)
+        model = load_model(
+            files, dtype=dtype, device=device, int8_decoder=int8, matrices=matrices
+        )
         assert isinstance(model, OcrModel)
     else:
         dtype = pick_dtype(engine.dtype, device, count_parameters(config))
-        model = random_model(config, dtype, device, int8_decoder=int8)
-    if device.type == "cpu":
+        matrices = pick_matrices(engine.dtype, device, count_parameters(config))
+        model = random_model(config, dtype, device, int8_decoder=int8, matrices=matrices)
+    if device.type == "cpu" and matrices == dtype:
         model.vision.pack()
         model.decoder.pack()
-    return Subject(engine.model, model.vision.config, device, dtype, model, int8)
+    return Subject(engine.model, model.vision.config, device, dtype, model, int8, matrices)
 
 
 def random_model(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, *, int8_decoder: bool = False
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    int8_decoder: bool = False,
+    matrices: torch.dtype | None = None,
 ) -> OcrModel:
-    """The architecture with random weights, made in memory at the speed of a copy."""
+    """The architecture with random weights, made in memory at the speed of a copy. matrices: what
+    the weights of products are kept in, if not `dtype`."""
     with torch.device("meta"):
         skeleton = OcrModel(config).to(dtype)
-    matrices = expect_int8(skeleton.decoder) if int8_decoder else {}
+    kept_narrow = set(matrix_names(skeleton)) if matrices not in (None, dtype) else ()
+    int8_matrices = expect_int8(skeleton.decoder) if int8_decoder else {}
     fresh: dict[str, torch.Tensor] = {}
     for name, value in skeleton.state_dict().items():
         weight = random_like(value, device)
-        if matrix := matrices.get(name.removeprefix("decoder.")):
+        if name in kept_narrow:
+            weight = weight.to(matrices)
+        if matrix := int8_matrices.get(name.removeprefix("decoder.")):
             weight = matrix.take(name.rpartition(".")[2], weight)
         fresh[name] = weight
     skeleton.load_state_dict(fresh, assign=True)

@@ -9,6 +9,7 @@ import torch
 
 from ocr2cli.engines.host import check_int8_device
 from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.model.linear import has_bf16_products
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
@@ -45,12 +46,22 @@ def pick_device(name: str, dtype: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
-    """`auto`: bf16 on an accelerator; on a CPU bf16 for large models, f32 for small ones.
+    """`auto`: bf16 on an accelerator; on a CPU f32 for small models and where the processor has no
+    bf16 products, else bf16.
 
     For int8 it is the arithmetic of everything but the decoder's matrices.
     """
     if name in DTYPES:
         return DTYPES[name]
-    if device.type != "cpu" or num_parameters >= _SMALL_MODEL:
+    if device.type != "cpu":
         return torch.bfloat16
-    return torch.float32
+    is_fast = num_parameters >= _SMALL_MODEL and has_bf16_products()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def pick_matrices(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
+    """What the weights of products are kept in: the arithmetic's dtype, or bf16 where `auto` had
+    to take f32 for a large model, whose memory would double for nothing."""
+    dtype = pick_dtype(name, device, num_parameters)
+    had_to = name not in DTYPES and num_parameters >= _SMALL_MODEL
+    return torch.bfloat16 if had_to else dtype

@@ -5,12 +5,12 @@ Knows nothing about stages or pages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ocr2cli.config import EngineConfig
-from ocr2cli.engines.device import pick_device, pick_dtype
+from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import open_checkpoint
 from ocr2cli.weights.names import count_parameters
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from ocr2cli.model.vision import VisionEncoder
     from ocr2cli.text.tokenizer import Tokenizer
     from ocr2cli.weights.hub import ModelFiles
+
+
+class Place(NamedTuple):
+    """Where a model runs, in which arithmetic, and in which dtype its matrices are kept."""
+
+    device: torch.device
+    dtype: torch.dtype
+    matrices: torch.dtype
 
 
 def model_config(files: ModelFiles) -> ModelConfig:
@@ -34,26 +42,30 @@ def model_config(files: ModelFiles) -> ModelConfig:
 
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
-    device, dtype = place(files, engine)
-    vision = load.load_vision(files, dtype=dtype, device=device)
-    if device.type == "cpu":
+    device, dtype, matrices = place(files, engine)
+    vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
+    if device.type == "cpu" and matrices == dtype:
         vision.pack()
     return vision
 
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
-    device, dtype = place(files, engine)
-    decoder = load.load_decoder(files, dtype=dtype, device=device, int8=engine.dtype == "int8")
-    if device.type == "cpu":
+    device, dtype, matrices = place(files, engine)
+    decoder = load.load_decoder(
+        files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
+    )
+    if device.type == "cpu" and matrices == dtype:
         decoder.pack()  # the same bits, in an order that a few rows at a time are quick to multiply
     return decoder
 
 
-def place(files: ModelFiles, engine: EngineConfig) -> tuple[torch.device, torch.dtype]:
+def place(files: ModelFiles, engine: EngineConfig) -> Place:
     """Where and in which arithmetic the model runs, with `auto` resolved."""
     device = pick_device(engine.device, engine.dtype)
-    return device, pick_dtype(engine.dtype, device, count_parameters(model_config(files)))
+    size = count_parameters(model_config(files))
+    dtype = pick_dtype(engine.dtype, device, size)
+    return Place(device, dtype, pick_matrices(engine.dtype, device, size))
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:

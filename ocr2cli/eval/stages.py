@@ -147,7 +147,13 @@ def load_stages(engine: EngineConfig) -> ModelStages:
     from ocr2cli.weights.load import load_model
 
     files = resolve_model(engine.model, engine.mmproj)
-    device, dtype = place(files, engine)
-    model = load_model(files, dtype=dtype, device=device, int8_decoder=engine.dtype == "int8")
+    device, dtype, matrices = place(files, engine)
+    model = load_model(
+        files,
+        dtype=dtype,
+        device=device,
+        int8_decoder=engine.dtype == "int8",
+        matrices=matrices,
+    )
     assert isinstance(model, OcrModel)
     return ModelStages(model, load_tokenizer(files), mode=engine.mode)

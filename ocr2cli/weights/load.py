@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ocr2cli.errors import ModelError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.model import OcrModel
+from ocr2cli.model.moe import MixtureOfExperts
 from ocr2cli.model.quantized import expect_int8
 from ocr2cli.model.vision import VisionEncoder
 from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint
@@ -35,6 +38,7 @@ def load_model(
     parts: Collection[str] = ALL_PARTS,
     check_finite: bool = True,
     int8_decoder: bool = False,
+    matrices: torch.dtype | None = None,
 ) -> OcrModel | VisionEncoder | Decoder:
     """Load the parts asked for, ready for inference (eval mode, no gradients).
 
@@ -42,28 +46,32 @@ def load_model(
     are read. check_finite: refuse NaN and infinity, at about the speed of memory.
     int8_decoder: on a CPU, quantise the decoder's matrices one by one as they are read, from the
     stored values whatever their type; `dtype` is that of all the rest.
+    matrices: the dtype in which the linear layers' weights and the experts are kept, where it is
+    not `dtype`: bfloat16 under float32 takes half the memory, and each product widens its own.
     Raises: ModelError naming the file and tensor, before any data is read where headers tell.
     """
     checkpoint = open_checkpoint(model)
     try:
         module, prefix = _build(checkpoint.config, frozenset(parts))
         wants_int8 = int8_decoder and "decoder" in parts
-        matrices = expect_int8(_decoder_of(module)) if wants_int8 else {}
+        int8_matrices = expect_int8(_decoder_of(module)) if wants_int8 else {}
+        kept_as = dict.fromkeys(matrix_names(module), matrices or dtype)
         tensors: dict[str, torch.Tensor] = {}
         for param in model_params(checkpoint.config):
             if param.part not in parts or not param.is_used:
                 continue
-            matrix = matrices.get(param.name.removeprefix("decoder."))
+            name = param.name.removeprefix(prefix)
+            matrix = int8_matrices.get(param.name.removeprefix("decoder."))
             tensor = read_param(
                 checkpoint,
                 param,
-                dtype=torch.float32 if matrix else dtype,
+                dtype=torch.float32 if matrix else kept_as.get(name, dtype),
                 device=device,
                 check_finite=check_finite,
             )
             if matrix:
                 tensor = matrix.take(param.name.rpartition(".")[2], tensor)
-            tensors[param.name.removeprefix(prefix)] = tensor
+            tensors[name] = tensor
         checkpoint.check_unchanged()
     finally:
         checkpoint.close()
@@ -77,10 +85,16 @@ def load_vision(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     check_finite: bool = True,
+    matrices: torch.dtype | None = None,
 ) -> VisionEncoder:
     """`load_model` of the vision part alone."""
     module = load_model(
-        model, dtype=dtype, device=device, parts=("vision",), check_finite=check_finite
+        model,
+        dtype=dtype,
+        device=device,
+        parts=("vision",),
+        check_finite=check_finite,
+        matrices=matrices,
     )
     assert isinstance(module, VisionEncoder)
     return module
@@ -93,6 +107,7 @@ def load_decoder(
     device: torch.device | str = "cpu",
     check_finite: bool = True,
     int8: bool = False,
+    matrices: torch.dtype | None = None,
 ) -> Decoder:
     """`load_model` of the decoder alone."""
     module = load_model(
@@ -102,6 +117,7 @@ def load_decoder(
         parts=("decoder",),
         check_finite=check_finite,
         int8_decoder=int8,
+        matrices=matrices,
     )
     assert isinstance(module, Decoder)
     return module
@@ -124,6 +140,18 @@ def read_param(
         if check_finite and not is_finite(box):
             raise _not_finite(file, stored, dtype)
     return out
+
+
+def matrix_names(module: nn.Module) -> list[str]:
+    """The parameters that a product of `model/linear.py` takes: those that may be kept narrower
+    than the arithmetic."""
+    names = []
+    for name, part in module.named_modules():
+        if isinstance(part, Linear):
+            names.append(f"{name}.weight")
+        elif isinstance(part, MixtureOfExperts):
+            names += [f"{name}.experts_gate_up", f"{name}.experts_down"]
+    return names
 
 
 def _not_finite(file: WeightFile, stored: StoredTensor, dtype: torch.dtype) -> ModelError:

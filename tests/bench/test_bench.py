@@ -60,6 +60,7 @@ def test_the_least_bytes_of_one_sequence_are_those_of_the_specification() -> Non
         config = RANDOM_MODELS["random-full"]
         dtype = torch.bfloat16
         has_int8 = False
+        matrices = None
 
     assert least_bytes_a_step(Full, Timing(1, 0)) == pytest.approx(1.15e9, rel=0.01)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,11 @@ def write_pdf(path: Path, num_pages: int, words: str = "") -> Path:
 def environment(plan: dict[str, str] | None = None, **more: str) -> dict[str, str]:
     paths = f"{REPO}:{STUB.parent}"
     return {**os.environ, "PYTHONPATH": paths, "STUB_PLAN": json.dumps(plan or {}), **more}
+
+
+def complaints(stderr: str) -> str:
+    """stderr without the lines of progress, which a slow machine has time to write."""
+    return re.sub(r"^\d+(/\d+)? pages, [\d.]+/min\n", "", stderr, flags=re.MULTILINE)
 
 
 def command(*arguments: Any) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy_model import TOY, randomise, relative_error
 
 from ocr2cli.model import attention, linear, moe
@@ -13,6 +15,7 @@ from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
 from ocr2cli.model.moe import MixtureOfExperts
+from ocr2cli.weights.load import matrix_names
 
 TOLERANCE = 1e-5
 LENGTHS = (23, 5, 40)
@@ -270,3 +273,41 @@ def test_packing_gives_the_plain_weights_up(decoder: Decoder) -> None:
         return
     kept = {name for name, p in packed.named_parameters() if p.device.type != "meta"}
     assert all("norm" in name or "embed" in name or "router" in name for name in kept)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 33])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_bf16_weight_under_float32_rows_gives_the_float32_products_bits(
+    rows: int, has_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "WIDENED_ITEMS", 1 << 10)  # a weight of several uneven pieces
+    weight = torch.randn(83, 48).bfloat16()
+    bias = torch.randn(83).bfloat16() if has_bias else None
+    x = torch.randn(rows, 2, 48)
+    wide = None if bias is None else bias.float()
+    expected = linear.linear(x, weight.float(), wide)
+    assert torch.equal(linear.linear(x, weight, bias), expected)
+    assert torch.equal(linear.linear(x[:, 0], weight, bias), expected[:, 0])
+
+
+def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(
+    decoder: Decoder, texts: list[Tensor]
+) -> None:
+    rounded = same_decoder(decoder, torch.bfloat16, is_packed=False).state_dict()
+    whole = same_decoder(decoder, torch.float32, is_packed=False)
+    whole.load_state_dict({name: value.float() for name, value in rounded.items()})
+    narrow = copy.deepcopy(whole)
+    for name in matrix_names(narrow):
+        owner, _, part = name.rpartition(".")
+        setattr(narrow.get_submodule(owner), part, nn.Parameter(rounded[name], requires_grad=False))
+    held = {p.dtype for p in narrow.parameters()}
+    assert held == {torch.float32, torch.bfloat16}
+    for text in texts:
+        assert torch.equal(plain_logits(narrow, text), plain_logits(whole, text))
+    caches = [KVCache(TOY.decoder, 2, 64) for _ in range(2)]
+    for model, cache in zip((whole, narrow), caches, strict=True):
+        for slot, text in enumerate(texts[:2]):
+            model.prefill(model.embed(text[:-1]), cache, slot)
+    last = torch.stack([text[-1] for text in texts[:2]])
+    steps = [m.decode(last, c, [0, 1]) for m, c in zip((whole, narrow), caches, strict=True)]
+    assert torch.equal(*steps)

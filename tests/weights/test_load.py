@@ -67,6 +67,27 @@ def test_int8_is_made_from_the_stored_values_and_not_from_bf16(v2_folder, tmp_pa
         assert torch.equal(small_mixture.down[expert].scales, weight.abs().amax(1) / 127)
 
 
+def test_matrices_can_be_kept_in_bf16_under_float32(v2_folder):
+    whole = load_model(v2_folder, dtype=torch.float32).state_dict()
+    model = load_model(v2_folder, dtype=torch.float32, matrices=torch.bfloat16)
+    narrow = {n for n, value in model.state_dict().items() if value.dtype == torch.bfloat16}
+    assert narrow == set(load_module.matrix_names(model))
+    assert {"decoder.lm_head.weight", "decoder.layers.1.mlp.experts_down"} <= narrow
+    assert "vision.query_encoder.layers.0.attn.qkv.weight" in narrow
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.float(), whole[name]), name  # the file holds bf16
+
+
+def test_matrices_kept_in_bf16_give_the_vision_encoder_the_same_tokens(v2_folder):
+    whole = load_vision(v2_folder, dtype=torch.float32)
+    narrow = load_vision(v2_folder, dtype=torch.float32, matrices=torch.bfloat16)
+    views = torch.randint(0, 256, (1, 3, 1024, 1024), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected, found = whole.encode_views(views), narrow.encode_views(views)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_int8_is_of_the_decoder_alone(v2_folder):
     model = load_model(v2_folder, dtype=torch.float32, int8_decoder=True)
     assert isinstance(model.decoder.lm_head, Int8Linear)

@@ -18,6 +18,7 @@ import torch
 from nanotrain import batches, draw, drawn, fonts, pages, scenes, sizes
 from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
+from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads
 from nanotrain.sight import EyeHeads
 from nanotrain.train_eyes import eye_loss
@@ -35,7 +36,7 @@ def eyes_step(device: str, backend: str, count: int) -> Callable[[int], float]:
     loss_of = torch.compile(eye_loss, backend=backend) if backend else eye_loss
 
     def step(index: int) -> float:
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             parts = loss_of(vision, heads, crops, device)
         loss = parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
         loss.backward()
@@ -63,7 +64,7 @@ def reader_step(device: str, backend: str, count: int) -> Callable[[int], float]
     loss_of = torch.compile(ideal_losses, backend=backend) if backend else ideal_losses
 
     def step(index: int) -> float:
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             out = loss_of(decoder, ideal, separator, heads, batch, device)
         loss = out.text + 0.3 * out.guide + 2 * out.place + 0.01 * out.balance
         loss.backward()
@@ -99,7 +100,7 @@ def joint_step(device: str, backend: str, count: int) -> Callable[[int], float]:
     def step(index: int) -> float:
         total = 0.0
         for batch in made:
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 out, far = losses_of(
                     vision, ideal, decoder, heads, batch, device, noise=0.05, num_texts=1, own=0.15
                 )

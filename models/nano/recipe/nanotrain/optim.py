@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from nanotrain.precision import has_bf16
+
 _NOT_MATRICES = (
     "embed",
     "lm_head",
@@ -27,9 +29,9 @@ _NOT_MATRICES = (
 
 
 def newton_schulz(g: Tensor, steps: int = 5) -> Tensor:
-    """Orthogonalise each matrix of g [N, rows, columns], in bfloat16."""
+    """Orthogonalise each matrix of g [N, rows, columns], in bfloat16 where the device has it."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16()
+    x = g.bfloat16() if has_bf16(g.device.type) else g.float()
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.transpose(-1, -2)

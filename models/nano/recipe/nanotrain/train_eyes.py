@@ -25,6 +25,7 @@ from torch import Tensor
 from nanotrain import fonts, scenes, sizes
 from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
+from nanotrain.precision import autocast
 from nanotrain.sight import EyeHeads, see_crops
 from nanotrain.stock import Stock
 from nanotrain.train_reader import IdealEyes
@@ -228,7 +229,7 @@ def main() -> None:
         waited += time.time() - t0
         loss = 0.0
         for crops in batches:
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 parts = eye_loss(vision, heads, crops, device, ideal)
             slot_weight = min(1.0, 0.2 + step / 1000)
             loss = loss + slot_weight * parts["slot"] + parts["patch"] + 0.3 * parts["guide"]
@@ -255,7 +256,7 @@ def main() -> None:
             }
             sums = {}
             if step % 100 == 0 or step == args.steps:
-                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                with torch.no_grad(), autocast(device):
                     for crops in check:
                         found = eye_loss(vision, heads, crops, device, ideal)
                         for name in {"right", "far"} & set(found):

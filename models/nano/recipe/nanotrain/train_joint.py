@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from nanotrain import batches, draw, drawn, fonts, sizes
 from nanotrain.export import model_of
 from nanotrain.optim import Optimisers
+from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses, read
 from nanotrain.scenes import CROP
 from nanotrain.sight import see_crops
@@ -183,8 +184,8 @@ def put_groups(args: argparse.Namespace, seed: int, queue: Queue) -> None:
     while True:
         share = 1.0 if rng.random() < args.whole else 0.1
         group = [
-            book.batch(rng, kind, int(count), share)
-            for kind, count in (part.split("=") for part in args.mix.split(","))
+            book.batch(rng, rng.choice(kinds.split("/")), int(count), share)
+            for kinds, count in (part.split("=") for part in args.mix.split(","))
         ]
         if None in group:
             time.sleep(2.0)
@@ -234,7 +235,11 @@ def main() -> None:
     parser.add_argument("--drawn", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--stop-after", type=int, default=10**9)
-    parser.add_argument("--mix", default="note=5,slide=3")
+    parser.add_argument(
+        "--mix",
+        default="note=5,slide=3",
+        help="pages a step by kind; kinds joined by / take turns by chance",
+    )
     parser.add_argument("--tall", type=int, default=2, help="pages of six tiles, ideal tokens")
     parser.add_argument("--eyes-lr", type=float, default=1e-3)
     parser.add_argument("--reader-lr", type=float, default=2e-3)
@@ -290,7 +295,7 @@ def main() -> None:
     losses_of = torch.compile(seen_losses, backend=args.compile) if args.compile else seen_losses
     queue: Queue = Queue(2)
     Thread(target=feed, args=(args, 900 + step + 10_000 * rank, queue), daemon=True).start()
-    kinds = [part.split("=")[0] for part in args.mix.split(",")]
+    kinds = [kind for part in args.mix.split(",") for kind in part.split("=")[0].split("/")]
     check = held_out_batches(kinds) if rank == 0 else []
     grounded, rng = Random(step), Random(step + rank)
     seen: list[batches.PageBatch] = []  # what the eyes gave lately
@@ -307,7 +312,7 @@ def main() -> None:
         texts = [t for page in read_pages for t in page.texts[:num_texts]]
         total = sum(int((t.targets >= 0).sum()) for t in texts)
         for batch in readings:
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 if isinstance(batch, drawn.DrawnBatch):
                     out, far = losses_of(
                         vision,
@@ -367,7 +372,7 @@ def main() -> None:
             }
             sums, counts = {}, {}
             if step % 50 == 0 or step == args.steps:
-                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                with torch.no_grad(), autocast(device):
                     for kind, batch in zip(kinds, check, strict=True):
                         out, far = seen_losses(
                             vision,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nanotrain import batches, fonts, sizes
 from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
+from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses, Text, read
 
 CHAR_WIDTH = 48
@@ -228,7 +229,7 @@ def main() -> None:
         num_texts = 2 if grounded.random() < args.grounded else 1
         total = sum(int((t.targets >= 0).sum()) for b in group for t in b.texts[:num_texts])
         for batch in group:
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 out = ideal_losses(
                     decoder, ideal, separator, heads, batch, device, num_texts=num_texts
                 )
@@ -262,7 +263,7 @@ def main() -> None:
             }
             sums, counts = {}, {}
             if step % 100 == 0 or step == args.steps:
-                with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+                with torch.no_grad(), autocast(device):
                     for batch in check:
                         right = ideal_losses(
                             decoder,

@@ -1,0 +1,58 @@
+"""Which arithmetic `--dtype auto` takes, by device, size and what the processor can multiply."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ocr2cli.config import EngineConfig
+from ocr2cli.engines import device
+from ocr2cli.engines.device import pick_dtype, pick_matrices
+from ocr2cli.engines.loading import load_decoder, load_vision, place
+from ocr2cli.weights.hub import resolve_model
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMALL, LARGE = 10_000_000, 3_400_000_000
+BF16, F32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "size", "has_products", "arithmetic", "matrices"),
+    [
+        ("auto", CPU, LARGE, True, BF16, BF16),
+        ("auto", CPU, LARGE, False, F32, BF16),
+        ("auto", CPU, SMALL, True, F32, F32),
+        ("auto", CPU, SMALL, False, F32, F32),
+        ("auto", CUDA, LARGE, False, BF16, BF16),
+        ("int8", CPU, LARGE, False, F32, BF16),
+        ("int8", CPU, LARGE, True, BF16, BF16),
+        # what was asked for is what is done
+        ("bf16", CPU, LARGE, False, BF16, BF16),
+        ("f32", CPU, LARGE, False, F32, F32),
+        ("f16", CPU, LARGE, False, torch.float16, torch.float16),
+    ],
+)
+def test_auto_takes_bf16_only_where_it_is_fast(
+    name: str,
+    where: torch.device,
+    size: int,
+    has_products: bool,
+    arithmetic: torch.dtype,
+    matrices: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "has_bf16_products", lambda: has_products)
+    assert pick_dtype(name, where, size) == arithmetic
+    assert pick_matrices(name, where, size) == matrices
+
+
+def test_a_large_model_on_a_processor_without_bf16_products_is_loaded_narrow_and_not_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "has_bf16_products", lambda: False)
+    monkeypatch.setattr(device, "_SMALL_MODEL", 1_000)  # nano then counts as large
+    files, engine = resolve_model("nano"), EngineConfig()
+    assert place(files, engine) == (CPU, F32, BF16)
+    for module in (load_vision(files, engine), load_decoder(files, engine)):
+        assert {p.dtype for p in module.parameters()} == {F32, BF16}
+        assert not any(p.is_meta for p in module.parameters())
