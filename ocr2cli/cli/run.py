@@ -102,7 +102,7 @@ def decode_options(function: Any) -> Any:
 @option("--price-per-hour", default=0.0, show_default="none",
         help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
-@option("--page-timeout", default=600.0, help="Seconds a page may take before it is killed.")
+@option("--page-timeout", default=600.0, help="Seconds without progress until a worker is killed.")
 @option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
 @option("--no-recover", is_flag=True, show_default=False,
         help="Leave looping pages as they are.")

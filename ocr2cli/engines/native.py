@@ -192,6 +192,7 @@ class DecodeWorker:
                     self._admit(_Page(visual), emit)
                 for finished in self.generator.step():
                     self._finish(finished, emit)
+                inbox.note_progress()
 
     def _make_generator(self) -> Generator:
         from ocr2cli.generate.generator import Generator, Tuning

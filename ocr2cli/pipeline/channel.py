@@ -43,6 +43,7 @@ class Kind(IntEnum):
     HEARTBEAT = 7
     FAILED = 8
     LOG = 9
+    PROGRESS = 10
 
 
 @dataclass(slots=True)

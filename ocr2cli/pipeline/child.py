@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ from ocr2cli.pipeline.failure import describe
 from ocr2cli.pipeline.stage import Stage
 
 _PR_SET_PDEATHSIG = 1
+# Progress is told to the parent at most this often.
+_PROGRESS_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class PipeInbox:
         self._frames: deque[Frame] = deque()
         self._is_ended = False
         self._held: dict[PageKey, int] = {}
+        self._told_at = 0.0
         threading.Thread(target=self._read, daemon=True).start()
 
     def take(self, max_items: int, *, wait: bool) -> list[Any]:
@@ -161,6 +165,13 @@ class PipeInbox:
         items = [decode_item(frame.body) for frame in frames]
         self._held.update(zip((item.key for item in items), serials, strict=True))
         return items
+
+    def note_progress(self) -> None:
+        """See `stage.Inbox.note_progress`."""
+        now = time.monotonic()
+        if now - self._told_at >= _PROGRESS_EVERY_S:
+            self._told_at = now
+            self._uplink.send(Kind.PROGRESS)
 
     @property
     def is_closed(self) -> bool:

@@ -150,6 +150,9 @@ class _Seat:
         self.held.update((item.key, ticket) for ticket, item in taken)
         return [item for _, item in taken]
 
+    def note_progress(self) -> None:
+        """Nothing: nobody waits for it with a clock."""
+
     @property
     def is_closed(self) -> bool:
         return self.is_source_closed and not self.queue

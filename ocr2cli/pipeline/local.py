@@ -240,6 +240,8 @@ class _Supervisor:
             state.was_ready = True
         elif frame.kind is Kind.TAKEN:
             worker.taken.update(serial for (serial,) in struct.iter_unpack("<Q", frame.body))
+        elif frame.kind is Kind.PROGRESS:
+            state.note_progress(worker)
         elif frame.kind is Kind.LOG:
             facts = json.loads(frame.body)
             logging.getLogger(facts["name"]).log(facts["level"], "%s", facts["message"])

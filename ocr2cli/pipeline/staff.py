@@ -29,6 +29,7 @@ class Staff:
         self.waiting_alone: deque[Ticket] = deque()
         self.num_spawned = 0
         self.num_emitted = 0
+        self.num_moves = 0
         self.num_deaths = 0
         self.num_unblamed_deaths = 0
         self.was_ready = False
@@ -86,6 +87,11 @@ class Staff:
             self.busy_s += time.monotonic() - worker.busy_since
         return ticket
 
+    def note_progress(self, worker: WorkerProcess) -> None:
+        """What it holds has moved on: it is not silent."""
+        worker.quiet_since = time.monotonic()
+        self.num_moves += 1
+
     def note_death(self, worker: WorkerProcess) -> None:
         self.num_deaths += 1
         if not worker.taken:
@@ -134,6 +140,7 @@ class Staff:
             num_waiting=self.num_waiting,
             num_held=self.num_held,
             num_emitted=self.num_emitted,
+            num_moves=self.num_moves,
             num_restarts=max(0, self.num_spawned - self.stage.num_workers),
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,

@@ -21,6 +21,10 @@ class Inbox(Protocol):
         An empty list means: nothing now (`wait=False`), or closed and empty (`wait=True`).
         """
 
+    def note_progress(self) -> None:
+        """Say that the pages held have moved on though none is done: a long batch on a slow machine
+        is no hang. Cheap enough for every step."""
+
     @property
     def is_closed(self) -> bool:
         """True once no further item will ever come and none is left."""
@@ -43,9 +47,9 @@ class Stage:
     """One kind of worker. make_worker is picklable and is called inside the worker's process.
 
     name: shown in logs, journal, progress. credit: items one worker may hold at a time: the
-    back-pressure. timeout_s: a worker that holds an item and emits nothing for this long is
-    killed (0: never). recycle_after: items after which a worker is replaced by a fresh one
-    (0: never). memory_limit_bytes: address-space limit set inside the worker (0: none).
+    back-pressure. timeout_s: a worker that holds an item and neither emits nor notes progress
+    for this long is killed (0: never). recycle_after: items after which a worker is replaced by a
+    fresh one (0: never). memory_limit_bytes: address-space limit set inside the worker (0: none).
     """
 
     name: str

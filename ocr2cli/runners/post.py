@@ -75,9 +75,12 @@ def merged_stages(posts: Iterable[Post]) -> tuple[StageStatus, ...]:
     return tuple(merged.values())
 
 
-def _pulse(stages: tuple[StageStatus, ...]) -> list[tuple[int, int, int]]:
+def _pulse(stages: tuple[StageStatus, ...]) -> list[tuple[int, ...]]:
     """What changes when anything happens on a node."""
-    return [(stage.num_emitted, stage.num_ready, stage.num_restarts) for stage in stages]
+    return [
+        (stage.num_emitted, stage.num_ready, stage.num_restarts, stage.num_moves)
+        for stage in stages
+    ]
 
 
 def _added(one: StageStatus, other: StageStatus) -> StageStatus:

@@ -172,6 +172,25 @@ def test_a_hanging_page_is_killed_in_time_and_the_next_page_runs() -> None:
     assert error and error.code == "timeout" and "a worker was silent for 0.4 s" in error.message
 
 
+def test_a_batch_that_takes_long_is_not_taken_for_a_hang_while_its_worker_tells_of_steps() -> None:
+    """A slow processor needs minutes until the first of 32 long pages is done."""
+    slow = RollingMaker(steps=25, step_s=0.1, tells=True)
+    status = RunStatus()
+    options = RunnerOptions(retries=0, status=status)
+    stages = [Stage("roll", slow, credit=4, timeout_s=1.0)]
+    results = by_page(local.run(stages, jobs(4), options=options))
+    assert failed_pages(results) == []
+    assert status.stages()[0].num_moves > 3
+
+
+def test_a_worker_that_stops_telling_of_steps_is_killed() -> None:
+    hangs = RollingMaker(steps=25, step_s=0.1, tells=True, hangs_at=5)
+    stages = [Stage("roll", hangs, credit=1, timeout_s=1.0)]
+    results = by_page(local.run(stages, jobs(1), options=RunnerOptions(retries=0)))
+    assert failed_pages(results) == [0]
+    assert results[0].error and results[0].error.code == "timeout"
+
+
 def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
     stages = [stage(Recipe("a", misdeeds=((0, "hang"),), is_last=True), timeout_s=0.8)]
     status = RunStatus()

@@ -96,9 +96,10 @@ class ToyWorker:
 class RollingWorker:
     """A decoder's rhythm: takes without waiting while it has something running."""
 
-    def __init__(self, slots: int, steps: int, deadly: int) -> None:
-        self.slots, self.steps, self.deadly = slots, steps, deadly
-        self.largest = 0
+    def __init__(self, maker: RollingMaker) -> None:
+        self.maker = maker
+        self.slots, self.steps, self.deadly = maker.slots, maker.steps, maker.deadly
+        self.largest = self.num_steps = 0
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         running: dict[PageKey, list[int]] = {}
@@ -111,7 +112,12 @@ class RollingWorker:
             if not running:
                 return
             self.largest = max(self.largest, len(running))
-            time.sleep(0.003)
+            time.sleep(self.maker.step_s)
+            self.num_steps += 1
+            if self.num_steps == self.maker.hangs_at:
+                commit("hang")
+            if self.maker.tells:
+                inbox.note_progress()
             for key in list(running):
                 running[key][0] -= 1
                 if running[key][0] == 0:
@@ -173,9 +179,12 @@ class RollingMaker:
     slots: int = 4
     steps: int = 20
     deadly: int = -1
+    step_s: float = 0.003
+    tells: bool = False
+    hangs_at: int = -1
 
     def __call__(self) -> RollingWorker:
-        return RollingWorker(self.slots, self.steps, self.deadly)
+        return RollingWorker(self)
 
 
 class ReportingWorker:
