@@ -5,12 +5,14 @@ Knows nothing about stages or pages.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
+from ocr2cli.model.linear import has_bf16_products
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import open_checkpoint
 from ocr2cli.weights.names import count_parameters
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from ocr2cli.model.vision import VisionEncoder
     from ocr2cli.text.tokenizer import Tokenizer
     from ocr2cli.weights.hub import ModelFiles
+
+
+logger = logging.getLogger("ocr2")
 
 
 class Place(NamedTuple):
@@ -52,6 +57,11 @@ def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
     device, dtype, matrices = place(files, engine)
+    if device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16_products():
+        logger.warning(
+            "--dtype bf16: this processor has no bf16 products and takes plain loops, some thirty "
+            "times slower; --dtype auto computes in float32 from the same bf16 weights"
+        )
     decoder = load.load_decoder(
         files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
     )

@@ -6,6 +6,7 @@ Knows the name map and torch; knows nothing about pages or devices' choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ocr2cli.weights.tensors import is_finite, read_into, read_tensor
 from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 
 ALL_PARTS = ("vision", "decoder")
+# Threads that copy from the file: fresh memory costs as much as the copy, and both go in parallel.
+_READERS = 4
 
 
 def load_model(
@@ -56,10 +59,8 @@ def load_model(
         wants_int8 = int8_decoder and "decoder" in parts
         int8_matrices = expect_int8(_decoder_of(module)) if wants_int8 else {}
         kept_as = dict.fromkeys(matrix_names(module), matrices or dtype)
-        tensors: dict[str, torch.Tensor] = {}
-        for param in model_params(checkpoint.config):
-            if param.part not in parts or not param.is_used:
-                continue
+
+        def read(param: Param) -> tuple[str, torch.Tensor]:
             name = param.name.removeprefix(prefix)
             matrix = int8_matrices.get(param.name.removeprefix("decoder."))
             tensor = read_param(
@@ -71,7 +72,16 @@ def load_model(
             )
             if matrix:
                 tensor = matrix.take(param.name.rpartition(".")[2], tensor)
-            tensors[name] = tensor
+            return name, tensor
+
+        wanted = [p for p in model_params(checkpoint.config) if p.part in parts and p.is_used]
+        # One by one where a float32 copy of each matrix is made on the way.
+        readers = 1 if wants_int8 else min(_READERS, torch.get_num_threads())
+        pool = ThreadPoolExecutor(readers)
+        try:
+            tensors = dict(pool.map(read, wanted))
+        finally:
+            pool.shutdown(cancel_futures=True)
         checkpoint.check_unchanged()
     finally:
         checkpoint.close()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ocr2cli.config import EngineConfig
-from ocr2cli.engines import device
+from ocr2cli.engines import device, loading
 from ocr2cli.engines.device import pick_dtype, pick_matrices
 from ocr2cli.engines.loading import load_decoder, load_vision, place
 from ocr2cli.weights.hub import resolve_model
@@ -56,3 +56,18 @@ def test_a_large_model_on_a_processor_without_bf16_products_is_loaded_narrow_and
     for module in (load_vision(files, engine), load_decoder(files, engine)):
         assert {p.dtype for p in module.parameters()} == {F32, BF16}
         assert not any(p.is_meta for p in module.parameters())
+
+
+def test_bf16_that_was_asked_for_where_it_is_slow_gets_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files, told = resolve_model("nano"), []
+    for has_products in (False, True):
+        monkeypatch.setattr(loading, "has_bf16_products", lambda chosen=has_products: chosen)
+        caplog.clear()
+        load_decoder(files, EngineConfig(dtype="bf16"))
+        load_vision(files, EngineConfig(dtype="bf16"))
+        load_decoder(files, EngineConfig(dtype="f32"))
+        told.append([record.getMessage() for record in caplog.records])
+    assert len(told[0]) == 1 and "--dtype auto" in told[0][0]
+    assert told[1] == []
