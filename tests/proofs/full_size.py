@@ -95,7 +95,7 @@ def stage_load(folder: Path) -> None:
     for number in (1, 2):  # the first reads the disk, the second what the system has kept of it
         for load in (load_vision, load_decoder):
             start = time.monotonic()
-            module = load(files, EngineConfig(device="cpu", dtype="bf16"))
+            module = load(files, EngineConfig(device="cpu", dtype="auto"))
             seconds = time.monotonic() - start
             count = sum(parameter.numel() for parameter in module.parameters())
             print(f"{load.__name__}, time {number}: {seconds:.1f} s, {count:,} parameters",
