@@ -23,7 +23,8 @@ def test_muon_orthogonalises_in_either_precision(
     has_products: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optim, "has_bf16", lambda device: has_products)
-    found = optim.newton_schulz(torch.randn(1, 16, 32)).float()
+    generator = torch.Generator().manual_seed(3)
+    found = optim.newton_schulz(torch.randn(1, 16, 32, generator=generator)).float()
     assert found.dtype == torch.float32
     singular = torch.linalg.svdvals(found)
-    assert 0.5 < float(singular.min()) and float(singular.max()) < 1.5
+    assert float(singular.min()) > 0.5 and float(singular.max()) < 1.5
