@@ -14,7 +14,6 @@ from torch import nn
 
 from ocr2cli.config import EngineConfig, TileConfig
 from ocr2cli.document.tiles import make_views
-from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig, SamConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.model.quantized import expect_int8
@@ -95,24 +94,21 @@ def make_subject(engine: EngineConfig) -> Subject:
 
     Raises: ModelError, UsageError, EngineError.
     """
-    device = pick_device(engine.device, engine.dtype)
+    from ocr2cli.engines.loading import place, place_of_size
+
     int8 = engine.dtype == "int8"
     config = RANDOM_MODELS.get(engine.model)
     if config is None:
-        from ocr2cli.engines.loading import place
         from ocr2cli.weights.hub import resolve_model
 
         files = resolve_model(engine.model, engine.mmproj)
-        device, dtype, matrices = place(files, engine)
-        model = load_model(
-            files, dtype=dtype, device=device, int8_decoder=int8, matrices=matrices
-        )
+        device, dtype, matrices = where = place(files, engine)
+        model = load_model(files, dtype=dtype, device=device, int8_decoder=int8, matrices=matrices)
         assert isinstance(model, OcrModel)
     else:
-        dtype = pick_dtype(engine.dtype, device, count_parameters(config))
-        matrices = pick_matrices(engine.dtype, device, count_parameters(config))
+        device, dtype, matrices = where = place_of_size(engine, count_parameters(config))
         model = random_model(config, dtype, device, int8_decoder=int8, matrices=matrices)
-    if device.type == "cpu" and matrices == dtype:
+    if where.packs:
         model.vision.pack()
         model.decoder.pack()
     return Subject(engine.model, model.vision.config, device, dtype, model, int8, matrices)

@@ -35,6 +35,11 @@ class Place(NamedTuple):
     dtype: torch.dtype
     matrices: torch.dtype
 
+    @property
+    def packs(self) -> bool:
+        """Weights can be kept in oneDNN's order: products take them as they are."""
+        return self.device.type == "cpu" and self.matrices == self.dtype
+
 
 def model_config(files: ModelFiles) -> ModelConfig:
     """The sizes alone; no weight is read. Raises: ModelError."""
@@ -47,16 +52,16 @@ def model_config(files: ModelFiles) -> ModelConfig:
 
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
-    device, dtype, matrices = place(files, engine)
+    device, dtype, matrices = where = place(files, engine)
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
-    if device.type == "cpu" and matrices == dtype:
+    if where.packs:
         vision.pack()
     return vision
 
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
-    device, dtype, matrices = place(files, engine)
+    device, dtype, matrices = where = place(files, engine)
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16_products():
         logger.warning(
             "--dtype bf16: this processor has no bf16 products and takes plain loops, some thirty "
@@ -65,17 +70,21 @@ def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     decoder = load.load_decoder(
         files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
     )
-    if device.type == "cpu" and matrices == dtype:
+    if where.packs:
         decoder.pack()  # the same bits, in an order that a few rows at a time are quick to multiply
     return decoder
 
 
 def place(files: ModelFiles, engine: EngineConfig) -> Place:
     """Where and in which arithmetic the model runs, with `auto` resolved."""
+    return place_of_size(engine, count_parameters(model_config(files)))
+
+
+def place_of_size(engine: EngineConfig, num_parameters: int) -> Place:
+    """The same for a model of so many parameters."""
     device = pick_device(engine.device, engine.dtype)
-    size = count_parameters(model_config(files))
-    dtype = pick_dtype(engine.dtype, device, size)
-    return Place(device, dtype, pick_matrices(engine.dtype, device, size))
+    dtype = pick_dtype(engine.dtype, device, num_parameters)
+    return Place(device, dtype, pick_matrices(engine.dtype, device, num_parameters))
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import torch
 
+from ocr2cli.model.linear import has_bf16_products
+
 
 def has_bf16(device: str) -> bool:
     """device: 'cpu' or 'cuda', an index behind it or not."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return has_bf16_products()
 
 
 def autocast(device: str) -> torch.autocast:
