@@ -21,7 +21,7 @@ def drawn_page(two_fonts, plain_words):
 def test_crops_tell_the_eyes_what_the_whole_view_does(drawn_page) -> None:
     from nanotrain import album, sizes
     from nanotrain.drawn import DrawnBatch, drawn_batch
-    from nanotrain.train_joint import page_tokens
+    from nanotrain.seeing_pages import page_tokens
     from nanotrain.train_reader import IdealEyes
 
     _, picture, arrays = drawn_page
@@ -57,7 +57,7 @@ def test_a_batch_points_at_kept_cells_that_hold_the_characters(drawn_page) -> No
 
 def test_only_blank_crops_are_left_unseen_and_their_tokens_out(two_fonts, plain_words) -> None:
     from nanotrain import draw, drawn, pages, sizes
-    from nanotrain.train_joint import page_tokens
+    from nanotrain.seeing_pages import page_tokens
     from nanotrain.train_reader import IdealEyes
 
     arrays = []
@@ -104,15 +104,15 @@ def test_a_trainer_hears_of_its_feeders_end(monkeypatch) -> None:
     from argparse import Namespace
     from queue import Queue
 
-    from nanotrain import train_joint
+    from nanotrain import groups
 
     def broken(*args: object) -> None:
         raise OSError("no page to read")
 
-    monkeypatch.setattr(train_joint, "put_groups", broken)
+    monkeypatch.setattr(groups, "put_groups", broken)
     queue: Queue = Queue()
     with pytest.raises(OSError, match="no page"):
-        train_joint.feed(Namespace(), 1, queue)
+        groups.feed(Namespace(), 1, queue)
     assert isinstance(queue.get_nowait(), OSError)
 
 

@@ -38,11 +38,11 @@ def test_a_state_comes_back_from_its_parts_and_is_never_overwritten(tmp_path, mo
 def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
     tmp_path, two_fonts, plain_words, monkeypatch
 ) -> None:
-    from nanotrain import draw, drawn, fonts, pages, reading, sizes, train_joint
+    from nanotrain import draw, drawn, fonts, groups, pages, reading, sizes, train_joint
     from nanotrain.train_reader import IdealEyes
 
     monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
-    monkeypatch.setattr(train_joint, "CHECKED_PAGES", 1)
+    monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
     model = sizes.new_model(seed=5)
     torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
     heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
@@ -55,7 +55,8 @@ def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
         picture = np.asarray(draw.draw_page(page, rng))
         np.savez(tmp_path / f"drawn/1-{index}-note.npz", **drawn.page_arrays(page, picture, True))
     common = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
-    common += ["--drawn", str(tmp_path / "drawn"), "--mix", "note=1", "--tall", "1", "--steps", "3"]
+    common += ["--drawn", str(tmp_path / "drawn"), "--mix", "note=1", "--ideal", "letter=1"]
+    common += ["--max-characters", "20", "--steps", "3"]
     monkeypatch.setattr(sys, "argv", [*common, "--stop-after", "2"])
     train_joint.main()
     first = torch.load(tmp_path / "joint.pt", weights_only=True)
@@ -73,3 +74,30 @@ def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
     assert F.cosine_similarity(old.flatten(), new.flatten(), dim=0) > 0.1
     last = json.loads((tmp_path / "joint.log").read_text("utf-8").splitlines()[-1])
     assert last["step"] == 3 and "held_out_right_note" in last
+
+
+def test_without_drawn_pages_only_the_decoder_learns(
+    tmp_path, two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import fonts, groups, reading, sizes, train_joint
+    from nanotrain.train_reader import IdealEyes
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
+    model = sizes.new_model(seed=5)
+    torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
+    heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
+    reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
+    torch.save(reader, tmp_path / "reader.pt")
+    args = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
+    args += ["--drawn", str(tmp_path / "drawn"), "--mix", "", "--ideal", "note=1,note/slide=1"]
+    monkeypatch.setattr(sys, "argv", [*args, "--max-characters", "20", "--steps", "2"])
+    train_joint.main()
+    after = torch.load(tmp_path / "joint.pt", weights_only=True)
+    assert after["step"] == 2
+    before = {"vision": model.vision.state_dict(), "decoder": model.decoder.state_dict()}
+    for part, moves in (("vision", False), ("decoder", True)):
+        moved = any(
+            not torch.equal(value, before[part][name]) for name, value in after[part].items()
+        )
+        assert moved == moves, part

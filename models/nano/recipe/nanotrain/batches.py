@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 
 from nanotrain import cells, pages, vocabulary
+from nanotrain.characters import TINY
 from nanotrain.fonts import Font
 
 
@@ -122,9 +123,10 @@ def thinned(
 ) -> np.ndarray:
     """Which tokens of each page to keep: int64 [B, V], rising, the separator last.
 
-    has_text: bool [B, tokens]. needed: tokens that texts point at. share: of the blank ones to
-    keep, at least; all rows are filled up to one length with blanks. present: bool [B, tokens],
-    those that can be kept, on each page at least as many as any page has to keep.
+    has_text: bool [B, tokens], text large enough to read. needed: tokens that texts point at.
+    share: of the others to keep, at least; all rows are filled up to one length with them.
+    present: bool [B, tokens], those that can be kept, on each page at least as many as any page
+    has to keep.
     """
     if present is None:
         present = np.ones_like(has_text)
@@ -179,7 +181,8 @@ def page_batch(
     smallest: float = 41.0,
     blank_share: float = 0.1,
 ) -> PageBatch:
-    """blank_share: how many of the cells without text stay; 1 keeps all, as at reading."""
+    """blank_share: how many of the cells without text that can be read stay; 1 keeps all, as at
+    reading."""
     # Pages of about one length share a batch: less padding.
     pool = [
         pages.random_page(
@@ -194,7 +197,7 @@ def page_batch(
     slots = np.stack([_labels(page, noise, misread) for page in laid])
     places = np.stack([token_places(page) for page in laid])
     texts = [stack_rows(list(rows)) for rows in zip(*map(page_rows, laid), strict=True)]
-    kept = thin(rng, (slots > 0).any(2), texts, blank_share)
+    kept = thin(rng, (slots > TINY).any(2), texts, blank_share)
     tiles = (slots.shape[1] - 257) // 144
     return PageBatch(
         kept,

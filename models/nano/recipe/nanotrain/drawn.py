@@ -17,6 +17,7 @@ from random import Random
 import numpy as np
 
 from nanotrain import batches, cells, draw, fonts, layouts, pages
+from nanotrain.characters import TINY
 from nanotrain.scenes import CROP
 from nanotrain.stock import grey
 from ocr2cli.config import TileConfig
@@ -181,7 +182,7 @@ def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: f
     is_seen = seen_crops(rng, wanted, max(blank_share, BLANK_CROPS), crop_of, crops)
     present = np.ones((len(chosen), num_visual), bool)
     present[:, :-1] = (crop_of < crops) & is_seen[:, np.minimum(crop_of, crops - 1)]
-    kept = batches.thin(rng, (slots > 0).any(2), texts, blank_share, present)
+    kept = batches.thin(rng, (slots > TINY).any(2), texts, blank_share, present)
     places = np.stack([page["token_places"][rows] for page, rows in zip(chosen, kept, strict=True)])
     page = batches.PageBatch(
         kept,

@@ -20,9 +20,9 @@ from nanotrain.characters import NUM_CLASSES
 from nanotrain.optim import Optimisers
 from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads
+from nanotrain.seeing_pages import seen_losses
 from nanotrain.sight import EyeHeads
 from nanotrain.train_eyes import eye_loss
-from nanotrain.train_joint import seen_losses
 from nanotrain.train_reader import IdealEyes, ideal_losses
 
 

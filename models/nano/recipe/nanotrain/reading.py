@@ -25,7 +25,7 @@ from ocr2cli.model.layers import rotate
 
 GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
 LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
-ROOM_STEP = 256  # the rows of an expert are rounded up to a multiple
+ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
 
 
@@ -107,17 +107,22 @@ def read(
     )
     cos, sin = decoder.rotary.at(positions)
     turn = cos[:, None], sin[:, None]
-    mask = hidden_pairs(prefix, lengths, device) * -30000.0
+    parts = [prefix, *lengths]
     aims = torch.cat([text.cells for text in texts], dim=1)
     guides: list[Tensor] = []
     looked: list[float] = []
     places: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
-        mixed, logits = _attend(layer.attn, layer.attn_norm(x), turn, mask)
+        mixed, logits = _attend(layer.attn, layer.attn_norm(x), turn, parts)
         x = x + mixed
         if index in GUIDED:
-            chance = _chance_on_cell(logits, aims, prefix)
+            chance = torch.cat(
+                [
+                    _chance_on_cell(rows, text.cells)
+                    for rows, text in zip(logits, texts, strict=True)
+                ]
+            )
             guides.append(-chance.clamp(min=-20).mean())
             looked.append(float(chance.detach().exp().mean()))
         y = layer.ffn_norm(x)
@@ -174,35 +179,34 @@ def _with_noise(text: Text, noise: float) -> Tensor:
     return torch.where(is_noise, torch.randint_like(text.ids, 48, 143), text.ids)
 
 
-def hidden_pairs(prefix: int, lengths: list[int], device: torch.device) -> Tensor:
-    """bool [L, L]: what a row must not look at: what follows it, and the other texts."""
-    total = prefix + sum(lengths)
-    part = torch.zeros(total, dtype=torch.long, device=device)
-    at = prefix
-    for index, n in enumerate(lengths):
-        part[at : at + n] = index + 1
-        at += n
-    later = torch.ones(total, total, dtype=torch.bool, device=device).triu(1)
-    return later | ((part[None, :] > 0) & (part[None, :] != part[:, None]))
-
-
 def _attend(
-    attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor
-) -> tuple[Tensor, Tensor]:
+    attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], parts: list[int]
+) -> tuple[Tensor, list[Tensor]]:
     """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
 
-    mask: [L, L], added to the logits. Returns (output, the logits of head 0 [B, L, L])."""
+    parts: rows of the prefix and of each text; every part sees the prefix and itself, causally.
+    Returns (output, the logits of head 0 [B, T, P + T] of each text)."""
     qkv = attn.qkv(y).view(*y.shape[:2], 3, attn.num_heads, attn.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     q, k = rotate(q, *turn) * attn.head_dim**-0.5, rotate(k, *turn)
-    logits = q @ k.transpose(-1, -2) + mask.to(q.dtype)
-    mixed = (logits.softmax(-1, dtype=q.dtype) @ v).transpose(1, 2).flatten(2)
-    return attn.out(mixed), logits[:, 0]
+    mixed, first = [], []
+    cut = (x.split(parts, dim=2) for x in (q, k, v))
+    for index, (q_BHTC, k_BHTC, v_BHTC) in enumerate(zip(*cut, strict=True)):
+        if index:
+            k_BHTC = torch.cat((k[:, :, : parts[0]], k_BHTC), dim=2)
+            v_BHTC = torch.cat((v[:, :, : parts[0]], v_BHTC), dim=2)
+        rows, columns = q_BHTC.shape[2], k_BHTC.shape[2]
+        later = torch.full((rows, columns), -30000.0, dtype=q.dtype, device=q.device)
+        logits = q_BHTC @ k_BHTC.transpose(-1, -2) + later.triu(columns - rows + 1)
+        mixed.append(logits.softmax(-1, dtype=q.dtype) @ v_BHTC)
+        if index:
+            first.append(logits[:, 0])
+    return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), first
 
 
-def _chance_on_cell(logits_BLL: Tensor, cells_BT: Tensor, prefix: int) -> Tensor:
+def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
     """Log of one head's attention on the right cell, for all text tokens that have one. [N]."""
-    rows = logits_BLL[:, prefix:].float()
+    rows = logits_BTL.float()
     aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
     return (aim - rows.logsumexp(-1))[cells_BT >= 0]
 

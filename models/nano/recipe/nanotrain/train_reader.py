@@ -140,7 +140,7 @@ def ideal_losses(
             torch.from_numpy(batch.slots).to(device).long(), kept, batch.num_tiles, separator
         )
     if noise:
-        visual = visual + (0.15 if batch.tokens is None else 0.05) * torch.randn_like(visual)
+        visual = visual + blur(visual, batch.tokens is None) * torch.randn_like(visual)
     places = torch.from_numpy(batch.token_places).to(device)
     return read(
         decoder,
@@ -153,6 +153,18 @@ def ideal_losses(
         noise=noise,
         own=own,
     )
+
+
+# What characters make is 1.15 a channel; the eyes miss the ideal tokens by about half of it.
+IDEAL_BLUR, SEEN_BLUR = 0.5, 0.05
+
+
+def blur(visual_BVD: Tensor, is_ideal: bool) -> Tensor | float:
+    """How far to shake the tokens a channel: [B, 1, 1], ideal ones from not at all up to as far as
+    the eyes miss them, each page its own; what the eyes gave a little."""
+    if not is_ideal:
+        return SEEN_BLUR
+    return IDEAL_BLUR * torch.rand_like(visual_BVD[:, :1, :1])
 
 
 def main() -> None:
