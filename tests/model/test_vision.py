@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,13 +75,37 @@ def test_a_view_of_a_size_the_model_never_saw_is_refused(encoder: QueryEncoder) 
         encoder(torch.zeros(1, 100, 24))
 
 
-def test_chunked_attention_equals_the_whole_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [100 * 24 * 24, 2 * 24**4, 1 << 21])
+@pytest.mark.parametrize("attend", [sam._attend_fused, sam._attend_plainly])
+def test_chunked_attention_equals_the_whole_bias(
+    monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor], chunk: int
+) -> None:
     generator = torch.Generator().manual_seed(10)
-    q, k, v = torch.randn(3, 2, 3, 24 * 24, 8, generator=generator)
+    qkv = torch.randn(2, 24 * 24, 3, 3, 8, generator=generator)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     rows, columns = torch.randn(2, 2, 3, 24 * 24, 24, generator=generator)
     whole = F.scaled_dot_product_attention(q, k, v, attn_mask=sam.spread_bias(rows, columns))
-    monkeypatch.setattr(sam, "BIAS_CHUNK", 100 * 24 * 24)
-    assert relative_error(sam.attend_with_positions(q, k, v, rows, columns), whole) < TOLERANCE
+    monkeypatch.setattr(sam, "BIAS_CHUNK", chunk)
+    monkeypatch.setattr(sam, "SCORES_CHUNK", chunk)
+    assert relative_error(attend(q, k, v, rows, columns), whole) < TOLERANCE
+
+
+def test_both_ways_of_attending_a_map_come_close_to_the_exact_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which one runs depends on the machine; no machine's suite would see the other."""
+    generator = torch.Generator().manual_seed(12)
+    for side in (6, 24):
+        q, k, v = torch.randn(3, 2, 3, side * side, 32, generator=generator).bfloat16()
+        rows, columns = torch.randn(2, 2, 3, side * side, side, generator=generator).bfloat16()
+        bias = sam.spread_bias(rows.double(), columns.double())
+        exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=bias)
+        for with_tiles in (False, True):
+            monkeypatch.setattr(sam, "has_amx", lambda chosen=with_tiles: chosen)
+            monkeypatch.setattr(sam, "SCORES_CHUNK", 24**3)
+            got = sam.attend_with_positions(q, k, v, rows, columns)
+            assert got.dtype == torch.bfloat16
+            assert relative_error(got.double(), exact) < (8e-3 if with_tiles else 4e-3)
 
 
 def test_attention_takes_the_fused_kernels() -> None:
@@ -87,8 +113,8 @@ def test_attention_takes_the_fused_kernels() -> None:
     q, k, v = torch.randn(3, 1, 2, 24 * 24, 8)
     rows, columns = torch.randn(2, 1, 2, 24 * 24, 24)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        sam.attend_with_positions(q, k, v, rows, columns)
-        sam.attend_with_positions(q[:, :, :196], k[:, :, :196], v[:, :, :196], *_terms(14))
+        sam._attend_fused(q, k, v, rows, columns)
+        sam._attend_fused(q[:, :, :196], k[:, :, :196], v[:, :, :196], *_terms(14))
         attention.attend_one(q[0], k[0], v[0], None)
         attention.attend_one(q[0, :, :40], k[0], v[0], torch.ones(40, 576, dtype=torch.bool))
     counts = {event.key: event.count for event in profiler.key_averages()}
