@@ -100,22 +100,6 @@ def test_a_nearly_blank_page_has_room_for_what_a_full_one_keeps(two_fonts, plain
         assert (np.diff(batch.page.kept) > 0).all()
 
 
-def test_a_trainer_hears_of_its_feeders_end(monkeypatch) -> None:
-    from argparse import Namespace
-    from queue import Queue
-
-    from nanotrain import groups
-
-    def broken(*args: object) -> None:
-        raise OSError("no page to read")
-
-    monkeypatch.setattr(groups, "put_groups", broken)
-    queue: Queue = Queue()
-    with pytest.raises(OSError, match="no page"):
-        groups.feed(Namespace(), 1, queue)
-    assert isinstance(queue.get_nowait(), OSError)
-
-
 def test_a_stock_gives_back_the_crops_it_was_given(
     tmp_path, two_fonts, plain_words, monkeypatch
 ) -> None:

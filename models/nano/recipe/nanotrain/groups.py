@@ -1,13 +1,13 @@
 """What a joint step learns from: drawn pages, and pages to read from ideal tokens.
 
-Runs in a thread of the trainer; knows nothing about weights.
+Runs in children of the trainer (feeding.py); knows nothing about weights.
 """
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
-from queue import Queue
+from collections.abc import Iterator
 from random import Random
 
 import numpy as np
@@ -18,17 +18,10 @@ BLANKS = 0.04  # share of the cells without text that a thinned page keeps
 CHECKED_PAGES = 8  # held out, of each kind
 
 
-def feed(args: Namespace, seed: int, queue: Queue) -> None:
-    """Thread: groups for ever, or the error that ended it: a trainer that waits for a dead feeder
-    waits for ever."""
-    try:
-        put_groups(args, seed, queue)
-    except Exception as error:
-        queue.put(error)
-        raise
+Group = tuple[list[drawn.DrawnBatch], list[batches.PageBatch]]
 
 
-def put_groups(args: Namespace, seed: int, queue: Queue) -> None:
+def joint_groups(args: Namespace, seed: int) -> Iterator[Group]:
     """(Drawn batches, batches to read from ideal tokens), for ever."""
     rng = Random(seed)
     book = drawn.DrawnPages(args.drawn)
@@ -54,7 +47,7 @@ def put_groups(args: Namespace, seed: int, queue: Queue) -> None:
                 )
                 for kind, count in counts_of_kinds(rng, args.ideal)
             ]
-            queue.put((group, ideal))
+            yield group, ideal
         served += 1
         if None in group or served % 20 == 0:
             book.look()

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
-import os
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from queue import Queue
 from random import Random
-from threading import Thread
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from nanotrain import fonts, scenes, sizes
 from nanotrain.characters import NUM_CLASSES
+from nanotrain.feeding import Feeder, default_workers
 from nanotrain.optim import Optimisers
 from nanotrain.precision import autocast
 from nanotrain.sight import EyeHeads, see_crops
@@ -33,17 +32,16 @@ from nanotrain.train_reader import IdealEyes
 CHECKED_CROPS = 45  # held out, looked at every 100 steps
 
 
-def crop_feed(seed: int, tiles: int, globals_: int, queue: mp.Queue) -> None:
-    """Child process: batches of crops for ever."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def crop_batches(
+    tiles: int, globals_: int, seed: int
+) -> Iterator[tuple[scenes.Crops, scenes.Crops]]:
+    """Crops of tiles and of global views, for ever."""
     rng = Random(seed)
     chosen = fonts.ordinary(fonts.load_fonts(False))
     while True:
-        queue.put(
-            (
-                scenes.grouped(rng, scenes.crop_batch(rng, chosen, 768, tiles), 9),
-                scenes.grouped(rng, scenes.crop_batch(rng, chosen, 1024, globals_), 16),
-            )
+        yield (
+            scenes.grouped(rng, scenes.crop_batch(rng, chosen, 768, tiles), 9),
+            scenes.grouped(rng, scenes.crop_batch(rng, chosen, 1024, globals_), 16),
         )
 
 
@@ -71,14 +69,16 @@ def coloured(grey_BHW: Tensor, sheets_B: Tensor | None = None) -> Tensor:
     return low + (high - low) * grey_BHW[:, None]
 
 
-def stock_feed(stock: Stock, seed: int, tiles: int, globals_: int, batches: Queue) -> None:
-    """Thread: batches from a stock for ever, waiting until it has crops of both views."""
-    rng = Random(seed)
+def stock_batches(
+    folder: Path, tiles: int, globals_: int, seed: int
+) -> Iterator[tuple[scenes.Crops, scenes.Crops]]:
+    """The same from a stock, waiting until it has crops of both views."""
+    rng, stock = Random(seed), Stock(folder)
     last_look = time.time()
     while True:
         batch = (stock.batch(rng, 768, tiles, 9), stock.batch(rng, 1024, globals_, 16))
         if None not in batch:
-            batches.put(batch)
+            yield batch
         if None in batch or time.time() - last_look > 60:
             time.sleep(1.0)
             stock.look()
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--globals", type=int, default=8, dest="globals_")
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="children that draw crops")
     parser.add_argument(
         "--stop-after", type=int, default=10**9, help="stop at this step, keep the schedule"
     )
@@ -195,21 +195,12 @@ def main() -> None:
     elif args.resume and (args.state / "joint.pt").exists():
         joint = torch.load(args.state / "joint.pt", map_location=device, weights_only=True)
         vision.load_state_dict(joint["vision"])
-    context = mp.get_context("fork")
-    queue: mp.Queue | Queue = Queue(2) if args.stock else context.Queue(8)
     if args.stock:
-        feed_of = (Stock(args.stock), step, args.tiles, args.globals_, queue)
-        Thread(target=stock_feed, args=feed_of, daemon=True).start()
-    feeds = [
-        context.Process(
-            target=crop_feed,
-            args=(1000 + step * 7 + i, args.tiles, args.globals_, queue),
-            daemon=True,
-        )
-        for i in range(0 if args.stock else args.workers)
-    ]
-    for feed in feeds:
-        feed.start()
+        sources = [partial(stock_batches, args.stock, args.tiles, args.globals_, step)]
+    else:
+        seeds = [1000 + step * 7 + i for i in range(args.workers or default_workers(device))]
+        sources = [partial(crop_batches, args.tiles, args.globals_, seed) for seed in seeds]
+    feeder = Feeder(sources)
     held = Random(5)
     check = [
         scenes.grouped(
@@ -225,7 +216,7 @@ def main() -> None:
     waited = 0.0
     while step < min(args.steps, args.stop_after):
         t0 = time.time()
-        batches = queue.get()
+        batches = feeder.take()
         waited += time.time() - t0
         loss = 0.0
         for crops in batches:
@@ -265,7 +256,7 @@ def main() -> None:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if step % 50 == 0 or step == min(args.steps, args.stop_after):
-            partial = kept.with_suffix(".partial")
+            unfinished = kept.with_suffix(".partial")
             torch.save(
                 {
                     "vision": vision.state_dict(),
@@ -273,12 +264,10 @@ def main() -> None:
                     "optimisers": optimisers.state_dict(),
                     "step": step,
                 },
-                partial,
+                unfinished,
             )
-            partial.replace(kept)
-    for feed in feeds:
-        feed.kill()  # asked politely, it would first wait for its last batches to be taken
-        feed.join()
+            unfinished.replace(kept)
+    feeder.close()
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ import json
 import os
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from queue import Queue
 from random import Random
-from threading import Thread
 
 import torch
 import torch.distributed
@@ -31,7 +30,8 @@ from nanotrain import sizes
 from nanotrain.batches import PageBatch
 from nanotrain.drawn import DrawnBatch
 from nanotrain.export import model_of
-from nanotrain.groups import feed, held_out_batches, kinds_of
+from nanotrain.feeding import Feeder, default_workers
+from nanotrain.groups import held_out_batches, joint_groups, kinds_of
 from nanotrain.optim import Optimisers
 from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses
@@ -82,11 +82,11 @@ class JointTrainer:
         return torch.load(path, map_location=self.device, weights_only=True)
 
     def save(self) -> None:
-        partial = self.kept.with_suffix(".partial")
+        unfinished = self.kept.with_suffix(".partial")
         parts = ("vision", "decoder", "heads", "eyes", "reader")
         states = {name: getattr(self, name).state_dict() for name in parts}
-        torch.save({**states, "step": self.num_steps}, partial)
-        partial.replace(self.kept)
+        torch.save({**states, "step": self.num_steps}, unfinished)
+        unfinished.replace(self.kept)
 
     def step(
         self, group: list[DrawnBatch], others: list[PageBatch], *, num_texts: int, rng: Random
@@ -255,18 +255,15 @@ def main() -> None:
     torch.manual_seed(rank)
     trainer = JointTrainer(args, device, ranks)
     step, last = trainer.num_steps, min(args.steps, args.stop_after)
-    queue: Queue = Queue(2)
-    Thread(target=feed, args=(args, 900 + step + 10_000 * rank, queue), daemon=True).start()
+    seeds = [900 + step + 10_000 * rank + 1000 * i for i in range(default_workers(device))]
+    feeder = Feeder([partial(joint_groups, args, seed) for seed in seeds], room=2 * len(seeds))
     held_out = held_out_batches(kinds_of(args.mix, args.ideal)) if rank == 0 else {}
     # All processes agree on how many texts a step has; what they read again is their own.
     grounded, rng = Random(step), Random(step + rank)
     seen: list[PageBatch] = []  # what the eyes gave lately
     started, means, characters = time.time(), Means(), 0
     while step < last:
-        fed = queue.get()
-        if isinstance(fed, Exception):
-            raise RuntimeError("the feeder ended") from fed
-        group, from_ideal = fed
+        group, from_ideal = feeder.take()
         again = rng.sample(seen, min(args.replay, len(seen)))
         num_texts = 2 if grounded.random() < args.grounded else 1
         found, count = trainer.step(group, [*from_ideal, *again], num_texts=num_texts, rng=rng)
@@ -288,6 +285,7 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         if rank == 0 and (step % 20 == 0 or step == last):
             trainer.save()
+    feeder.close()
 
 
 if __name__ == "__main__":

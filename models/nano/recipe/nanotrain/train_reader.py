@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
 import os
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from nanotrain import batches, fonts, sizes
 from nanotrain.characters import NUM_CLASSES
+from nanotrain.feeding import Feeder, default_workers
 from nanotrain.optim import Optimisers
 from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses, Text, read
@@ -96,8 +98,10 @@ def text_of(rows: batches.TextRows, device: str) -> Text:
     )
 
 
-def page_feed(seed: int, mix: dict[str, int], args: argparse.Namespace, queue: mp.Queue) -> None:
-    """Child process: groups of batches for ever; from the album where there is one."""
+def page_groups(
+    args: argparse.Namespace, mix: dict[str, int], seed: int
+) -> Iterator[list[batches.PageBatch]]:
+    """Batches of each kind, for ever; from the album where there is one."""
     rng = Random(seed)
     chosen = fonts.ordinary(fonts.load_fonts(False))
     album = batches.Album(args.album) if args.album else None
@@ -115,7 +119,7 @@ def page_feed(seed: int, mix: dict[str, int], args: argparse.Namespace, queue: m
                     rng, chosen, kind, count, max_characters=args.max_characters, blank_share=share
                 )
             )
-        queue.put(group)
+        yield group
         served += 1
         if album is not None and served % 30 == 0:
             album.look()
@@ -216,12 +220,8 @@ def main() -> None:
         decoder.load_state_dict(joint["decoder"])
         heads.load_state_dict(joint["heads"])
         ideal.load_state_dict(codes["ideal"])
-    context = mp.get_context("fork")
-    queue: mp.Queue = context.Queue(8)
-    feed = context.Process(
-        target=page_feed, args=(500 + step, MIXES[args.mix], args, queue), daemon=True
-    )
-    feed.start()
+    seeds = [500 + step + 1000 * i for i in range(default_workers(device))]
+    feeder = Feeder([partial(page_groups, args, MIXES[args.mix], seed) for seed in seeds])
     held = Random(11)
     check = [
         batches.page_batch(
@@ -237,7 +237,7 @@ def main() -> None:
     grounded = Random(step)
     started, sums, counts, characters = time.time(), {}, {}, 0
     while step < min(args.steps, args.stop_after):
-        group = queue.get()
+        group = feeder.take()
         num_texts = 2 if grounded.random() < args.grounded else 1
         total = sum(int((t.targets >= 0).sum()) for b in group for t in b.texts[:num_texts])
         for batch in group:
@@ -292,18 +292,17 @@ def main() -> None:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if step % 50 == 0 or step == min(args.steps, args.stop_after):
-            partial = kept.with_suffix(".partial")
+            unfinished = kept.with_suffix(".partial")
             torch.save(
                 {
                     **{name: part.state_dict() for name, part in parts.items()},
                     "optimisers": optimisers.state_dict(),
                     "step": step,
                 },
-                partial,
+                unfinished,
             )
-            partial.replace(kept)
-    feed.kill()  # asked politely, it would first wait for its last batches to be taken
-    feed.join()
+            unfinished.replace(kept)
+    feeder.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Children that make batches: a trainer neither waits for dead ones nor leaves any behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def test_batches_of_all_children_are_taken() -> None:
+    from nanotrain.feeding import Feeder
+
+    def threes(first: int) -> Iterator[int]:
+        for at in range(3):
+            yield first + at
+        time.sleep(60)
+
+    feeder = Feeder([lambda: threes(0), lambda: threes(10)])
+    assert sorted(feeder.take() for _ in range(6)) == [0, 1, 2, 10, 11, 12]
+    feeder.close()
+
+
+def test_a_trainer_hears_of_a_feeders_error(capfd: pytest.CaptureFixture) -> None:
+    from nanotrain.feeding import Feeder
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("no page to read")
+
+    feeder = Feeder([broken])
+    assert feeder.take() == 1
+    with pytest.raises(RuntimeError, match="a feeder ended") as caught:
+        feeder.take()
+    assert "no page to read" in str(caught.value.__cause__)
+    feeder.close()
+
+
+def test_a_trainer_does_not_wait_for_killed_feeders(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotrain import feeding
+
+    monkeypatch.setattr(feeding, "_PATIENCE_S", 0.1)
+
+    def silent() -> Iterator[int]:
+        time.sleep(60)
+        yield 1
+
+    feeder = feeding.Feeder([silent])
+    os.kill(feeder._children[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="were killed"):
+        feeder.take()
+
+
+def test_feeders_end_with_a_trainer_that_was_killed() -> None:
+    script = (
+        "from itertools import count\n"
+        "from nanotrain.feeding import Feeder\n"
+        "feeder = Feeder([count], room=2)\n"
+        "feeder.take()\n"
+        "print(feeder._children[0].pid, flush=True)\n"
+        "import time; time.sleep(60)\n"
+    )
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # the recipe's package, as here
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ | paths
+    )
+    child = int(trainer.stdout.readline())
+    trainer.kill()
+    trainer.wait()
+    ends = time.monotonic() + 20
+    while _runs(child) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
