@@ -2,8 +2,7 @@
 
     python -m nanotrain.plot --logs models/nano/recipe/logs --out models/nano/training.png
 
-Draws with Pillow: no plotting package is needed. Reads eyes.log, reader.log and joint.log (JSON
-lines).
+Reads eyes.log, reader.log and joint.log (JSON lines).
 """
 
 from __future__ import annotations
@@ -12,11 +11,14 @@ import argparse
 import json
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+import matplotlib
 
-PANEL_W, PANEL_H, MARGIN = 640, 360, 56
-COLOURS = [(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)]
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
 Points = list[tuple[float, float]]
+SMOOTHED = 5  # lines of a log that a loss is averaged over: single batches differ in difficulty
 
 
 def read_log(path: Path) -> list[dict]:
@@ -46,47 +48,32 @@ def series(
     for record in records:
         for name, value in record.items():
             if name.startswith(prefix) and isinstance(value, float):
-                out.setdefault(name, []).append((record[x], 1 - value if one_minus else value))
+                kind = name.removeprefix(prefix).strip("_")
+                out.setdefault(kind, []).append((record[x], 1 - value if one_minus else value))
     return out
 
 
-def panel(
-    canvas: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    title: str,
-    x_name: str,
-    curves: dict[str, Points],
-) -> None:
-    left, top = at[0] + MARGIN, at[1] + 28
-    width, height = PANEL_W - MARGIN - 12, PANEL_H - 28 - 44
-    font = ImageFont.load_default(12)
-    canvas.text((left, at[1] + 8), title, fill=0, font=font)
-    points = [p for curve in curves.values() for p in curve]
-    if not points:
-        return
-    far = max(x for x, _ in points) or 1.0
-    high = sorted(y for _, y in points)[int(0.99 * (len(points) - 1))] or 1.0
-    canvas.rectangle((left, top, left + width, top + height), outline=(160, 160, 160))
-    for index in range(5):
-        y = top + height * (1 - index / 4)
-        canvas.line((left, y, left + width, y), fill=(225, 225, 225))
-        canvas.text((at[0] + 8, y - 7), f"{high * index / 4:.2f}", fill=0, font=font)
-        canvas.text(
-            (left + width * index / 4 - 12, top + height + 4),
-            f"{far * index / 4:.0f}",
-            fill=0,
-            font=font,
-        )
-    canvas.text((left + width / 2 - 40, top + height + 20), x_name, fill=0, font=font)
-    for number, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        scaled = [
-            (left + width * x / far, top + height * (1 - min(1.0, max(0.0, y / high))))
-            for x, y in curve
-        ]
-        if len(scaled) > 1:
-            canvas.line(scaled, fill=colour, width=2)
-        canvas.text((left + width - 190, top + 6 + 15 * number), name, fill=colour, font=font)
+def smoothed(curve: Points, count: int) -> Points:
+    """Each point's mean with up to count - 1 before it."""
+    out = []
+    for index in range(len(curve)):
+        values = [y for _, y in curve[max(0, index + 1 - count) : index + 1]]
+        out.append((curve[index][0], sum(values) / len(values)))
+    return out
+
+
+def panel(axis: Axes, title: str, x_name: str, curves: dict[str, Points], *, smooth: int) -> None:
+    for name, curve in curves.items():
+        xs, ys = zip(*smoothed(curve, smooth), strict=True)
+        axis.plot(xs, ys, label=name, linewidth=1.3, marker="" if len(xs) > 1 else "o")
+    values = sorted(y for curve in curves.values() for _, y in curve)
+    axis.set_ylim(0, values[int(0.99 * (len(values) - 1))] * 1.05)
+    axis.set_xlim(left=0)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_xlabel(x_name, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def main() -> None:
@@ -97,37 +84,43 @@ def main() -> None:
     eyes, reader, joint = (
         read_log(args.logs / f"{stage}.log") for stage in ("eyes", "reader", "joint")
     )
-    image = Image.new("RGB", (2 * PANEL_W, 4 * PANEL_H), (255, 255, 255))
-    canvas = ImageDraw.Draw(image)
-    panels = [
+    wrong = "held-out fonts and texts, share of"
+    losses = [
+        ("eyes: loss of patches, by view", "crops", series(eyes, "patch", "total_samples")),
+        ("eyes: distance to ideal tokens", "seconds", series(eyes, "far", "total_seconds")),
+        ("decoder: loss a token, by tiles", "characters", series(reader, "text", "total_samples")),
+        ("decoder: loss a token, by tiles", "seconds", series(reader, "text", "total_seconds")),
+        ("joint: loss a token", "characters", series(joint, "text_", "total_samples")),
+        ("joint: loss a token", "seconds", series(joint, "text_", "total_seconds")),
+    ]
+    held_out = [
         (
-            "eyes: loss of patches",
-            "crops",
-            series(eyes, "patch", "total_samples"),
-        ),
-        (
-            "eyes: held-out fonts and texts, share of slots named wrong",
+            f"eyes: {wrong} slots named wrong",
             "crops",
             series(eyes, "held_out_right", "total_samples", one_minus=True),
         ),
-        ("decoder: loss a token", "characters", series(reader, "text", "total_samples")),
         (
-            "decoder: held-out, share of characters wrong, teacher-forced",
+            f"decoder: {wrong} characters wrong",
             "characters",
             series(reader, "held_out_right", "total_samples", one_minus=True),
         ),
-        ("eyes: distance to the ideal tokens", "seconds", series(eyes, "far", "total_seconds")),
-        ("decoder: loss a token", "seconds", series(reader, "text", "total_seconds")),
-        ("joint: loss a token", "seconds", series(joint, "text_", "total_seconds")),
         (
-            "joint: held-out, share of characters wrong, teacher-forced",
+            f"joint: {wrong} characters wrong",
             "characters",
             series(joint, "held_out_right", "total_samples", one_minus=True),
         ),
+        (
+            "joint: held-out, distance to ideal tokens",
+            "characters",
+            series(joint, "held_out_far", "total_samples"),
+        ),
     ]
-    for index, (title, x_name, curves) in enumerate(panels):
-        panel(canvas, (index % 2 * PANEL_W, index // 2 * PANEL_H), title, x_name, curves)
-    image.save(args.out, optimize=True)
+    figure, axes = plt.subplots(5, 2, figsize=(13, 15))
+    panels = [(*one, SMOOTHED) for one in losses] + [(*one, 1) for one in held_out]
+    for axis, (title, x_name, curves, smooth) in zip(axes.flat, panels, strict=True):
+        panel(axis, title, x_name, curves, smooth=smooth)
+    figure.tight_layout()
+    figure.savefig(args.out, dpi=90)
 
 
 if __name__ == "__main__":
