@@ -35,10 +35,10 @@ def test_a_state_comes_back_from_its_parts_and_is_never_overwritten(tmp_path, mo
         state.unpack(tmp_path / "new", tmp_path / "kept")
 
 
-def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
-    tmp_path, two_fonts, plain_words, monkeypatch
-) -> None:
-    from nanotrain import draw, drawn, fonts, groups, pages, reading, sizes, train_joint
+@pytest.fixture
+def both_stages(tmp_path, two_fonts, plain_words, monkeypatch):
+    """A folder with eyes and reader of one untrained model, and one page of a kind to check."""
+    from nanotrain import fonts, groups, reading, sizes
     from nanotrain.train_reader import IdealEyes
 
     monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
@@ -48,15 +48,24 @@ def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
     heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
     reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
     torch.save(reader, tmp_path / "reader.pt")
+    words = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
+    words += ["--drawn", str(tmp_path / "drawn"), "--max-characters", "20"]
+    return model, words
+
+
+def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
+    tmp_path, two_fonts, both_stages, monkeypatch
+) -> None:
+    from nanotrain import draw, drawn, pages, train_joint
+
+    model, words = both_stages
     rng = Random(1)
     (tmp_path / "drawn").mkdir()
     for index in range(5):
         page = pages.random_page(rng, "note", two_fonts, max_characters=20)
         picture = np.asarray(draw.draw_page(page, rng))
         np.savez(tmp_path / f"drawn/1-{index}-note.npz", **drawn.page_arrays(page, picture, True))
-    common = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
-    common += ["--drawn", str(tmp_path / "drawn"), "--mix", "note=1", "--ideal", "letter=1"]
-    common += ["--max-characters", "20", "--steps", "3"]
+    common = [*words, "--mix", "note=1", "--ideal", "letter=1", "--steps", "3"]
     monkeypatch.setattr(sys, "argv", [*common, "--stop-after", "2"])
     train_joint.main()
     first = torch.load(tmp_path / "joint.pt", weights_only=True)
@@ -76,22 +85,12 @@ def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
     assert last["step"] == 3 and "held_out_right_note" in last
 
 
-def test_without_drawn_pages_only_the_decoder_learns(
-    tmp_path, two_fonts, plain_words, monkeypatch
-) -> None:
-    from nanotrain import fonts, groups, reading, sizes, train_joint
-    from nanotrain.train_reader import IdealEyes
+def test_without_drawn_pages_only_the_decoder_learns(tmp_path, both_stages, monkeypatch) -> None:
+    from nanotrain import train_joint
 
-    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
-    monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
-    model = sizes.new_model(seed=5)
-    torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
-    heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
-    reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
-    torch.save(reader, tmp_path / "reader.pt")
-    args = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
-    args += ["--drawn", str(tmp_path / "drawn"), "--mix", "", "--ideal", "note=1,note/slide=1"]
-    monkeypatch.setattr(sys, "argv", [*args, "--max-characters", "20", "--steps", "2"])
+    model, words = both_stages
+    args = [*words, "--mix", "", "--ideal", "note=1,note/slide=1", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", args)
     train_joint.main()
     after = torch.load(tmp_path / "joint.pt", weights_only=True)
     assert after["step"] == 2
