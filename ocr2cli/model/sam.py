@@ -19,10 +19,11 @@ from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
 from ocr2cli.model.linear import Linear, has_amx
 
-# Flash attention: maps of at most this many tokens (the windows) get their bias all at once, the
-# others this many elements at a time: 16 MB in bf16, about what a CPU cache holds.
-SMALL_MAP, BIAS_CHUNK = 512, 1 << 23
-# Written out: scores alive at a time, 8 MB in float32.
+# Maps of at most this many tokens (the windows) get their bias from a product, all at once.
+SMALL_MAP = 512
+# Bias elements alive at a time in a global block: 16 MB in bf16, about what a CPU cache holds.
+BIAS_CHUNK = 1 << 23
+# Scores alive at a time where attention is written out: 8 MB in float32.
 SCORES_CHUNK = 1 << 21
 
 
@@ -157,24 +158,26 @@ def attend_with_positions(
     The bias of a global block is N x N for each head (4,096 squared at 1,024 pixels): without
     gradients on a CPU only as much of it is made at a time as stays in the cache.
     """
-    if torch.is_grad_enabled() or q_BHNC.device.type != "cpu":
+    side = by_row.shape[-1]
+    is_cpu_inference = q_BHNC.device.type == "cpu" and not torch.is_grad_enabled()
+    if is_cpu_inference and not (q_BHNC.dtype == torch.bfloat16 and has_amx()):
+        return _attend_plainly(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
+    if side * side <= SMALL_MAP:
+        bias = torch.cat((by_row, by_column), dim=-1) @ key_places(side, by_row)
+        return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
+    if not is_cpu_inference:
         bias = spread_bias(by_row, by_column)
         return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
-    if q_BHNC.dtype == torch.bfloat16 and has_amx():
-        return _attend_fused(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
-    return _attend_plainly(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
+    return _attend_in_chunks(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
 
 
-def _attend_fused(
+def _attend_in_chunks(
     q_BHNC: Tensor, k_BHNC: Tensor, v_BHNC: Tensor, by_row: Tensor, by_column: Tensor
 ) -> Tensor:
-    """By the library's flash attention, which has the matrix tiles."""
+    """By flash attention, one head and some rows at a time."""
     batch, heads, tokens, channels = q_BHNC.shape
-    places = key_places(by_row.shape[-1], by_row)
-    if tokens <= SMALL_MAP:
-        bias = torch.cat((by_row, by_column), dim=-1) @ places
-        return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
     step = max(1, BIAS_CHUNK // tokens)
+    places = key_places(by_row.shape[-1], by_row)
     out_BNHC = q_BHNC.new_empty(batch, tokens, heads, channels)
     for view in range(batch):
         for head in range(heads):
@@ -196,34 +199,35 @@ def _attend_fused(
 def _attend_plainly(
     q_BHNC: Tensor, k_BHNC: Tensor, v_BHNC: Tensor, by_row: Tensor, by_column: Tensor
 ) -> Tensor:
-    """Written out, with scores in float32: without matrix tiles faster than flash attention, whose
-    small products run at a fraction of what a large one does, and closer to the exact result.
+    """Written out, with scores in float32 or wider: without matrix tiles faster than flash
+    attention, whose small products run at a fraction of what a large one does, and closer to the
+    exact result.
 
     Several small maps at a time, or one head of a large one and some of its rows.
     """
     heads, tokens, channels = q_BHNC.shape[1:]
-    side = by_row.shape[-1]
+    side, wide = by_row.shape[-1], torch.promote_types(q_BHNC.dtype, torch.float32)
     q, k, v, by_row, by_column = (
         part.flatten(0, 1) for part in (q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
     )
     maps = max(1, SCORES_CHUNK // tokens**2)
     step = min(tokens, max(1, SCORES_CHUNK // tokens))
     out = torch.empty_like(q)
-    workspace = torch.empty(min(maps, len(q)) * step * tokens, device=q.device)
+    workspace = torch.empty(min(maps, len(q)) * step * tokens, dtype=wide, device=q.device)
     for first in range(0, len(q), maps):
         some = slice(first, first + maps)
-        keys, values = k[some].float().transpose(1, 2), v[some]
+        keys, values = k[some].to(wide).transpose(1, 2), v[some]
         # The shares of one large map go back to the model's type: that product is the faster.
-        shares_type = v.dtype if maps == 1 else torch.float32
+        shares_type = v.dtype if maps == 1 else wide
         values = values.to(shares_type)
         for start in range(0, tokens, step):
             part = (some, slice(start, start + step))
-            queries = q[part].float()
+            queries = q[part].to(wide)
             shape = (*queries.shape[:2], tokens)
             scores = workspace[: prod(shape)].view(shape)
             torch.add(
-                by_row[part].float()[..., :, None],
-                by_column[part].float()[..., None, :],
+                by_row[part].to(wide)[..., :, None],
+                by_column[part].to(wide)[..., None, :],
                 out=scores.view(*shape[:2], side, side),
             )
             scores.baddbmm_(queries, keys, alpha=channels**-0.5)

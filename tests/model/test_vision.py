@@ -76,7 +76,7 @@ def test_a_view_of_a_size_the_model_never_saw_is_refused(encoder: QueryEncoder) 
 
 
 @pytest.mark.parametrize("chunk", [100 * 24 * 24, 2 * 24**4, 1 << 21])
-@pytest.mark.parametrize("attend", [sam._attend_fused, sam._attend_plainly])
+@pytest.mark.parametrize("attend", [sam._attend_in_chunks, sam._attend_plainly])
 def test_chunked_attention_equals_the_whole_bias(
     monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor], chunk: int
 ) -> None:
@@ -108,13 +108,33 @@ def test_both_ways_of_attending_a_map_come_close_to_the_exact_result(
             assert relative_error(got.double(), exact) < (8e-3 if with_tiles else 4e-3)
 
 
-def test_attention_takes_the_fused_kernels() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("side", "chunk"), [(6, 7 * 36**2), (12, 144 * 50)])
+def test_a_map_has_the_same_bits_alone_and_in_company(
+    monkeypatch: pytest.MonkeyPatch, side: int, chunk: int, dtype: torch.dtype
+) -> None:
+    """The chunks cut between the heads of one map, and within the rows of a large one."""
+    generator = torch.Generator().manual_seed(13)
+    monkeypatch.setattr(sam, "SCORES_CHUNK", chunk)
+    qkv = torch.randn(5, side * side, 3, 3, 16, generator=generator).to(dtype)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    rows, columns = torch.randn(2, 5, 3, side * side, side, generator=generator).to(dtype)
+    together = sam._attend_plainly(q, k, v, rows, columns)
+    for index in range(5):
+        one = slice(index, index + 1)
+        alone = sam._attend_plainly(q[one], k[one], v[one], rows[one], columns[one])
+        assert torch.equal(alone[0], together[index])
+
+
+def test_attention_takes_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain fallback is right too, and more than twice as slow: it takes the shapes it gets."""
-    q, k, v = torch.randn(3, 1, 2, 24 * 24, 8)
-    rows, columns = torch.randn(2, 1, 2, 24 * 24, 24)
+    monkeypatch.setattr(sam, "has_amx", lambda: True)
+    q, k, v = torch.randn(3, 1, 2, 24 * 24, 8).bfloat16()
+    rows, columns = torch.randn(2, 1, 2, 24 * 24, 24).bfloat16()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        sam._attend_fused(q, k, v, rows, columns)
-        sam._attend_fused(q[:, :, :196], k[:, :, :196], v[:, :, :196], *_terms(14))
+        sam.attend_with_positions(q, k, v, rows, columns)
+        sam.attend_with_positions(q[:, :, :196], k[:, :, :196], v[:, :, :196], *_terms(14))
+        q, k, v = q.float(), k.float(), v.float()
         attention.attend_one(q[0], k[0], v[0], None)
         attention.attend_one(q[0, :, :40], k[0], v[0], torch.ones(40, 576, dtype=torch.bool))
     counts = {event.key: event.count for event in profiler.key_averages()}
@@ -123,7 +143,7 @@ def test_attention_takes_the_fused_kernels() -> None:
 
 
 def _terms(side: int) -> tuple[Tensor, Tensor]:
-    rows, columns = torch.randn(2, 1, 2, side * side, side)
+    rows, columns = torch.randn(2, 1, 2, side * side, side).bfloat16()
     return rows, columns
 
 

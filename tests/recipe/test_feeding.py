@@ -57,18 +57,7 @@ def test_a_trainer_does_not_wait_for_killed_feeders(monkeypatch: pytest.MonkeyPa
 
 
 def test_feeders_end_with_a_trainer_that_was_killed() -> None:
-    script = (
-        "from itertools import count\n"
-        "from nanotrain.feeding import Feeder\n"
-        "feeder = Feeder([count], room=2)\n"
-        "feeder.take()\n"
-        "print(feeder._children[0].pid, flush=True)\n"
-        "import time; time.sleep(60)\n"
-    )
-    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # the recipe's package, as here
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ | paths
-    )
+    trainer = _start("print(feeder._children[0].pid, flush=True); import time; time.sleep(60)")
     child = int(trainer.stdout.readline())
     trainer.kill()
     trainer.wait()
@@ -76,6 +65,34 @@ def test_feeders_end_with_a_trainer_that_was_killed() -> None:
     while _runs(child) and time.monotonic() < ends:
         time.sleep(0.1)
     assert not _runs(child)
+
+
+def test_a_trainer_that_fails_is_not_held_up_by_its_feeders() -> None:
+    trainer = _start("raise FloatingPointError('loss is nan')", before="handle()")
+    _, errors = trainer.communicate(timeout=30)
+    assert trainer.returncode == 1 and "loss is nan" in errors
+
+
+def _start(then: str, before: str = "") -> subprocess.Popen:
+    """A trainer that took one batch, in a process of its own. handle(): SIGTERM as some libraries
+    take it."""
+    script = (
+        "import signal, sys\n"
+        "from itertools import repeat\n"
+        "from nanotrain.feeding import Feeder\n"
+        "def handle(): signal.signal(signal.SIGTERM, lambda *call: sys.exit(1))\n"
+        f"{before}\n"
+        "feeder = Feeder([lambda: repeat(bytes(1 << 20))], room=2)\n"
+        "feeder.take()\n"
+        f"{then}\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # the recipe's package, as here
+    )
 
 
 def _runs(pid: int) -> bool:

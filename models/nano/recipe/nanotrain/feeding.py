@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from queue import Empty, Full
@@ -53,6 +54,8 @@ class Feeder:
 
 def _serve(queue: mp.Queue, parent: int, source: Callable[[], Iterator[Any]]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Libraries install handlers that leave in good order, and that waits for batches to be taken.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         for batch in source():
             _offer(queue, parent, batch)
