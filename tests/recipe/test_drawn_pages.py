@@ -18,6 +18,67 @@ def drawn_page(two_fonts, plain_words):
     return page, picture, drawn.page_arrays(page, picture, True)
 
 
+@pytest.mark.parametrize("size", [(500, 333), (1191, 1684), (1920, 1080)])
+def test_crops_are_those_of_the_programs_views(size) -> None:
+    from nanotrain.drawn import page_crops
+
+    from ocr2cli.config import TileConfig
+    from ocr2cli.document.tiles import make_views
+    from ocr2cli.pages import PageImage, PageKey
+
+    noise = np.random.default_rng(1)
+    # Far enough from black and white that no channel is cut off where an edge overshoots.
+    coarse = noise.integers(80, 170, (size[1] // 8 + 1, size[0] // 8 + 1, 3), dtype=np.uint8)
+    picture = coarse.repeat(8, 0).repeat(8, 1)[: size[1], : size[0]]
+    views = make_views(PageImage(PageKey("a", 0), picture, 144.0), TileConfig())
+    found = page_crops(picture, True)
+    at = 0
+    for view in [*views.tiles, views.global_view]:
+        grey = view.transpose(1, 2, 0).astype(np.float32) @ np.array([0.299, 0.587, 0.114])
+        for row in range(0, grey.shape[0], 256):
+            for column in range(0, grey.shape[1], 256):
+                expected = grey[row : row + 256, column : column + 256]
+                assert np.abs(found[at] - expected).max() < 2.5
+                at += 1
+    assert at == len(found)
+
+
+def test_fresh_pages_come_in_batches_of_one_kind_and_are_used_more_than_once(
+    two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import drawn
+
+    drawn_pages = 0
+    draw_arrays = drawn.draw_arrays
+
+    def counted(*args, **more):
+        nonlocal drawn_pages
+        drawn_pages += 1
+        return draw_arrays(*args, **more)
+
+    monkeypatch.setattr(drawn, "draw_arrays", counted)
+    source = drawn.FreshPages(two_fonts, max_characters=30, globals_share=0.0, uses=2)
+    rng = Random(5)
+    batches = [source.batch(rng, "slide", 4, 0.1) for _ in range(3)]
+    assert drawn_pages == 4 + 2 + 2
+    assert all(len(batch.page.kept) == 4 and batch.page.num_tiles == 2 for batch in batches)
+    assert all(len(batch.pixels) == batch.is_seen.sum() for batch in batches)
+    assert not any(batch.has_global for batch in batches)
+
+
+def test_moved_batches_are_tensors_but_for_what_stays(drawn_page) -> None:
+    from nanotrain.drawn import drawn_batch
+    from nanotrain.moving import moved
+
+    _, _, arrays = drawn_page
+    batch = drawn_batch(Random(1), [arrays], 1.0)
+    there = moved([batch], "cpu")[0]
+    assert isinstance(there.is_seen, np.ndarray)
+    assert torch.equal(there.pixels, torch.from_numpy(batch.pixels))
+    assert torch.equal(there.page.texts[0].ids, torch.from_numpy(batch.page.texts[0].ids))
+    assert there.page.texts[0].num_targets == (batch.page.texts[0].targets >= 0).sum() > 0
+
+
 def test_crops_tell_the_eyes_what_the_whole_view_does(drawn_page) -> None:
     from nanotrain import album, sizes
     from nanotrain.drawn import DrawnBatch, drawn_batch

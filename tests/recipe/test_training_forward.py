@@ -81,6 +81,38 @@ def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_
     assert both.text.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
+    precision, two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import batches, reading, sizes
+    from nanotrain.train_reader import IdealEyes, ideal_losses
+
+    model = sizes.new_model()
+    ideal, heads = IdealEyes(256), reading.ReadHeads(256, 5)
+    batch = batches.page_batch(Random(1), two_fonts, "note", 2, max_characters=30)
+
+    def run() -> tuple[reading.ReadLosses, torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            separator = model.vision.view_separator.detach()
+            out = ideal_losses(model.decoder, ideal, separator, heads, batch, "cpu", noise=0.0)
+        (out.text + out.guide + out.place + out.balance).backward()
+        grads = [p.grad.flatten() for p in model.decoder.parameters() if p.grad is not None]
+        return out, torch.cat(grads)
+
+    plain, plain_grad = run()
+    monkeypatch.setattr(reading, "FUSED", ("cpu",))
+    fused, fused_grad = run()
+    near = 1e-4 if precision == torch.float32 else 2e-2
+    for name in ("text", "guide", "place", "balance", "right"):
+        expected = getattr(plain, name).item()
+        assert getattr(fused, name).item() == pytest.approx(expected, rel=near, abs=near), name
+    assert torch.allclose(fused.looked, plain.looked, atol=near)
+    gap = (fused_grad - plain_grad).norm() / plain_grad.norm()
+    assert gap < (1e-3 if precision == torch.float32 else 0.1)
+
+
 def test_left_out_blank_cells_keep_the_others_in_place(two_fonts, plain_words) -> None:
     from nanotrain import batches
 

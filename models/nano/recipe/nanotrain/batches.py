@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +20,20 @@ from nanotrain.fonts import Font
 
 @dataclass
 class TextRows:
-    """ids, targets, cells: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page."""
+    """ids, targets, cells: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page;
+    num_targets: how many ids are to be learned."""
 
     ids: np.ndarray
     targets: np.ndarray
     cells: np.ndarray
     places: np.ndarray
+    num_targets: int = 0
 
 
 @dataclass
 class PageBatch:
-    """tokens: float16 [B, V, D], seen visual tokens, or None for ideal ones. kept: int64 [B,
+    """tokens: float16 [B, V, D], seen visual tokens, an array or (once a trainer has seen them) a
+    tensor on its device, or None for ideal ones. kept: int64 [B,
     V], the visual tokens that are there; the last is the separator. slots: uint8
     [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of
     the page.
@@ -41,7 +45,7 @@ class PageBatch:
     texts: list[TextRows]
     num_tiles: int
     num_visual: int
-    tokens: np.ndarray | None = None
+    tokens: Any = None
 
 
 LENGTH_STEP = 32  # few different lengths: a CPU compiles kernels for each
@@ -76,6 +80,7 @@ def stack_rows(rows: list[Row]) -> TextRows:
         n = len(ids)
         out.ids[index, :n], out.targets[index, :n] = ids, targets
         out.cells[index, :n], out.places[index, :n] = aims, places
+        out.num_targets += int((targets >= 0).sum())
     return out
 
 

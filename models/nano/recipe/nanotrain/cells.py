@@ -15,7 +15,9 @@ from nanotrain.characters import TINY
 from nanotrain.pages import Glyphs
 
 SLOT_W, SLOT_H, SLOTS = 8, 32, 16
-TOO_SMALL = 33.0  # pixels of type size in a view below which text is labelled TINY
+# Pixels of type size below which text is labelled TINY, by the view's side: 9.5 pt in the tiles of
+# an A4 page. Below that two lines may fall into one row of slots.
+TOO_SMALL = {768: 26.0, 1024: 33.0}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def slot_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
     x = (glyphs.x0 + glyphs.x1) / 2 * window.sx - window.left
     y = glyphs.middle * window.sy - window.top
     inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
-    label = np.where(glyphs.size * window.sy < TOO_SMALL, TINY, glyphs.label)[inside]
+    label = np.where(glyphs.size * window.sy < TOO_SMALL[window.side], TINY, glyphs.label)[inside]
     columns, rows = side // SLOT_W, side // SLOT_H
     where = (y[inside] // SLOT_H).astype(np.int64) * columns + (x[inside] // SLOT_W).astype(
         np.int64
@@ -85,7 +87,8 @@ def _place_collided(fine: np.ndarray, where: np.ndarray, label: np.ndarray) -> N
 
 def patch_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
     """int64 [side/16, side/16]: the class whose box covers the middle of each patch."""
-    n = window.side // 16
+    side = window.side
+    n = side // 16
     out = np.zeros((n, n), np.int64)
     size = glyphs.size * window.sy
     low = glyphs.middle * window.sy - window.top - 0.5 * size
@@ -103,7 +106,7 @@ def patch_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
     )
     for index in np.nonzero((edges[1] > edges[0]) & (edges[3] > edges[2]))[0]:
         a, b, c, d = edges[:, index]
-        out[c:d, a:b] = TINY if size[index] < TOO_SMALL else glyphs.label[index]
+        out[c:d, a:b] = TINY if size[index] < TOO_SMALL[side] else glyphs.label[index]
     return out
 
 

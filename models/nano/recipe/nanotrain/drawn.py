@@ -1,68 +1,78 @@
-"""Drawn pages on disk, cut into crops as the program does, to train eyes and reader together.
+"""Drawn pages, cut into crops as the program does, to train eyes and reader together.
 
     python -m nanotrain.drawn --folder DIR --pages 1000 --seed 1
 
-Each file holds one page: the grey crops of its views, the labels of every visual token and both
-texts. Several processes may write to one folder, each with its own seed. Knows nothing about
-tensors.
+Kept on disk where cores are few (each file holds one page: the grey crops of its views, the labels
+of every visual token and both texts; several processes may write to one folder, each with its own
+seed), or drawn as batches want them where there are many. Knows nothing about tensors.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from nanotrain import batches, cells, draw, fonts, layouts, pages
 from nanotrain.characters import TINY
+from nanotrain.moving import STAYS
 from nanotrain.scenes import CROP
-from nanotrain.stock import grey
 from ocr2cli.config import TileConfig
-from ocr2cli.document.tiles import make_views
-from ocr2cli.pages import PageImage, PageKey
+from ocr2cli.document.tiles import PADDING_GREY, pick_grid, place_in_global_view
 
 
 @dataclass
 class DrawnBatch:
-    """Pages of one kind. pixels: uint8 [B, C, 256, 256], the crops of the tiles, then of the global
-    view if it is there; is_seen: bool [B, C], the crops that the eyes look at, the others being
-    blank; page: kept tokens, labels and texts as for the reader; slots: uint8 [B, V, 16], the
-    labels of the tokens of all views."""
+    """Pages of one kind. is_seen: bool [B, C], of the crops of the tiles, then of the global view
+    if it is there, those that the eyes look at, the others being blank; pixels: uint8 [crops to
+    look at, 256, 256], page after page; page: kept tokens, labels and texts as for the reader;
+    slots: uint8 [B, V, 16], the labels of the tokens of all views."""
 
     pixels: np.ndarray
-    is_seen: np.ndarray
+    is_seen: np.ndarray = field(metadata=STAYS)
     has_global: bool
     page: batches.PageBatch
     slots: np.ndarray
 
 
-def crops_of_view(view: np.ndarray) -> np.ndarray:
-    """uint8 [3, side, side] to grey [n, 256, 256], row by row."""
-    n = view.shape[1] // CROP
-    cut = (
-        view.transpose(1, 2, 0)
-        .reshape(n, CROP, n, CROP, 3)
-        .swapaxes(1, 2)
-        .reshape(n * n, CROP, CROP, 3)
-    )
-    return grey(cut)
+def page_crops(picture: np.ndarray, has_global: bool) -> np.ndarray:
+    """uint8 [H, W, 3] to grey crops [C, 256, 256]: tile after tile, each row by row, then the
+    global view if it is wanted or the only one.
+
+    The program's views, made from a grey page: a third of the work, and each pixel within rounding.
+    """
+    page = Image.fromarray(picture).convert("L")
+    config = TileConfig()
+    columns, rows = pick_grid(page.width, page.height, config)
+    crops = []
+    if (columns, rows) != (1, 1):
+        side = config.tile_size
+        wide = page.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+        n = side // CROP
+        cut = np.asarray(wide).reshape(rows, n, CROP, columns, n, CROP)
+        crops.append(cut.transpose(0, 3, 1, 4, 2, 5).reshape(-1, CROP, CROP))
+    if has_global or not crops:
+        side = config.global_size
+        (width, height), (x, y) = place_in_global_view(page.width, page.height, config)
+        view = np.full((side, side), PADDING_GREY, np.uint8)
+        view[y : y + height, x : x + width] = page.resize((width, height), Image.Resampling.BICUBIC)
+        n = side // CROP
+        crops.append(view.reshape(n, CROP, n, CROP).swapaxes(1, 2).reshape(-1, CROP, CROP))
+    return np.concatenate(crops)
 
 
 def page_arrays(page: pages.Page, picture: np.ndarray, has_global: bool) -> dict[str, np.ndarray]:
-    views = make_views(
-        PageImage(PageKey("page", 0), np.ascontiguousarray(picture), 144.0), TileConfig()
-    )
     tiles, view = cells.page_windows(page.width, page.height)
     glyphs = pages.glyphs_of(page)
     slots = [cells.slot_labels(glyphs, window) for window in [*tiles, view]]
-    crops = [crops_of_view(np.asarray(tile)) for tile in views.tiles]
-    if has_global or not tiles:
-        crops.append(crops_of_view(np.asarray(views.global_view)))
     arrays = {
-        "pixels": np.concatenate(crops),
+        "pixels": page_crops(picture, has_global),
         "slots": np.concatenate([*slots, np.zeros((1, 16), np.int64)]).astype(np.uint8),
         "token_places": batches.token_places(page),
         "num_tiles": np.array(len(tiles)),
@@ -81,6 +91,54 @@ class KnownPage:
     path: Path
     length: int
     has_global: bool
+
+
+class PageSource(Protocol):
+    """Where drawn batches come from."""
+
+    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch | None:
+        """Pages of one kind and about one length, all with the global view or all without it; None
+        while there are too few."""
+
+    def look(self) -> None:
+        """Take notice of pages that were added."""
+
+
+class FreshPages:
+    """Pages drawn as they are wanted. Each is used about `uses` times, in other company and
+    colours: drawing costs more than learning from a page does."""
+
+    def __init__(
+        self,
+        everything: tuple[fonts.Font, ...],
+        *,
+        max_characters: int,
+        globals_share: float,
+        uses: float,
+    ) -> None:
+        self.everything, self.max_characters = everything, max_characters
+        self.globals_share, self.uses = globals_share, uses
+        self.pages: dict[tuple[str, bool], deque[dict[str, np.ndarray]]] = {}
+
+    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch:
+        has_global = kind == "note" or rng.random() < self.globals_share
+        pool = self.pages.setdefault((kind, has_global), deque(maxlen=2 * count))
+        for _ in range(max(round(count / self.uses), count - len(pool))):
+            pool.append(
+                draw_arrays(
+                    rng,
+                    kind,
+                    self.everything,
+                    max_characters=self.max_characters,
+                    globals_share=float(has_global),
+                )
+            )
+        chosen = sorted(pool, key=lambda page: len(page["plain_ids"]))
+        start = rng.randrange(len(chosen) - count + 1)
+        return drawn_batch(rng, chosen[start : start + count], blank_share)
+
+    def look(self) -> None:
+        """Nothing is added from outside."""
 
 
 class DrawnPages:
@@ -173,11 +231,10 @@ def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: f
     num_visual = slots.shape[1]
     has_global = bool(chosen[0]["has_global"])
     num_tiles = int(chosen[0]["num_tiles"])
-    pixels = np.stack([page["pixels"] for page in chosen])
     wanted = (slots > 0).any(2)
     for row, tokens in zip(wanted, batches.needed_tokens(texts), strict=True):
         row[tokens[tokens >= 0]] = True
-    crop_of, crops = crop_of_tokens(num_tiles), pixels.shape[1]
+    crop_of, crops = crop_of_tokens(num_tiles), len(chosen[0]["pixels"])
     wanted = wanted[:, :-1] & (crop_of < crops)
     is_seen = seen_crops(rng, wanted, max(blank_share, BLANK_CROPS), crop_of, crops)
     present = np.ones((len(chosen), num_visual), bool)
@@ -192,11 +249,12 @@ def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: f
         num_tiles,
         num_visual,
     )
-    return DrawnBatch(pixels, is_seen, has_global, page, slots)
+    seen = [page["pixels"][rows] for page, rows in zip(chosen, is_seen, strict=True)]
+    return DrawnBatch(np.concatenate(seen), is_seen, has_global, page, slots)
 
 
-# Points of body type on structured pages: what the eyes can make out so far.
-STRUCTURED_BODY = (15.0, 21.0)
+SMALL_PRINT = "text"  # a kind of its own: a letter's prose in 10 to 16 pt
+SMALLEST_BODY = 10.0  # points of body type on structured pages, A4
 
 
 def page_of_kind(
@@ -207,17 +265,45 @@ def page_of_kind(
     max_characters: int,
     held_out: bool = False,
 ) -> pages.Page:
-    """kind: one of pages.py's, large print in one column, or a look of layouts.py."""
+    """kind: one of pages.py's, large print in one column, "text", or a look of layouts.py. Small
+    print and columns have up to four and two times as many characters."""
     if kind in layouts.LOOKS:
+        low, high = layouts.BODY[kind]
         return layouts.structured_page(
             rng,
             kind,
             chosen,
             held_out=held_out,
-            max_characters=max_characters,
-            body_points=STRUCTURED_BODY,
+            max_characters=max_characters * (2 if kind == "columns" else 1),
+            body_points=(max(low, SMALLEST_BODY), high),
+        )
+    if kind == SMALL_PRINT:
+        return pages.random_page(
+            rng,
+            "letter",
+            chosen,
+            held_out=held_out,
+            max_characters=4 * max_characters,
+            smallest=SMALLEST_BODY * layouts.VIEW_PIXELS_A_POINT,
         )
     return pages.random_page(rng, kind, chosen, max_characters=max_characters, held_out=held_out)
+
+
+def draw_arrays(
+    rng: Random,
+    kind: str,
+    everything: tuple[fonts.Font, ...],
+    *,
+    max_characters: int,
+    globals_share: float,
+    held_out: bool = False,
+) -> dict[str, np.ndarray]:
+    """One page of the kind, laid out, drawn and cut. globals_share: how many pages with tiles have
+    the global view too."""
+    chosen = everything if rng.random() < 0.7 else fonts.ordinary(everything)
+    page = page_of_kind(rng, kind, chosen, max_characters=max_characters, held_out=held_out)
+    picture = np.asarray(draw.draw_page(page, rng))
+    return page_arrays(page, picture, kind == "note" or rng.random() < globals_share)
 
 
 def main() -> None:
@@ -237,12 +323,14 @@ def main() -> None:
     shares = [float(x) for x in args.weights.split(",")]
     for index in range(args.pages):
         kind = rng.choices(args.kinds.split(","), shares)[0]
-        chosen = everything if rng.random() < 0.7 else fonts.ordinary(everything)
-        page = page_of_kind(
-            rng, kind, chosen, max_characters=args.max_characters, held_out=args.held_out
+        arrays = draw_arrays(
+            rng,
+            kind,
+            everything,
+            max_characters=args.max_characters,
+            globals_share=args.globals_,
+            held_out=args.held_out,
         )
-        picture = np.asarray(draw.draw_page(page, rng))
-        arrays = page_arrays(page, picture, kind == "note" or rng.random() < args.globals_)
         path = args.folder / f"{args.seed}-{index:05d}-{kind}.npz"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as out:

@@ -18,7 +18,7 @@ _PATIENCE_S = 2.0  # between two looks whether the other side still lives
 
 def default_workers(device: str) -> int:
     """How many children keep a trainer busy: a CPU has no core to spare, a GPU waits for them."""
-    return 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 1) - 1))
+    return 1 if device == "cpu" else max(1, min(32, (os.cpu_count() or 1) - 1))
 
 
 class Feeder:

@@ -24,8 +24,17 @@ Group = tuple[list[drawn.DrawnBatch], list[batches.PageBatch]]
 def joint_groups(args: Namespace, seed: int) -> Iterator[Group]:
     """(Drawn batches, batches to read from ideal tokens), for ever."""
     rng = Random(seed)
-    book = drawn.DrawnPages(args.drawn)
     everything = fonts.load_fonts(False)
+    book: drawn.PageSource = (
+        drawn.DrawnPages(args.drawn)
+        if args.drawn
+        else drawn.FreshPages(
+            everything,
+            max_characters=args.max_characters,
+            globals_share=args.globals_,
+            uses=args.uses,
+        )
+    )
     ordinary = fonts.ordinary(everything)
     served = 0
     while True:

@@ -107,10 +107,11 @@ class Optimisers:
         self.total, self.warmup, self.floor = total, warmup, floor
         self.parameters = matrices + others
 
-    def step(self, step: int) -> float:
-        """One update at the schedule's rate for `step`. Returns the factor on the peak rates."""
+    def step(self, step: int, done: float | None = None) -> float:
+        """One update at the schedule's rate for `step`. done: the share of the schedule that is
+        over, where it does not go by steps. Returns the factor on the peak rates."""
         up = min(1.0, (step + 1) / self.warmup)
-        down = max(self.floor, 1 - step / self.total)
+        down = max(self.floor, 1 - (step / self.total if done is None else done))
         factor = min(up, down)
         for optimiser, peak in zip((self.muon, self.adam), self.peaks, strict=True):
             for group in optimiser.param_groups:

@@ -26,6 +26,7 @@ from ocr2cli.model.layers import rotate
 GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
 LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
+FUSED = ("cuda",)  # devices whose library kernels beat products written out
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
 
 
@@ -51,17 +52,16 @@ class Text:
 
 @dataclass
 class ReadLosses:
-    """Means over their tokens. right: share of targets with the highest logit; looked:
-    attention of the
-    guided heads on the right cell, by layer; guessed: int64 [B, all texts], the likeliest next id
-    where there is a target, else -1."""
+    """Means over their tokens. right: share of targets with the highest logit; looked: float [4],
+    attention of the guided heads on the right cell, by layer; guessed: int64 [B, all texts], the
+    likeliest next id where there is a target, else -1."""
 
     text: Tensor
     guide: Tensor
     place: Tensor
     balance: Tensor
     right: Tensor
-    looked: list[float]
+    looked: Tensor
     guessed: Tensor
 
 
@@ -110,7 +110,7 @@ def read(
     parts = [prefix, *lengths]
     aims = torch.cat([text.cells for text in texts], dim=1)
     guides: list[Tensor] = []
-    looked: list[float] = []
+    looked: list[Tensor] = []
     places: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
@@ -121,10 +121,11 @@ def read(
                 [
                     _chance_on_cell(rows, text.cells)
                     for rows, text in zip(logits, texts, strict=True)
-                ]
+                ],
+                dim=1,
             )
-            guides.append(-chance.clamp(min=-20).mean())
-            looked.append(float(chance.detach().exp().mean()))
+            guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
+            looked.append(mean_where(chance.detach().exp(), aims >= 0))
         y = layer.ffn_norm(x)
         if hasattr(layer.mlp, "router"):
             out, balance = mixture(layer.mlp, y)
@@ -138,23 +139,28 @@ def read(
         if index in LOCATED:
             guess = heads.place_head[index](x[:, prefix:]).float()
             aim = torch.cat([text.places for text in texts], dim=1)
-            known = aims >= 0
-            places.append(F.smooth_l1_loss(guess[known], aim[known], beta=0.05))
+            off = F.smooth_l1_loss(guess, aim, beta=0.05, reduction="none").mean(-1)
+            places.append(mean_where(off, aims >= 0))
     h = decoder.norm(x[:, prefix:])
     targets = torch.cat([text.targets for text in texts], dim=1)
     learned = targets >= 0
-    guesses = decoder.lm_head(h)[learned].float()
-    aim = targets[learned]
+    guesses = decoder.lm_head(h).float()
     best = guesses.detach().argmax(-1)
     return ReadLosses(
-        F.cross_entropy(guesses, aim),
+        F.cross_entropy(guesses.transpose(1, 2), targets, ignore_index=-1),
         torch.stack(guides).mean(),
         torch.stack(places).mean(),
         torch.stack(balances).mean(),
-        (best == aim).float().mean(),
-        looked,
-        torch.full_like(targets, -1).masked_scatter(learned, best),
+        mean_where((best == targets).float(), learned),
+        torch.stack(looked),
+        best.where(learned, -1),
     )
+
+
+def mean_where(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of the values where `counted` says so; their number is never asked for, so that a device
+    need not be waited for. Values elsewhere must be finite."""
+    return (values * counted).sum() / counted.sum()
 
 
 def self_fed(texts: list[Text], guessed_BT: Tensor, share: float) -> list[Text]:
@@ -196,6 +202,18 @@ def _attend(
             k_BHTC = torch.cat((k[:, :, : parts[0]], k_BHTC), dim=2)
             v_BHTC = torch.cat((v[:, :, : parts[0]], v_BHTC), dim=2)
         rows, columns = q_BHTC.shape[2], k_BHTC.shape[2]
+        if y.device.type in FUSED:
+            # Only head 0 is looked at; the others never write their map down.
+            visible = torch.ones(rows, columns, dtype=torch.bool, device=q.device)
+            visible = visible.tril(columns - rows)
+            same = (x.to(v.dtype) for x in (q_BHTC, k_BHTC))
+            mixed.append(
+                F.scaled_dot_product_attention(*same, v_BHTC, attn_mask=visible, scale=1.0)
+            )
+            if index:
+                logits = q_BHTC[:, 0] @ k_BHTC[:, 0].transpose(-1, -2)
+                first.append(logits.masked_fill(~visible, -30000.0))
+            continue
         later = torch.full((rows, columns), -30000.0, dtype=q.dtype, device=q.device)
         logits = q_BHTC @ k_BHTC.transpose(-1, -2) + later.triu(columns - rows + 1)
         mixed.append(logits.softmax(-1, dtype=q.dtype) @ v_BHTC)
@@ -205,10 +223,10 @@ def _attend(
 
 
 def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
-    """Log of one head's attention on the right cell, for all text tokens that have one. [N]."""
+    """Log of one head's attention on the right cell, [B, T]; of no meaning where there is none."""
     rows = logits_BTL.float()
     aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
-    return (aim - rows.logsumexp(-1))[cells_BT >= 0]
+    return aim - rows.logsumexp(-1)
 
 
 def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,8 +237,11 @@ def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         chance = F.linear(flat.float(), mlp.router.weight.float()).softmax(-1)
     weights, experts = chance.topk(mlp.router.experts_per_token, dim=-1)
     count = chance.shape[-1]
-    share = torch.bincount(experts.flatten(), minlength=count).float() / experts.numel()
+    is_chosen = torch.zeros_like(chance).scatter(1, experts, 1.0)
+    share = is_chosen.sum(0) / experts.numel()
     balance = count * (share * chance.mean(0)).sum()
+    if x.device.type in FUSED:
+        return _all_experts(mlp, x, chance * is_chosen), balance
     order, slots, room = _seats(experts, count)
     rows = order // experts.shape[1]
     # One product over all experts with rounded sizes: a CPU compiles a kernel for each new shape.
@@ -234,6 +255,16 @@ def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     )
     routed = torch.zeros_like(flat, dtype=torch.float32).index_add(0, rows, scaled)
     return (routed.to(x.dtype) + mlp.shared(flat)).view_as(x), balance
+
+
+def _all_experts(mlp: nn.Module, x: Tensor, weights_NE: Tensor) -> Tensor:
+    """Every expert on every row, scaled by its weight or by 0: four times the products, but nano's
+    are small, and no number has to come back from the device."""
+    flat = x.flatten(0, -2)
+    gate, up = (flat @ mlp.experts_gate_up.transpose(1, 2)).chunk(2, dim=-1)
+    found = (F.silu(gate) * up) @ mlp.experts_down.transpose(1, 2)
+    routed = (found.float() * weights_NE.T[..., None]).sum(0)
+    return (routed.to(x.dtype) + mlp.shared(flat)).view_as(x)
 
 
 def _seats(experts_Nk: Tensor, count: int) -> tuple[Tensor, Tensor, int]:

@@ -28,16 +28,17 @@ def view_places(side: int) -> Tensor:
 def seen_views(
     vision: VisionEncoder,
     ideal: IdealEyes,
-    crops_PNHW: Tensor,
+    crops_NHW: Tensor,
     slots_PVS: Tensor,
     is_seen_PN: Tensor,
     side: int,
     *,
     recolour: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The views of one side of some pages. crops: uint8 [pages, views * n, 256, 256], whole views
-    row by row; slots: [pages, views * cells, 16] in the raster of each view; is_seen: bool, the
-    crops to look at; recolour: each page gets colours of its own.
+    """The views of one side of some pages. is_seen: bool [pages, views * n], on the CPU, the crops
+    to look at, whole views row by row; crops: uint8 [crops to look at, 256, 256] in that order;
+    slots: [pages, views * cells, 16] in the raster of each view; recolour: each page gets colours
+    of its own.
 
     Returns (tokens [pages, views * cells, D] in raster order, zero where no crop was looked at;
     distance to the aims).
@@ -45,11 +46,14 @@ def seen_views(
     n = side // CROP
     pages, crops = is_seen_PN.shape
     chosen = is_seen_PN.flatten().nonzero()[:, 0]
-    places = view_places(side).to(chosen.device)[chosen % (n * n)]
     counts = is_seen_PN.reshape(-1, n * n).sum(1).tolist()
-    pixels = crops_PNHW.flatten(0, 1)[chosen].float()
+    chosen, places = (
+        index.to(crops_NHW.device, non_blocking=True)
+        for index in (chosen, view_places(side)[chosen % (n * n)])
+    )
+    pixels = crops_NHW.float()
     if recolour:
-        pixels = coloured(pixels / 255, chosen // crops) * 2 - 1
+        pixels = coloured(pixels / 255, chosen // crops, pages) * 2 - 1
     else:
         pixels = (pixels / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
     _, found, _ = see_crops(vision, pixels, places, side, [count for count in counts if count])
@@ -73,16 +77,17 @@ def page_tokens(
 
     The tokens of a view that is not there are zero; no page keeps them.
     """
-    pixels, slots, is_seen = (
-        torch.from_numpy(a).to(device) for a in (batch.pixels, batch.slots, batch.is_seen)
-    )
+    pixels, slots = (torch.as_tensor(a, device=device) for a in (batch.pixels, batch.slots))
+    is_seen = torch.from_numpy(batch.is_seen)
+    is_of_tile = (torch.arange(is_seen.shape[1]) < 9 * batch.page.num_tiles).expand_as(is_seen)
+    is_of_tile = is_of_tile[is_seen]
     tiles = batch.page.num_tiles
     parts, distances = [], []
     if tiles:
         tokens, far = seen_views(
             vision,
             ideal,
-            pixels[:, : 9 * tiles],
+            pixels[is_of_tile.nonzero()[:, 0].to(device)],
             slots[:, : 144 * tiles],
             is_seen[:, : 9 * tiles],
             768,
@@ -94,7 +99,7 @@ def page_tokens(
         tokens, far = seen_views(
             vision,
             ideal,
-            pixels[:, 9 * tiles :],
+            pixels[(~is_of_tile).nonzero()[:, 0].to(device)],
             slots[:, 144 * tiles : -1],
             is_seen[:, 9 * tiles :],
             1024,
@@ -103,8 +108,8 @@ def page_tokens(
         parts.append(tokens)
         distances.append(far)
     else:
-        parts.append(parts[0].new_zeros(len(pixels), 256, parts[0].shape[-1]))
-    separator = vision.view_separator.to(parts[0].dtype).expand(len(pixels), 1, -1)
+        parts.append(parts[0].new_zeros(len(slots), 256, parts[0].shape[-1]))
+    separator = vision.view_separator.to(parts[0].dtype).expand(len(slots), 1, -1)
     return torch.cat([*parts, separator], 1), torch.stack(distances).mean()
 
 
@@ -124,15 +129,15 @@ def seen_losses(
     """The reader's losses on what the eyes give, and the eyes' distance to their aims. The batch
     keeps what was seen, without its gradient, so that the reader can read it again."""
     tokens, far = page_tokens(vision, ideal, batch, device, recolour=recolour)
-    kept = torch.from_numpy(batch.page.kept).to(device)
+    kept = torch.as_tensor(batch.page.kept, device=device)
     visual = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
-    batch.page.tokens = visual.detach().half().cpu().numpy()
+    batch.page.tokens = visual.detach().half()
     out = read(
         decoder,
         heads,
         visual.float(),
         kept,
-        torch.from_numpy(batch.page.token_places).to(device),
+        torch.as_tensor(batch.page.token_places, device=device),
         [text_of(t, device) for t in batch.page.texts[:num_texts]],
         num_visual=batch.page.num_visual,
         noise=noise,

@@ -73,11 +73,12 @@ def see_crops(
     rows = places_B2[:, 0, None] * CROP_CELLS + inner
     columns = places_B2[:, 1, None] * CROP_CELLS + inner
     index_Bn = (rows[:, :, None] * cells + columns[:, None, :]).flatten(1)
-    of_crop = torch.tensor([1] * len(image) if counts is None else counts, device=image.device)
+    # On the CPU: how many views have how many crops need not be asked of a device.
+    of_crop = torch.tensor([1] * len(image) if counts is None else counts)
     of_crop = of_crop.repeat_interleave(of_crop)
     tokens, guidance = torch.zeros_like(image), image.new_zeros(())
     for count in of_crop.unique().tolist():
-        chosen = (of_crop == count).nonzero()[:, 0]
+        chosen = (of_crop == count).nonzero()[:, 0].to(image.device)
         views = len(chosen) // count
         index, order = index_Bn[chosen].reshape(views, -1).sort(dim=1)
         raster = image[chosen].reshape(views, index.shape[1], -1)

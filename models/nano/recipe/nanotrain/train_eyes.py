@@ -52,12 +52,12 @@ def pixels_of(crops: scenes.Crops, device: str) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def coloured(grey_BHW: Tensor, sheets_B: Tensor | None = None) -> Tensor:
+def coloured(grey_BHW: Tensor, sheets_B: Tensor | None = None, num_sheets: int = 0) -> Tensor:
     """[B, 3, H, W] in 0..1: half as they are, the others in new paper and ink, some of them
-    light on dark. sheets: int64, crops of one number share their colours; left out, each has its
-    own."""
+    light on dark. sheets: int64 in 0..num_sheets, crops of one number share their colours; left
+    out, each has its own."""
     device = grey_BHW.device
-    count = len(grey_BHW) if sheets_B is None else int(sheets_B.max()) + 1
+    count = len(grey_BHW) if sheets_B is None else num_sheets
     ink = 0.45 * torch.rand((count, 3, 1, 1), device=device)
     paper = 1 - 0.18 * torch.rand((count, 3, 1, 1), device=device)
     is_kept = torch.rand(count, 1, 1, 1, device=device) < 0.5

@@ -2,10 +2,11 @@
 
     python -m nanotrain.train_joint --state DIR --codes DIR/codes.pt --drawn DIR/drawn --steps N
 
-Starts from DIR/eyes.pt and DIR/reader.pt. The eyes keep their aims of stage 3 on the same crops, so
-that what they see stays what the decoder can spell; other pages are read from ideal tokens beside.
-With an empty --mix the decoder alone learns, from ideal tokens only. Runs on CPU and CUDA. Writes
-DIR/joint.pt and DIR/joint.log.
+Starts from DIR/eyes.pt and DIR/reader.pt; with --resume from DIR/joint.pt, whose momenta may be
+missing. Without --drawn the feeders draw pages themselves. The eyes keep their aims of stage 3 on
+the same crops, so that what they see stays what the decoder can spell; other pages are read from
+ideal tokens beside. With an empty --mix the decoder alone learns, from ideal tokens only. Runs on
+CPU and CUDA. Writes DIR/joint.pt and DIR/joint.log.
 
 Several processes share the work when RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set as
 torchrun sets them; gradients are averaged once a step.
@@ -32,6 +33,7 @@ from nanotrain.drawn import DrawnBatch
 from nanotrain.export import model_of
 from nanotrain.feeding import Feeder, default_workers
 from nanotrain.groups import held_out_batches, joint_groups, kinds_of
+from nanotrain.moving import Ahead, moved
 from nanotrain.optim import Optimisers
 from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses
@@ -65,12 +67,15 @@ class JointTrainer:
             total=args.steps,
         )
         self.num_steps = 0
+        self.warm_steps = 0  # updates that the momenta have behind them
         if args.resume and self.kept.exists():
             state = self._load(self.kept)
             self.heads.load_state_dict(state["heads"])
-            self.eyes.load_state_dict(state["eyes"])
-            self.reader.load_state_dict(state["reader"])
             self.num_steps = state["step"]
+            if "eyes" in state:
+                self.eyes.load_state_dict(state["eyes"])
+                self.reader.load_state_dict(state["reader"])
+                self.warm_steps = self.num_steps
         else:
             self.heads.load_state_dict(self._load(args.state / "reader.pt")["heads"])
         self.separator = self.vision.view_separator.detach()
@@ -89,15 +94,22 @@ class JointTrainer:
         unfinished.replace(self.kept)
 
     def step(
-        self, group: list[DrawnBatch], others: list[PageBatch], *, num_texts: int, rng: Random
+        self,
+        group: list[DrawnBatch],
+        others: list[PageBatch],
+        *,
+        num_texts: int,
+        rng: Random,
+        done: float | None = None,
     ) -> tuple[Means, int]:
         """Learn once from drawn pages and from pages whose tokens are ideal or were seen before.
-        Returns (means of the losses by kind of batch, characters).
+        done: the share of the schedule that is over, where it goes by the clock. Returns (means of
+        the losses by kind of batch, characters).
 
         Raises: FloatingPointError when a loss is no number; nothing was changed by it."""
         readings: list[DrawnBatch | PageBatch] = [*group, *others]
         characters = [count_targets(batch, num_texts) for batch in readings]
-        means = Means()
+        means, total = Means(), torch.zeros((), device=self.device)
         for batch, count in zip(readings, characters, strict=True):
             # On every second batch only: it costs one more forward.
             own = self.args.own if rng.random() < 0.5 else 0.0
@@ -107,21 +119,24 @@ class JointTrainer:
             loss = loss * (count / sum(characters))
             if far is not None:
                 loss = loss + self.args.far / len(group) * far
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss is {float(loss)} at step {self.num_steps}; resume from {self.kept}"
-                )
             loss.backward()
+            total += loss.detach()
             means.add(name, text=out.text, right=out.right, far=far)
             means.looked = out.looked
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"loss is {float(total)} at step {self.num_steps}; resume from {self.kept}"
+            )
         if self.ranks > 1:
             learning = (self.eyes.parameters if group else []) + self.reader.parameters
             average_gradients(learning, self.ranks)
+        done = self.num_steps / self.args.steps if done is None else done
         if group:
-            self.eyes.step(self.num_steps)
-        self.reader.step(self.num_steps)
+            self.eyes.step(self.warm_steps, done)
+        self.reader.step(self.warm_steps, done)
         sizes.impose_near_sight(self.vision)
         self.num_steps += 1
+        self.warm_steps += 1
         return means, sum(characters)
 
     def _losses(
@@ -162,17 +177,18 @@ class JointTrainer:
 
 
 class Means:
-    """Means by name of a loss and kind of batch, as the log writes them."""
+    """Means by name of a loss and kind of batch, as the log writes them. Sums stay on the device
+    until a line is written."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
+        self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
-        self.looked: list[float] = []
+        self.looked: Tensor | None = None
 
     def add(self, kind: str, **values: Tensor | None) -> None:
         for name, value in values.items():
             if value is not None:
-                self.sums[f"{name}_{kind}"] += float(value.detach())
+                self.sums[f"{name}_{kind}"] += value.detach()
                 self.counts[f"{name}_{kind}"] += 1
 
     def merge(self, other: Means) -> None:
@@ -182,13 +198,14 @@ class Means:
         self.looked = other.looked
 
     def as_line(self) -> dict[str, float | list[float]]:
-        means = {key: round(value / self.counts[key], 4) for key, value in self.sums.items()}
-        return {**means, "looked": [round(value, 3) for value in self.looked]}
+        means = {key: round(float(sum_) / self.counts[key], 4) for key, sum_ in self.sums.items()}
+        looked = [] if self.looked is None else self.looked.tolist()
+        return {**means, "looked": [round(value, 3) for value in looked]}
 
 
 def count_targets(batch: DrawnBatch | PageBatch, num_texts: int) -> int:
     page = batch.page if isinstance(batch, DrawnBatch) else batch
-    return sum(int((text.targets >= 0).sum()) for text in page.texts[:num_texts])
+    return sum(text.num_targets for text in page.texts[:num_texts])
 
 
 def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
@@ -206,8 +223,27 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--codes", type=Path, required=True)
-    parser.add_argument("--drawn", type=Path, required=True)
+    parser.add_argument("--drawn", type=Path, help="folder of drawn.py's pages")
+    parser.add_argument(
+        "--globals",
+        type=float,
+        default=0.3,
+        dest="globals_",
+        help="without --drawn: how many pages with tiles have the global view too",
+    )
+    parser.add_argument(
+        "--uses",
+        type=float,
+        default=3.0,
+        help="without --drawn: how often a page is learned from, about",
+    )
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="the schedule goes by the clock, not by --steps, and ends after so many",
+    )
     parser.add_argument("--stop-after", type=int, default=10**9)
     parser.add_argument(
         "--mix",
@@ -239,10 +275,19 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
+        "--feeders", type=int, default=0, help="children that make batches; 0: as fits"
+    )
+    parser.add_argument("--check-every", type=int, default=50)
+    parser.add_argument(
         "--compile", default="", help="backend of torch.compile, inductor say; empty: eager"
     )
     parser.add_argument("--resume", action="store_true")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.minutes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error(
+            "--minutes: processes that share a step cannot each go by a clock of their own"
+        )
+    return args
 
 
 def main() -> None:
@@ -254,37 +299,50 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
     torch.manual_seed(rank)
     trainer = JointTrainer(args, device, ranks)
-    step, last = trainer.num_steps, min(args.steps, args.stop_after)
-    seeds = [900 + step + 10_000 * rank + 1000 * i for i in range(default_workers(device))]
+    step = trainer.num_steps
+    last = args.stop_after if args.minutes else min(args.steps, args.stop_after)
+    num_feeders = args.feeders or default_workers(device)
+    seeds = [900 + step + 10_000 * rank + 1000 * i for i in range(num_feeders)]
     feeder = Feeder([partial(joint_groups, args, seed) for seed in seeds], room=2 * len(seeds))
+    ahead = Ahead(feeder.take, device)
     held_out = held_out_batches(kinds_of(args.mix, args.ideal)) if rank == 0 else {}
+    held_out = {kind: moved(batch, device) for kind, batch in held_out.items()}
     # All processes agree on how many texts a step has; what they read again is their own.
     grounded, rng = Random(step), Random(step + rank)
     seen: list[PageBatch] = []  # what the eyes gave lately
     started, means, characters = time.time(), Means(), 0
-    while step < last:
-        group, from_ideal = feeder.take()
+    saved, is_over = started, step >= last
+    while not is_over:
+        done = (time.time() - started) / 60 / args.minutes if args.minutes else None
+        group, from_ideal = ahead.take()
         again = rng.sample(seen, min(args.replay, len(seen)))
         num_texts = 2 if grounded.random() < args.grounded else 1
-        found, count = trainer.step(group, [*from_ideal, *again], num_texts=num_texts, rng=rng)
+        found, count = trainer.step(
+            group, [*from_ideal, *again], num_texts=num_texts, rng=rng, done=done
+        )
         seen = [*seen, *(batch.page for batch in group)][-REPLAYED:]
         step = trainer.num_steps
         means.merge(found)
         characters += count * ranks  # the others read about as many
-        if rank == 0 and (step % 10 == 0 or step == args.steps):
+        is_over = step >= last or bool(args.minutes and time.time() - started > 60 * args.minutes)
+        if rank == 0 and (step % 10 == 0 or is_over):
+            is_checked = step % args.check_every == 0 or is_over
             line = {
                 "step": step,
                 "seconds": round(time.time() - started, 1),
                 "characters": characters,
                 **means.as_line(),
-                **(trainer.check(held_out) if step % 50 == 0 or step == args.steps else {}),
+                **(trainer.check(held_out) if is_checked else {}),
             }
             means = Means()
             with (args.state / "joint.log").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-        if rank == 0 and (step % 20 == 0 or step == last):
+        is_due = time.time() - saved > 60 if args.minutes else step % 20 == 0
+        if rank == 0 and (is_over or is_due):
             trainer.save()
+            saved = time.time()
+    ahead.close()
     feeder.close()
 
 

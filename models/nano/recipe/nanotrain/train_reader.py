@@ -94,7 +94,10 @@ class IdealEyes(nn.Module):
 
 def text_of(rows: batches.TextRows, device: str) -> Text:
     return Text(
-        *(torch.from_numpy(a).to(device) for a in (rows.ids, rows.targets, rows.cells, rows.places))
+        *(
+            torch.as_tensor(a, device=device)
+            for a in (rows.ids, rows.targets, rows.cells, rows.places)
+        )
     )
 
 
@@ -136,16 +139,16 @@ def ideal_losses(
     num_texts: int = 2,
     own: float = 0.0,
 ) -> ReadLosses:
-    kept = torch.from_numpy(batch.kept).to(device)
+    kept = torch.as_tensor(batch.kept, device=device)
     if batch.tokens is not None:
-        visual = torch.from_numpy(batch.tokens).to(device).float()
+        visual = torch.as_tensor(batch.tokens, device=device).float()
     else:
         visual = ideal(
-            torch.from_numpy(batch.slots).to(device).long(), kept, batch.num_tiles, separator
+            torch.as_tensor(batch.slots, device=device).long(), kept, batch.num_tiles, separator
         )
     if noise:
         visual = visual + blur(visual, batch.tokens is None) * torch.randn_like(visual)
-    places = torch.from_numpy(batch.token_places).to(device)
+    places = torch.as_tensor(batch.token_places, device=device)
     return read(
         decoder,
         heads,
@@ -239,13 +242,13 @@ def main() -> None:
     while step < min(args.steps, args.stop_after):
         group = feeder.take()
         num_texts = 2 if grounded.random() < args.grounded else 1
-        total = sum(int((t.targets >= 0).sum()) for b in group for t in b.texts[:num_texts])
+        total = sum(t.num_targets for b in group for t in b.texts[:num_texts])
         for batch in group:
             with autocast(device):
                 out = ideal_losses(
                     decoder, ideal, separator, heads, batch, device, num_texts=num_texts
                 )
-            share = sum(int((t.targets >= 0).sum()) for t in batch.texts[:num_texts]) / total
+            share = sum(t.num_targets for t in batch.texts[:num_texts]) / total
             loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
             (loss * share).backward()
             kind = f"{batch.num_tiles}{'seen' if batch.tokens is not None else ''}"
@@ -258,7 +261,7 @@ def main() -> None:
                 ("right", out.right),
             ):
                 sums[f"{name}{kind}"] = sums.get(f"{name}{kind}", 0.0) + float(value.detach())
-            looked = [round(v, 3) for v in out.looked]
+            looked = [round(v, 3) for v in out.looked.tolist()]
         optimisers.step(step)
         characters += total
         step += 1
