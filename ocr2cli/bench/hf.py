@@ -29,7 +29,7 @@ def measure_hf(subject: Subject, work: Work) -> Timing:
     with torch.inference_mode():
         _encode(subject, model, work.pages[:1])
         started = now(subject.device)
-        for page in work.pages:
+        for page in work.pages:  # as its users do: `generate` is given one page after the other
             _encode(subject, model, [page])
         timing.encode_s = (now(subject.device) - started) * work.num_pages / len(work.pages)
         _generate_s(subject, model, prompts[:1], 2)
@@ -49,7 +49,7 @@ def _make(subject: Subject) -> Any:
     default = torch.get_default_dtype()
     torch.set_default_dtype(subject.dtype)
     try:
-        with no_init_weights():
+        with no_init_weights(), subject.device:
             model = DeepseekOcr2ForConditionalGeneration(native_config(subject.config))
     finally:
         torch.set_default_dtype(default)

@@ -149,9 +149,9 @@ def random_like(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     count = min(value.numel(), _BLOCK)
     block = torch.randn(count, generator=generator)
     scale = value.shape[-1] ** -0.5 if value.dim() > 1 else 0.02
-    block = (block * scale + (0.0 if value.dim() > 1 else 1.0)).to(value.dtype)
+    block = (block * scale + (0.0 if value.dim() > 1 else 1.0)).to(value.dtype).to(device)
     repeats = -(-value.numel() // count)
-    return block.repeat(repeats)[: value.numel()].reshape(value.shape).to(device)
+    return block.repeat(repeats)[: value.numel()].reshape(value.shape)
 
 
 def fill_randomly(module: nn.Module) -> None:

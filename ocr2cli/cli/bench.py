@@ -35,7 +35,13 @@ def bench(
     set_up_logging(**logs)
     import torch
 
-    from ocr2cli.bench.measure import ENCODED_PAGES, measure_ceilings, measure_ours, peak_memory
+    from ocr2cli.bench.measure import (
+        ENCODED_GROUPS,
+        measure_ceilings,
+        measure_ours,
+        pages_at_once,
+        peak_memory,
+    )  # fmt: skip
     from ocr2cli.bench.raster import measure_raster
     from ocr2cli.bench.report import as_text, report
     from ocr2cli.bench.workload import make_subject, make_work
@@ -43,7 +49,8 @@ def bench(
 
     torch.set_num_threads(threads or num_cores())
     subject = make_subject(EngineConfig(model=model, device=device, dtype=dtype))
-    work = make_work(subject, pages, new_tokens, encoded=ENCODED_PAGES)
+    encoded = ENCODED_GROUPS * pages_at_once(subject.device)
+    work = make_work(subject, pages, new_tokens, encoded=encoded)
     ceilings = measure_ceilings(subject.device, subject.dtype)
     ours = measure_ours(subject, work)
     peak = peak_memory(subject.device)

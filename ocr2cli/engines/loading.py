@@ -53,6 +53,9 @@ def model_config(files: ModelFiles) -> ModelConfig:
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
     device, dtype, matrices = where = place(files, engine)
+    if dtype == torch.float32:
+        # cuDNN would round a convolution's operands to 10 bits; products are exact as they are.
+        torch.backends.cudnn.allow_tf32 = False
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
         vision.pack()

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ocr2")
 
 # Pages an encoder takes at once: their equal-size views run as one batch on a GPU.
-_ENCODE_PAGES = 4
-_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-_FEED_BUCKETS = (1, 4, 8, 16)
+ENCODE_PAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def native_stages(
             "encode",
             partial(EncodeWorker, spec),
             num_workers=encoders,
-            credit=_ENCODE_PAGES,
+            credit=ENCODE_PAGES,
             num_threads=threads,
             **common,
         ),
@@ -112,7 +110,7 @@ class EncodeWorker:
         import torch
 
         with torch.inference_mode():
-            while pages := inbox.take(_ENCODE_PAGES, wait=True):
+            while pages := inbox.take(ENCODE_PAGES, wait=True):
                 for item in self.encode(pages):
                     emit(item)
 
@@ -195,10 +193,8 @@ class DecodeWorker:
                 inbox.note_progress()
 
     def _make_generator(self) -> Generator:
-        from ocr2cli.generate.generator import Generator, Tuning
+        from ocr2cli.generate.generator import Generator, tuning_for
 
-        # On CUDA every step has one of a few shapes, so that each is captured as a graph once.
-        fixed = Tuning(fixed_steps=True, batch_buckets=_BATCH_BUCKETS, feed_buckets=_FEED_BUCKETS)
         return Generator(
             self.decoder,
             self.spec.decode,
@@ -206,7 +202,7 @@ class DecodeWorker:
             exempt_ids=self.exempt_ids,
             num_slots=self.spec.batch_size,
             kv_tokens=self.spec.kv_tokens,
-            tuning=fixed if self.device.type == "cuda" else None,
+            tuning=tuning_for(self.device),
         )
 
     def _admit(self, page: _Page, emit: Emit) -> None:

@@ -76,6 +76,17 @@ class Tuning:
         return max((1 + self.max_guess, *self.feed_buckets))
 
 
+# Every step of a GPU has one of a few shapes, so that each is captured as a graph once.
+GPU_TUNING = Tuning(
+    fixed_steps=True, batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128), feed_buckets=(1, 4, 8, 16)
+)
+
+
+def tuning_for(device: torch.device) -> Tuning:
+    """What suits the device best."""
+    return GPU_TUNING if device.type == "cuda" else Tuning()
+
+
 @dataclass(slots=True)
 class Statistics:
     """Counts since the start. decode_rows / decode_steps is the mean batch."""
@@ -101,7 +112,8 @@ class Generator:
     num_slots: sequences decoded together. kv_tokens: budget of cached tokens over all of them,
     and the longest that one may become. eos_id: the end token. exempt_ids: never banned by the
     windowed n-gram rule. make_cache: (num_slots, max_tokens_per_slot) -> cache, for a decoder
-    that brings its own.
+    that brings its own. max_context: the longest that a sequence may become, where that is less
+    than the model and the budget allow: a device sets aside memory for that many in each slot.
 
     Raises: EngineError when the cache itself does not fit in memory.
     """
@@ -117,6 +129,7 @@ class Generator:
         kv_tokens: int,
         tuning: Tuning | None = None,
         make_cache: MakeCache | None = None,
+        max_context: int = 0,
     ) -> None:
         if config.draft not in DRAFT_MODES:
             raise ValueError(f"draft is one of {', '.join(DRAFT_MODES)}, not {config.draft!r}")
@@ -125,7 +138,7 @@ class Generator:
         self._config = config
         self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
         self._num_slots, self._kv_tokens = num_slots, kv_tokens
-        self._context = min(decoder.config.max_positions, kv_tokens)
+        self._context = min(decoder.config.max_positions, kv_tokens, max_context or kv_tokens)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
