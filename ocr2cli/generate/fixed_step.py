@@ -19,8 +19,9 @@ from ocr2cli.generate.greedy import Choice, first_argmax, pack, unpack
 from ocr2cli.generate.logits import NgramRule, ban_repeats
 from ocr2cli.generate.step import PAD_ID, Cache, Row, round_up
 
-# Lengths that attention looks at; the cache's own length is the last. A graph each.
-CONTEXTS = (512, 1024, 1536, 2048, 3072, 4096, 6144)
+# Lengths that attention looks at, all of them at the memory's full rate; the cache's own length is
+# the last. A graph each, captured when it is first needed.
+CONTEXTS = (*range(256, 4096, 256), *range(4096, 8192, 512))
 
 
 class FixedDecoder(Protocol):

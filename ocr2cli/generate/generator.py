@@ -6,7 +6,7 @@ Knows nothing about text, pages or processes; keys are opaque.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Tuning:
     """What changes speed and memory and never the tokens (but `loops`: when to give up).
 
     expected_new, prefill_tokens, prefill_chunk: see `Scheduler`.
+    prefill_together: most prompts of one length fed in one go.
     max_guess: most drafted tokens tried in one step.
     draft_batch_limit: with draft "auto", no drafts while more sequences than this decode
     together.
@@ -62,6 +63,7 @@ class Tuning:
     expected_new: int = 512
     prefill_tokens: int = 2048
     prefill_chunk: int = 0
+    prefill_together: int = 1
     max_guess: int = 15
     draft_batch_limit: int = 16
     step_costs: tuple[tuple[int, float], ...] = CPU_STEP_COSTS
@@ -77,8 +79,13 @@ class Tuning:
 
 
 # Every step of a GPU has one of a few shapes, so that each is captured as a graph once.
+# Prompts go together: alone, each would wait longer for its kernels to be launched than for them.
 GPU_TUNING = Tuning(
-    fixed_steps=True, batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128), feed_buckets=(1, 4, 8, 16)
+    prefill_tokens=8 * 1_152,
+    prefill_together=8,
+    fixed_steps=True,
+    batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+    feed_buckets=(1, 4, 8, 16),
 )
 
 
@@ -229,8 +236,8 @@ class Generator:
         plan = self._scheduler.schedule(self._lookahead)
         self._start_over(plan.preempted)
         try:
-            for chunk in plan.prefills:
-                self._prefill(chunk)
+            for chunks in self._grouped(plan.prefills):
+                self._prefill(chunks)
             if plan.decodes:
                 self._decode([self._tracks[running.arrival] for running in plan.decodes])
         except (MemoryError, RuntimeError) as error:
@@ -240,24 +247,48 @@ class Generator:
         done, self._done = self._done, []
         return done
 
-    def _prefill(self, chunk: Chunk) -> None:
+    def _grouped(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+        """In order, whole prompts of one length together."""
+        group: list[Chunk] = []
+        for chunk in chunks:
+            is_alike = len({one.stop for one in (*group, chunk)}) == 1 and all(
+                one.start == 0 and one.is_last for one in (*group, chunk)
+            )
+            if group and not (is_alike and len(group) < self._tuning.prefill_together):
+                yield group
+                group = []
+            group.append(chunk)
+        if group:
+            yield group
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> None:
+        """Feed one chunk, or whole prompts of one length."""
         start = time.perf_counter()
-        running = chunk.sequence
-        track = self._tracks[running.arrival]
-        if chunk.start == 0:
-            track.started_at = track.started_at or start
-            self._cache.free(running.slot)  # whoever held it before
-        x_TD = track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device)
-        logits_V = self._decoder.prefill(x_TD, self._cache, running.slot)
-        running.num_cached = chunk.stop
-        self.statistics.prefill_tokens += chunk.stop - chunk.start
-        if not chunk.is_last:
-            track.prefill_s += time.perf_counter() - start
-            return
-        choice = choose(logits_V[None], {0: track.rules.penalties()})[0]
-        track.prefill_s += time.perf_counter() - start
-        running.state = State.DECODE
-        self._take(track, choice)
+        tracks = [self._tracks[chunk.sequence.arrival] for chunk in chunks]
+        for chunk, track in zip(chunks, tracks, strict=True):
+            if chunk.start == 0:
+                track.started_at = track.started_at or start
+                self._cache.free(chunk.sequence.slot)  # whoever held it before
+        x_BTD = torch.stack(
+            [
+                track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device)
+                for chunk, track in zip(chunks, tracks, strict=True)
+            ]
+        )
+        slots = [chunk.sequence.slot for chunk in chunks]
+        logits_BV = self._decoder.prefill_together(x_BTD, self._cache, slots)
+        choices: list[Choice] = []
+        if chunks[0].is_last:
+            penalties = {row: track.rules.penalties() for row, track in enumerate(tracks)}
+            choices = choose(logits_BV, penalties)
+        seconds = (time.perf_counter() - start) / len(chunks)
+        for chunk, track in zip(chunks, tracks, strict=True):
+            track.running.num_cached = chunk.stop
+            track.prefill_s += seconds
+            self.statistics.prefill_tokens += chunk.stop - chunk.start
+        for track, choice in zip(tracks, choices, strict=bool(choices)):
+            track.running.state = State.DECODE
+            self._take(track, choice)
 
     def _decode(self, tracks: Sequence[Track]) -> None:
         guesses = self._guesses(tracks)

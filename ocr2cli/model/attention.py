@@ -90,11 +90,28 @@ class DensePlan:
         return _attend_masked(q_RHTC, keys, values, self.mask_R1TL)[self.slots_B]
 
 
+class PromptPlan:
+    """Whole prompts of one length in fresh slots: causal, all at once. slots: int64 [B]."""
+
+    def __init__(self, slots_B: Tensor) -> None:
+        self.slots_B = slots_B
+
+    def attend(
+        self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
+    ) -> Tensor:
+        """Returns [B, T, H, C]."""
+        tokens = q_BHTC.shape[2]
+        cache.keys[layer][self.slots_B, :, :tokens] = k_BHTC
+        cache.values[layer][self.slots_B, :, :tokens] = v_BHTC
+        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True)
+        return y_BHTC.transpose(1, 2)
+
+
 def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-Plan = RaggedPlan | DensePlan
+Plan = RaggedPlan | DensePlan | PromptPlan
 
 
 class CausalAttention(nn.Module):
@@ -187,6 +204,8 @@ def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:
         # Rounded up: kernels like aligned masks.
         span = min(-(-(max(starts) + tokens) // 64) * 64, cache.max_tokens_per_slot)
         return DensePlan(cache, torch.tensor(slots, device=cache.device), positions_BT, span)
+    if prefers_together(cache.device) and not any(starts):
+        return PromptPlan(torch.tensor(slots, device=cache.device))
     masks = [causal_mask(start, tokens, cache.device) if tokens > 1 else None for start in starts]
     return RaggedPlan(slots, starts, masks)
 
@@ -194,6 +213,12 @@ def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:
 def prefers_dense(device: torch.device, tokens: int) -> bool:
     """A GPU wants few large kernels for a decode step; a CPU wants no masked work."""
     return device.type != "cpu" and tokens <= FEW_TOKENS
+
+
+def prefers_together(device: torch.device) -> bool:
+    """Whether whole prompts of one length are attended at once; on a CPU each prompt's bits are its
+    own whatever its company."""
+    return device.type != "cpu"
 
 
 def causal_mask(start: int, tokens: int, device: torch.device) -> Tensor:

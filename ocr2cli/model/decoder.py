@@ -59,8 +59,11 @@ class Decoder(nn.Module):
 
         Returns the last position's logits, float32 [V]. Call under no_grad or inference_mode.
         """
-        x_BTD = self._extend_slots(x_TD[None], cache, [slot])
-        return self.logits(self.norm(x_BTD[0, -1]))
+        return self.prefill_together(x_TD[None], cache, [slot])[0]
+
+    def prefill_together(self, x_BTD: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
+        """The same for prompts of one length, each into its slot. Returns float32 [B, V]."""
+        return self.logits(self.norm(self._extend_slots(x_BTD, cache, slots)[:, -1]))
 
     def decode(self, ids_B: Tensor, cache: KVCache, slots: Sequence[int]) -> Tensor:
         """One more token in each slot. ids: int64 [B]. Returns logits float32 [B, V]."""

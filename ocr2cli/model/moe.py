@@ -19,6 +19,8 @@ from ocr2cli.model.linear import as_shape_only, can_pack, linear, pack_weight, p
 
 # Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
 SUMMED_TOKENS = 256
+# Tokens of a decode step, at most.
+FEW_TOKENS = 256
 
 
 class MixtureOfExperts(nn.Module):
@@ -49,13 +51,14 @@ class MixtureOfExperts(nn.Module):
         tokens, chosen = experts_TK.shape
         if tokens == 1 and x_TD.device.type == "cpu":
             return self._routed_alone(x_TD, weights_TK, experts_TK)
+        groups = can_group(x_TD)
+        if not groups and prefers_all(x_TD):
+            return self._run_all(x_TD, weights_TK, experts_TK)
         order_R = experts_TK.flatten().argsort(stable=True)
         rows_RD = x_TD[order_R // chosen]
-        if can_group(rows_RD):
-            y_RD = self._run_grouped(rows_RD, experts_TK)
-        else:
-            y_RD = self._run_each(rows_RD, experts_TK)
-        y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
+        run = self._run_grouped if groups else self._run_each
+        y_RD = run(rows_RD, experts_TK)
+        y_TKD = torch.empty_like(y_RD).index_copy_(0, order_R, y_RD).view(tokens, chosen, -1)
         return sum_by_weight(y_TKD, weights_TK)
 
     def _routed_alone(self, x_1D: Tensor, weights_1K: Tensor, experts_1K: Tensor) -> Tensor:
@@ -66,6 +69,15 @@ class MixtureOfExperts(nn.Module):
             [self._down(expert, h) for expert, h in zip(experts, h_KI.split(1), strict=True)]
         )
         return sum_by_weight(y_KD[None], weights_1K)
+
+    def _run_all(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
+        """Every expert on every token, weighted by 0 where it was not chosen: more work than
+        grouped products, but of fixed shape and without a word to the host, in any dtype."""
+        share_TE = weights_TK.new_zeros(len(x_TD), self.router.num_experts)
+        share_TE = share_TE.scatter(1, experts_TK, weights_TK)
+        h_ETI = _swiglu(x_TD @ self.experts_gate_up.transpose(1, 2))
+        y_ETD = h_ETI @ self.experts_down.transpose(1, 2)
+        return torch.einsum("etd,te->td", y_ETD.float(), share_TE).to(x_TD.dtype)
 
     def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
@@ -149,12 +161,19 @@ def can_group(rows: Tensor) -> bool:
     return rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
 
 
+def prefers_all(rows: Tensor) -> bool:
+    """True where a decode step without grouped products should not ask how many rows each expert
+    has: a graph cannot."""
+    return rows.device.type != "cpu" and len(rows) <= FEW_TOKENS
+
+
 def sum_by_weight(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     """The experts' results by their probabilities, added up in float32: [T, D] in y's dtype.
 
     In pieces: the float32 products of a whole prompt would be fresh memory at every layer.
     """
-    pieces = zip(y_TKD.split(SUMMED_TOKENS), weights_TK.split(SUMMED_TOKENS), strict=True)
+    size = SUMMED_TOKENS if y_TKD.device.type == "cpu" else max(1, len(y_TKD))
+    pieces = zip(y_TKD.split(size), weights_TK.split(size), strict=True)
     return torch.cat(
         [(y.float() * weights[..., None]).sum(dim=1).to(y.dtype) for y, weights in pieces]
     )

@@ -56,6 +56,11 @@ class TableDecoder:
         table[:, 1] -= 9  # the end token
         self.table = table.to(device)
 
+    def prefill_together(self, x_BTD: Tensor, cache: Any, slots: list[int]) -> Tensor:
+        return torch.stack(
+            [self.prefill(x_TD, cache, slot) for x_TD, slot in zip(x_BTD, slots, strict=True)]
+        )
+
     def prefill(self, x_TD: Tensor, cache: Any, slot: int) -> Tensor:
         cache.reserve(slot, len(x_TD))
         return self.table[int(x_TD[-1, 0])].clone()
@@ -149,7 +154,7 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
     while box.has_work:
         box.step()
     assert toy.shapes[-1] == (4, 1)
-    assert toy.contexts == [512] * 511 + [556] * 18
+    assert toy.contexts == [256] * 255 + [512] * 256 + [556] * 18
 
 
 def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:

@@ -107,6 +107,7 @@ tunings = st.builds(
     expected_new=st.integers(1, 40),
     prefill_tokens=st.integers(1, 20),
     prefill_chunk=st.integers(0, 4),
+    prefill_together=st.integers(1, 4),
     max_guess=st.integers(1, 6),
     draft_batch_limit=st.integers(1, 4),
     batch_buckets=st.sampled_from([(), (1, 2, 4, 8)]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,11 @@ class ToyDecoder:
         if history[-1] in self.poison:
             return torch.full((self.vocab_size,), float("nan"))
         return self.table[hash(tuple(history[-self.order :])) % NUM_ROWS].clone()
+
+    def prefill_together(self, x_BTD: Tensor, cache: Any, slots: list[int]) -> Tensor:
+        return torch.stack(
+            [self.prefill(x_TD, cache, slot) for x_TD, slot in zip(x_BTD, slots, strict=True)]
+        )
 
     def prefill(self, x_TD: Tensor, cache: ToyCache, slot: int) -> Tensor:
         self._forward(1, x_TD.shape[0])

@@ -131,6 +131,21 @@ def test_the_way_of_a_gpu_equals_the_way_of_a_cpu(
     assert cache.lengths == list(LENGTHS)
 
 
+def test_whole_prompts_together_equal_each_alone(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.randint(0, 64, (3, 21), generator=torch.Generator().manual_seed(5))
+    cache = KVCache(TOY.decoder, 4, 40)
+    expected = [decoder.prefill(decoder.embed(one), cache, slot) for slot, one in enumerate(ids)]
+    following = decoder.decode(ids[:, 0], cache, [0, 1, 2])
+    monkeypatch.setattr(attention, "prefers_together", lambda device: True)
+    cache = KVCache(TOY.decoder, 4, 40)
+    together = decoder.prefill_together(decoder.embed(ids), cache, [3, 0, 1])
+    assert relative_error(together, torch.stack(expected)) < TOLERANCE
+    assert cache.lengths == [21, 21, 0, 21]
+    assert relative_error(decoder.decode(ids[:, 0], cache, [3, 0, 1]), following) < TOLERANCE
+
+
 def same_decoder(decoder: Decoder, dtype: torch.dtype, *, is_packed: bool) -> Decoder:
     model = Decoder(TOY.decoder).eval()
     model.load_state_dict(decoder.state_dict())
@@ -218,16 +233,17 @@ def dense_experts(layer: MixtureOfExperts, x_TD: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 50])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("way", ["each", "grouped", "all"])
 def test_sorted_experts_equal_the_plain_sum(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tokens: int, grouped: bool
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, tokens: int, way: str
 ) -> None:
     layer = decoder.layers[1].mlp
     assert isinstance(layer, MixtureOfExperts)
-    if not hasattr(torch.nn.functional, "grouped_mm"):
+    if way == "grouped" and not hasattr(torch.nn.functional, "grouped_mm"):
         assert not moe.can_group(torch.zeros(1))
-        grouped = False
-    monkeypatch.setattr(moe, "can_group", lambda rows: grouped)
+        way = "each"
+    monkeypatch.setattr(moe, "can_group", lambda rows: way == "grouped")
+    monkeypatch.setattr(moe, "prefers_all", lambda rows: way == "all")
     x_TD = torch.randn(tokens, 32, generator=torch.Generator().manual_seed(tokens))
     assert relative_error(layer(x_TD), dense_experts(layer, x_TD)) < TOLERANCE
 

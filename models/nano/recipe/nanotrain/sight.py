@@ -20,6 +20,7 @@ from ocr2cli.model.sam import relative_table, resize_positions
 from ocr2cli.model.vision import VisionEncoder
 
 CROP, CROP_PATCHES, CROP_CELLS = 256, 16, 4
+COUNT_STEP = 64  # crops in a batch of a GPU's convolutions are rounded up to a multiple
 
 
 # Inductor of torch 2.13 cannot trace the backward of the antialiased resize.
@@ -66,8 +67,13 @@ def see_crops(
     x = x + windows[places_B2[:, 0], places_B2[:, 1]]
     for block in sam.blocks:
         x = _crop_block(block, x, grid)
+    # cuDNN plans each new shape anew, and every batch has its own number of crops.
+    count = len(x)
+    if x.is_cuda:
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, -count % COUNT_STEP))
     neck = sam.neck(x.permute(0, 3, 1, 2))
-    image = sam.down2(sam.down1(neck)).flatten(2).transpose(1, 2)
+    image = sam.down2(sam.down1(neck))[:count].flatten(2).transpose(1, 2)
+    neck = neck[:count]
     cells = grid // 4
     inner = torch.arange(CROP_CELLS, device=places_B2.device)
     rows = places_B2[:, 0, None] * CROP_CELLS + inner
@@ -114,7 +120,7 @@ def see_tokens(
     cos, sin = encoder.rotary.at(torch.cat((index_Bn, index_Bn + count), dim=1))
     turn = cos[:, None], sin[:, None]
     n = image_BnD.shape[1]
-    row = torch.arange(2 * n)
+    row = torch.arange(2 * n, device=image_BnD.device)
     visible = (row[None, :] < n) | ((row[:, None] >= n) & (row[None, :] <= row[:, None]))
     losses = []
     for layer in encoder.layers:

@@ -294,6 +294,8 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # cuDNN's attention plans each new shape anew, and every batch has its own.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
         torch.distributed.init_process_group("gloo")
