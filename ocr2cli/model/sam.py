@@ -162,8 +162,6 @@ def attend_with_positions(
     is_cpu_inference = q_BHNC.device.type == "cpu" and not torch.is_grad_enabled()
     if is_cpu_inference and not (q_BHNC.dtype == torch.bfloat16 and has_amx()):
         return _attend_plainly(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
-    if q_BHNC.is_cuda:
-        return _attend_in_channels(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
     if side * side <= SMALL_MAP:
         bias = torch.cat((by_row, by_column), dim=-1) @ key_places(side, by_row)
         return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
@@ -171,24 +169,6 @@ def attend_with_positions(
         bias = spread_bias(by_row, by_column)
         return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
     return _attend_in_chunks(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
-
-
-def _attend_in_channels(
-    q_BHNC: Tensor, k_BHNC: Tensor, v_BHNC: Tensor, by_row: Tensor, by_column: Tensor
-) -> Tensor:
-    """The position terms as more channels of q, against rows and columns as ones among zeros in k:
-    no bias is ever made, and the sums are float32.
-
-    A kernel wants one number of channels, a multiple of 8: v is filled up with zeros.
-    """
-    channels, side = q_BHNC.shape[-1], by_row.shape[-1]
-    missing = -(channels + 2 * side) % 8
-    places_NG = key_places(side, by_row).T
-    q = F.pad(torch.cat((q_BHNC * channels**-0.5, by_row, by_column), dim=-1), (0, missing))
-    places = places_NG.expand(*k_BHNC.shape[:2], -1, -1)
-    k = F.pad(torch.cat((k_BHNC, places), dim=-1), (0, missing))
-    v = F.pad(v_BHNC, (0, q.shape[-1] - channels))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :channels]
 
 
 def _attend_in_chunks(

@@ -76,9 +76,7 @@ def test_a_view_of_a_size_the_model_never_saw_is_refused(encoder: QueryEncoder) 
 
 
 @pytest.mark.parametrize("chunk", [100 * 24 * 24, 2 * 24**4, 1 << 21])
-@pytest.mark.parametrize(
-    "attend", [sam._attend_in_chunks, sam._attend_plainly, sam._attend_in_channels]
-)
+@pytest.mark.parametrize("attend", [sam._attend_in_chunks, sam._attend_plainly])
 def test_chunked_attention_equals_the_whole_bias(
     monkeypatch: pytest.MonkeyPatch, attend: Callable[..., Tensor], chunk: int
 ) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -23,6 +24,31 @@ def test_batches_of_all_children_are_taken() -> None:
 
     feeder = Feeder([lambda: threes(0), lambda: threes(10)])
     assert sorted(feeder.take() for _ in range(6)) == [0, 1, 2, 10, 11, 12]
+    feeder.close()
+
+
+@pytest.mark.parametrize("slot_bytes", [1 << 20, 1 << 12])
+def test_arrays_arrive_as_they_were_sent_and_stay_so(
+    slot_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through shared memory, whose slots are written again while earlier batches are still in use,
+    or through the pipe where a batch is too large for a slot."""
+    from nanotrain import feeding
+
+    monkeypatch.setattr(feeding, "_SLOT_BYTES", slot_bytes)
+
+    def batches(first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        for at in range(first, first + 5):
+            yield np.full((30, 50), at), [np.arange(at, at + 7), np.zeros(0)]
+        time.sleep(60)
+
+    feeder = feeding.Feeder([lambda: batches(0), lambda: batches(100)], room=3)
+    taken = [feeder.take() for _ in range(10)]
+    assert sorted(int(whole[0, 0]) for whole, _ in taken) == [*range(5), *range(100, 105)]
+    for whole, (some, none) in taken:
+        assert (whole == whole[0, 0]).all() and whole.shape == (30, 50) and none.shape == (0,)
+        assert some.tolist() == list(range(whole[0, 0], whole[0, 0] + 7))
+        whole += 1  # belongs to the trainer
     feeder.close()
 
 

@@ -35,6 +35,20 @@ def test_a_state_comes_back_from_its_parts_and_is_never_overwritten(tmp_path, mo
         state.unpack(tmp_path / "new", tmp_path / "kept")
 
 
+def test_a_state_to_travel_with_has_the_weights_alone(tmp_path) -> None:
+    from nanotrain import state
+
+    weights = torch.randn(300)
+    torch.save({"ideal": {"w": weights}}, tmp_path / "codes.pt")
+    joint = {"vision": {"w": weights}, "eyes": {"muon": weights}, "reader": {}, "step": 7}
+    torch.save(joint, tmp_path / "joint.pt")
+    state.lighten(tmp_path, tmp_path / "light")
+    back = torch.load(tmp_path / "light" / "joint.pt", weights_only=True)
+    assert set(back) == {"vision", "step"}
+    assert torch.equal(back["vision"]["w"], weights.bfloat16())
+    assert (tmp_path / "light" / "codes.pt").exists()
+
+
 @pytest.fixture
 def both_stages(tmp_path, two_fonts, plain_words, monkeypatch):
     """A folder with eyes and reader of one untrained model, and one page of a kind to check."""
@@ -100,3 +114,28 @@ def test_without_drawn_pages_only_the_decoder_learns(tmp_path, both_stages, monk
             not torch.equal(value, before[part][name]) for name, value in after[part].items()
         )
         assert moved == moves, part
+
+
+def test_by_the_clock_and_without_momenta_it_goes_on_from_weights_alone(
+    tmp_path, both_stages, monkeypatch
+) -> None:
+    """As on a machine lent for some minutes: pages are drawn by the feeders themselves."""
+    from nanotrain import train_joint
+
+    model, words = both_stages
+    weights = {"vision": model.vision.state_dict(), "decoder": model.decoder.state_dict()}
+    heads = torch.load(tmp_path / "reader.pt", weights_only=True)["heads"]
+    torch.save({**weights, "heads": heads, "step": 40}, tmp_path / "joint.pt")
+    drawn = words.index("--drawn")
+    args = [*words[:drawn], *words[drawn + 2 :], "--mix", "note=1", "--ideal", "", "--resume"]
+    monkeypatch.setattr(sys, "argv", [*args, "--minutes", "0.01", "--feeders", "2"])
+    train_joint.main()
+    after = torch.load(tmp_path / "joint.pt", weights_only=True)
+    assert after["step"] > 40 and "eyes" in after
+    # The rate rises anew, from nearly nothing.
+    name = "query_encoder.layers.0.attn.qkv.weight"
+    moved = (after["vision"][name] - weights["vision"][name]).norm()
+    assert 0 < moved < 0.2 * weights["vision"][name].norm()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        train_joint.main()

@@ -201,11 +201,11 @@ def main() -> None:
         records = []
         for prompt, most_tokens in (("ocr", 500), ("markdown", 700)):
             records += read_cases(groups["large"], args.model, prompt, most_tokens)
-        records += read_cases(groups["text12"], args.model, "ocr", 600)
+        records += read_cases(groups["text12"], args.model, "ocr", 1600)
         for prompt in ("ocr", "markdown"):
-            records += read_cases(groups["look"], args.model, prompt, 1000)
+            records += read_cases(groups["look"], args.model, prompt, 1600)
         if "real" in chosen:
-            records += read_cases(real_cases(folder), args.model, "ocr", 400)
+            records += read_cases(real_cases(folder), args.model, "ocr", 4000)
     done = table(records)
     print(done)
     if args.out:

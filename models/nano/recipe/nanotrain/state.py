@@ -2,8 +2,10 @@
 
     python -m nanotrain.state pack --state DIR --kept models/nano/recipe/state
     python -m nanotrain.state unpack --state DIR --kept models/nano/recipe/state
+    python -m nanotrain.state lighten --state DIR --kept OTHER
 
-Weights are kept in float32; momenta, which bear rounding, in bfloat16.
+Weights are kept in float32; momenta, which bear rounding, in bfloat16. `lighten` writes a state to
+travel with: codes, and the joint stage without momenta in bfloat16, 22 MB in all.
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ def unpack(state: Path, kept: Path) -> None:
         joined.unlink()
 
 
+def lighten(state: Path, kept: Path) -> None:
+    kept.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        data = torch.load(state / stage, map_location="cpu", weights_only=True)
+        if stage == "joint.pt":
+            data = _each({key: data[key] for key in data if key not in MOMENTA}, _to_half)
+        torch.save(data, kept / stage)
+
+
 def _each(value: Any, change: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
@@ -73,11 +84,11 @@ def _to_single(tensor: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("pack", "unpack"))
+    parser.add_argument("what", choices=("pack", "unpack", "lighten"))
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--kept", type=Path, required=True)
     args = parser.parse_args()
-    (pack if args.what == "pack" else unpack)(args.state, args.kept)
+    {"pack": pack, "unpack": unpack, "lighten": lighten}[args.what](args.state, args.kept)
 
 
 if __name__ == "__main__":
