@@ -66,6 +66,25 @@ def test_fresh_pages_come_in_batches_of_one_kind_and_are_used_more_than_once(
     assert not any(batch.has_global for batch in batches)
 
 
+def test_the_next_batch_is_taken_while_the_last_one_is_learned_from() -> None:
+    from nanotrain.moving import Ahead
+
+    taken = []
+
+    def take() -> np.ndarray:
+        if len(taken) == 3:
+            raise RuntimeError("a feeder ended")
+        taken.append(len(taken))
+        return np.array(taken[-1])
+
+    ahead = Ahead(take, "cpu")
+    assert int(ahead.take()) == 0
+    assert [int(ahead.take()), int(ahead.take())] == [1, 2]
+    with pytest.raises(RuntimeError, match="a feeder ended"):
+        ahead.take()
+    ahead.close()
+
+
 def test_moved_batches_are_tensors_but_for_what_stays(drawn_page) -> None:
     from nanotrain.drawn import drawn_batch
     from nanotrain.moving import moved
