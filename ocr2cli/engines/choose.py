@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
-from ocr2cli.engines.host import check_int8_device, host_memory_available, num_cores
+from ocr2cli.engines.host import (
+    check_int8_device,
+    expects_cuda,
+    host_memory_available,
+    num_cores,
+)
 from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
@@ -100,7 +105,12 @@ def native_spec(
         tiles=v1_tile_config(cfg.engine.mode) if config.is_v1 else TileConfig(),
         prompt=prompt,
         batch_size=batch,
-        kv_tokens=cfg.engine.kv_tokens or kv_token_budget(config, decoders, num_bytes, batch),
+        kv_tokens=cfg.engine.kv_tokens
+        or (
+            useful_kv_tokens(config, batch)
+            if expects_cuda(cfg.engine.device, cfg.engine.dtype)
+            else kv_token_budget(config, decoders, num_bytes, batch)
+        ),
         recover=cfg.recover_loops,
     )
 
@@ -133,6 +143,13 @@ def _rasterizers_for(cores: int) -> int:
     return max(1, cores - 2)
 
 
+def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
+    """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
+    not in the host's memory."""
+    most = config.decoder.max_positions
+    return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
+
+
 def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch: int) -> int:
     """Tokens one decoder's KV cache may hold: a share of what memory the weights leave.
 
@@ -140,8 +157,7 @@ def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch:
     """
     free = max(0, host_memory_available() - model_bytes * (1 + decoders))
     by_memory = int(_KV_SHARE * free / decoders / (2 * config.kv_bytes_per_token))
-    most = config.decoder.max_positions
-    return max(most, min(by_memory, batch * min(most, _TYPICAL_PAGE_TOKENS)))
+    return max(config.decoder.max_positions, min(by_memory, useful_kv_tokens(config, batch)))
 
 
 def run_fingerprint(cfg: RunConfig, prompt: str, *, model: str, tiles: TileConfig) -> str:

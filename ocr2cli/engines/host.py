@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ocr2cli.errors import UsageError
 
+# What NVIDIA's driver shows, on Linux and inside WSL.
+_CUDA_FILES = ("/dev/nvidiactl", "/dev/dxg")
+
 
 def num_cores() -> int:
     """Cores this process may use (affinity and cgroups, not just what the machine has)."""
@@ -24,6 +27,14 @@ def host_memory_available() -> int:
     except OSError:
         pass
     return 8_000_000_000
+
+
+def expects_cuda(device: str, dtype: str) -> bool:
+    """Whether a model will most likely run on a CUDA device: asked for, or `auto` where there is a
+    driver. For plans that only change speed and memory; int8 runs on the CPU."""
+    if device == "auto":
+        return dtype != "int8" and any(map(os.path.exists, _CUDA_FILES))
+    return device.startswith("cuda")
 
 
 def check_int8_device(name: str) -> None:

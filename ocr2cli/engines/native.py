@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker
 from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
 from ocr2cli.errors import PageFault
@@ -76,7 +77,7 @@ def native_stages(
             "encode",
             partial(EncodeWorker, spec),
             num_workers=encoders,
-            credit=ENCODE_PAGES,
+            credit=encode_credit(spec.engine),
             num_threads=threads,
             **common,
         ),
@@ -90,6 +91,12 @@ def native_stages(
             **common,
         ),
     ]
+
+
+def encode_credit(engine: EngineConfig) -> int:
+    """Pages an encoder holds. On a GPU the next group arrives while one is encoded: with room for
+    a single group it would find half a group there. A CPU encodes page by page anyway."""
+    return ENCODE_PAGES * (2 if expects_cuda(engine.device, engine.dtype) else 1)
 
 
 def _wants_text(decode: DecodeConfig) -> bool:
@@ -129,17 +136,19 @@ class EncodeWorker:
             )
         )  # fmt: skip
         parts = torch.split(tiles_NQD, [page.num_tiles for page in pages])
-        seconds = (time.perf_counter() - started) / len(pages)
-        return [
-            _visual_tokens(page, self.vision.assemble(mine, whole, page.grid), seconds)
+        # Copied before the clock is read: until then a GPU has only been told what to do.
+        tokens = [
+            self.vision.assemble(mine, whole, page.grid).cpu()
             for page, mine, whole in zip(pages, parts, globals_BQD, strict=True)
         ]
+        seconds = (time.perf_counter() - started) / len(pages)
+        return [_visual_tokens(page, own, seconds) for page, own in zip(pages, tokens, strict=True)]
 
 
 def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualTokens:
     return VisualTokens(
         key=page.key,
-        tokens=tokens.cpu(),
+        tokens=tokens,
         grid=page.grid,
         page_size=page.page_size,
         pixels_sha256=page.pixels_sha256,

@@ -95,6 +95,7 @@ class FixedStep:
         # What the ring holds of each slot: whose tokens, and how many.
         self._held: dict[int, tuple[Sequence[int], int]] = {}
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._stream: Any = None  # what all graphs are captured on
 
     @staticmethod
     def supports(rule: NgramRule | None) -> bool:
@@ -102,6 +103,9 @@ class FixedStep:
         return rule is None or (rule.window > 0 and not rule.over_prompt)
 
     def can_run(self, rows: Sequence[Row]) -> bool:
+        """False for more rows than the largest bucket: every number of them would be a shape."""
+        if self._batch_buckets and len(rows) > self._batch_buckets[-1]:
+            return False
         return all(
             len(row.ids) == 1 and row.rules.dry is None and row.rules.ngram == self._rule
             for row in rows
@@ -150,17 +154,24 @@ class FixedStep:
         return pack(logits_BV, chosen_B, chosen_B != own_B)
 
     def _capture(self, batch: int, context: int) -> _Graph:
+        # Streams are made on, and waits are for, the current device: on another one the graph
+        # would be empty, and its answer the same for ever.
+        with torch.cuda.device(self._cache.device):
+            # One stream for all: a library keeps a workspace, 32 MB on an H100, for each it met.
+            self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            return self._capture_on(self._stream, batch, context)
+
+    def _capture_on(self, side: Any, batch: int, context: int) -> _Graph:
         # The scratch slot takes the writes of warm-up and capture.
         column = torch.tensor([PAD_ID, self._scratch_slot, 0, 1], device=self._cache.device)
         inputs_4B = column[:, None].repeat(1, batch)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries allocate on first use, which a graph must not
             self._compute(inputs_4B, context)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=side):
             packed_3B = self._compute(inputs_4B, context)
         return _Graph(graph, inputs_4B, packed_3B)
 

@@ -84,7 +84,7 @@ GPU_TUNING = Tuning(
     prefill_tokens=8 * 1_152,
     prefill_together=8,
     fixed_steps=True,
-    batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+    batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128, 192, 256),
     feed_buckets=(1, 4, 8, 16),
 )
 

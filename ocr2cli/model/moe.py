@@ -54,7 +54,7 @@ class MixtureOfExperts(nn.Module):
         groups = can_group(x_TD)
         if not groups and prefers_all(x_TD):
             return self._run_all(x_TD, weights_TK, experts_TK)
-        order_R = experts_TK.flatten().argsort(stable=True)
+        order_R = sort_keys(experts_TK.flatten()).argsort(stable=True)
         rows_RD = x_TD[order_R // chosen]
         run = self._run_grouped if groups else self._run_each
         y_RD = run(rows_RD, experts_TK)
@@ -76,8 +76,10 @@ class MixtureOfExperts(nn.Module):
         share_TE = weights_TK.new_zeros(len(x_TD), self.router.num_experts)
         share_TE = share_TE.scatter(1, experts_TK, weights_TK)
         h_ETI = _swiglu(x_TD @ self.experts_gate_up.transpose(1, 2))
-        y_ETD = h_ETI @ self.experts_down.transpose(1, 2)
-        return torch.einsum("etd,te->td", y_ETD.float(), share_TE).to(x_TD.dtype)
+        y_ETD = (h_ETI @ self.experts_down.transpose(1, 2)).float()
+        # An expert that was not chosen may overflow float16, and 0 * inf is nan.
+        y_ETD = y_ETD.masked_fill(share_TE.T[..., None] == 0, 0.0)
+        return torch.einsum("etd,te->td", y_ETD, share_TE).to(x_TD.dtype)
 
     def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
@@ -154,6 +156,12 @@ class Router(nn.Module):
         weight = self.weight.detach().float()
         if can_pack(weight):
             self.packed = pack_weight(weight)
+
+
+def sort_keys(experts_R: Tensor) -> Tensor:
+    """A GPU sorts by radix, a pass for every 8 bits of a key or fewer: 16 of them hold an expert's
+    number as well as 64 do."""
+    return experts_R if experts_R.device.type == "cpu" else experts_R.to(torch.int16)
 
 
 def can_group(rows: Tensor) -> bool:

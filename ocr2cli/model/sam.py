@@ -162,13 +162,24 @@ def attend_with_positions(
     is_cpu_inference = q_BHNC.device.type == "cpu" and not torch.is_grad_enabled()
     if is_cpu_inference and not (q_BHNC.dtype == torch.bfloat16 and has_amx()):
         return _attend_plainly(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
-    if side * side <= SMALL_MAP:
+    if side * side <= SMALL_MAP or prefers_product(q_BHNC):
         bias = torch.cat((by_row, by_column), dim=-1) @ key_places(side, by_row)
         return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
     if not is_cpu_inference:
         bias = spread_bias(by_row, by_column)
         return F.scaled_dot_product_attention(q_BHNC, k_BHNC, v_BHNC, attn_mask=bias)
     return _attend_in_chunks(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
+
+
+def prefers_product(q_BHNC: Tensor) -> bool:
+    """True where the bias of a whole map is to be a product: a GPU in 16 bits, whose product is
+    bound by the bias it writes, and whose broadcast sum took three times as long as that. Training
+    keeps the sum and its gradient."""
+    return (
+        q_BHNC.device.type != "cpu"
+        and not torch.is_grad_enabled()
+        and q_BHNC.dtype in (torch.bfloat16, torch.float16)
+    )
 
 
 def _attend_in_chunks(

@@ -18,8 +18,8 @@ from ocr2cli.generate.logits import NgramRule, Rules
 from ocr2cli.generate.step import Row
 
 DEVICES = ["cpu"]
-if torch.cuda.is_available():
-    DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))  # with graphs
+for number in range(torch.cuda.device_count()):  # with graphs
+    DEVICES.append(pytest.param(f"cuda:{number}", marks=pytest.mark.gpu))
 
 
 @given(
@@ -155,6 +155,17 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
         box.step()
     assert toy.shapes[-1] == (4, 1)
     assert toy.contexts == [256] * 255 + [512] * 256 + [556] * 18
+
+
+def test_more_sequences_than_the_largest_bucket_are_left_to_steps_of_any_size() -> None:
+    rule, cache = NgramRule(20, 90), LengthsOnly(4, "cpu")
+    fixed = FixedStep(
+        TableDecoder("cpu"), cache, rule, scratch_slot=3, max_context=64, batch_buckets=(1, 2),
+        use_graphs=False,
+    )  # fmt: skip
+    rows = [Row(slot, [5], [5], Rules(rule, None)) for slot in range(3)]
+    assert fixed.can_run(rows[:2])
+    assert not fixed.can_run(rows)
 
 
 def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:

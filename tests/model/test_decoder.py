@@ -248,6 +248,29 @@ def test_sorted_experts_equal_the_plain_sum(
     assert relative_error(layer(x_TD), dense_experts(layer, x_TD)) < TOLERANCE
 
 
+def test_an_expert_that_overflows_is_heard_only_where_it_was_chosen(decoder: Decoder) -> None:
+    layer = copy.deepcopy(decoder.layers[1].mlp)
+    assert isinstance(layer, MixtureOfExperts)
+    x_TD = torch.randn(9, 32, generator=torch.Generator().manual_seed(5))
+    weights_TK, experts_TK = layer.router(x_TD)
+    expert = int(experts_TK[0, 0])
+    uses = (experts_TK == expert).any(dim=1)
+    expected = layer._run_all(x_TD, weights_TK, experts_TK)
+    layer.experts_down.data[expert] = torch.inf
+    got = layer._run_all(x_TD, weights_TK, experts_TK)
+    assert not uses.all()
+    assert torch.equal(got[~uses], expected[~uses])
+    assert not bool(got[uses].isfinite().any())
+
+
+def test_short_sort_keys_keep_the_order_of_experts() -> None:
+    experts_R = torch.randint(0, 64, (6 * 500,), generator=torch.Generator().manual_seed(2))
+    keys = moe.sort_keys(experts_R.to("meta"))
+    assert keys.dtype == torch.int16
+    order = experts_R.to(keys.dtype).argsort(stable=True)
+    assert torch.equal(order, experts_R.argsort(stable=True))
+
+
 def test_chosen_probabilities_sum_to_less_than_one(decoder: Decoder) -> None:
     layer = decoder.layers[1].mlp
     assert isinstance(layer, MixtureOfExperts)

@@ -153,6 +153,20 @@ def test_the_product_of_places_equals_the_spread_bias() -> None:
     assert torch.equal(product, sam.spread_bias(rows, columns))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_large_map_reads_the_same_with_its_bias_as_a_product(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """With gradients on, a CPU attends as a GPU does."""
+    generator = torch.Generator().manual_seed(14)
+    q, k, v = torch.randn(3, 2, 2, 24 * 24, 8, generator=generator).to(dtype)
+    rows, columns = torch.randn(2, 2, 2, 24 * 24, 24, generator=generator).to(dtype)
+    with torch.enable_grad():
+        summed = sam.attend_with_positions(q, k, v, rows, columns)
+        monkeypatch.setattr(sam, "prefers_product", lambda q_BHNC: True)
+        assert torch.equal(sam.attend_with_positions(q, k, v, rows, columns), summed)
+
+
 @pytest.mark.parametrize("side", [14, 48, 64, 3])
 def test_windows_come_back_as_they_were(side: int) -> None:
     x = torch.randn(2, side, side, 4)
