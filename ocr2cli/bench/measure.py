@@ -14,9 +14,9 @@ import torch
 
 from ocr2cli.bench.workload import Subject, Work
 from ocr2cli.config import DecodeConfig
+from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.engines.native import ENCODE_PAGES
 from ocr2cli.generate.generator import Finished, Generator, tuning_for
-from ocr2cli.pages import Views
 
 # Groups of pages that are encoded to tell the time of any number.
 ENCODED_GROUPS = 2
@@ -71,10 +71,10 @@ def measure_ours(subject: Subject, work: Work) -> Timing:
     with torch.inference_mode():
         at_once = pages_at_once(subject.device)
         groups = [work.pages[at : at + at_once] for at in range(0, len(work.pages), at_once)]
-        encode(subject, groups[0])
+        encode_pages(subject.model.vision, groups[0])
         started = now(subject.device)
         for group in groups:
-            encode(subject, group)
+            encode_pages(subject.model.vision, group)
         timing.encode_s = (now(subject.device) - started) * work.num_pages / len(work.pages)
         _decode(subject, work.prompts, timing)
     return timing
@@ -83,21 +83,6 @@ def measure_ours(subject: Subject, work: Work) -> Timing:
 def pages_at_once(device: torch.device) -> int:
     """A CPU gains nothing from several; a GPU gets as many as the encoder's worker takes."""
     return 1 if device.type == "cpu" else ENCODE_PAGES
-
-
-def encode(subject: Subject, pages: Sequence[Views]) -> list[torch.Tensor]:
-    """Visual tokens of pages that are encoded together, [S, D] each."""
-    vision = subject.model.vision
-    whole_BQD = vision.encode_views(
-        torch.stack([torch.from_numpy(page.global_view) for page in pages])
-    )
-    tiles = torch.cat([torch.from_numpy(page.tiles) for page in pages])
-    tiles_NQD = vision.encode_views(tiles) if tiles.shape[0] else whole_BQD[:0]
-    parts = torch.split(tiles_NQD, [page.num_tiles for page in pages])
-    return [
-        vision.assemble(mine, whole_QD, page.grid)
-        for page, mine, whole_QD in zip(pages, parts, whole_BQD, strict=True)
-    ]
 
 
 def _decode(subject: Subject, prompts: Sequence[torch.Tensor], timing: Timing) -> None:

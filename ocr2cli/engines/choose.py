@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
-from ocr2cli.engines.host import (
-    check_int8_device,
-    expects_cuda,
-    host_memory_available,
-    num_cores,
-)
+from ocr2cli.engines.host import check_int8_device, host_memory_available, num_cores
 from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
@@ -108,7 +103,7 @@ def native_spec(
         kv_tokens=cfg.engine.kv_tokens
         or (
             useful_kv_tokens(config, batch)
-            if expects_cuda(cfg.engine.device, cfg.engine.dtype)
+            if cfg.engine.device.startswith("cuda")
             else kv_token_budget(config, decoders, num_bytes, batch)
         ),
         recover=cfg.recover_loops,
@@ -145,7 +140,7 @@ def _rasterizers_for(cores: int) -> int:
 
 def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
     """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
-    not in the host's memory."""
+    not in the host's memory. `auto` keeps to the host's: a driver is no promise of a CUDA build."""
     most = config.decoder.max_positions
     return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
 

@@ -31,7 +31,7 @@ def host_memory_available() -> int:
 
 def expects_cuda(device: str, dtype: str) -> bool:
     """Whether a model will most likely run on a CUDA device: asked for, or `auto` where there is a
-    driver. For plans that only change speed and memory; int8 runs on the CPU."""
+    driver. For plans that only change speed, being wrong at times; int8 runs on the CPU."""
     if device == "auto":
         return dtype != "int8" and any(map(os.path.exists, _CUDA_FILES))
     return device.startswith("cuda")

@@ -122,25 +122,12 @@ class EncodeWorker:
                     emit(item)
 
     def encode(self, pages: Sequence[Views]) -> list[VisualTokens]:
-        """Encode the pages' views, equal sizes together, and put them in decoder order."""
-        import torch
+        """The pages' visual tokens, with the seconds that each page took."""
+        from ocr2cli.engines.encoding import encode_pages
 
         started = time.perf_counter()
-        globals_BQD = self.vision.encode_views(
-            torch.stack([torch.from_numpy(page.global_view) for page in pages])
-        )
-        tiles = torch.cat([torch.from_numpy(page.tiles) for page in pages])
-        tiles_NQD = (
-            self.tiles.encode(tiles) if tiles.shape[0] else globals_BQD.new_empty(
-                (0, 0, globals_BQD.shape[-1])
-            )
-        )  # fmt: skip
-        parts = torch.split(tiles_NQD, [page.num_tiles for page in pages])
         # Copied before the clock is read: until then a GPU has only been told what to do.
-        tokens = [
-            self.vision.assemble(mine, whole, page.grid).cpu()
-            for page, mine, whole in zip(pages, parts, globals_BQD, strict=True)
-        ]
+        tokens = [own.cpu() for own in encode_pages(self.vision, pages, self.tiles.encode)]
         seconds = (time.perf_counter() - started) / len(pages)
         return [_visual_tokens(page, own, seconds) for page, own in zip(pages, tokens, strict=True)]
 

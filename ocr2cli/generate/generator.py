@@ -251,13 +251,13 @@ class Generator:
         """In order, whole prompts of one length together."""
         group: list[Chunk] = []
         for chunk in chunks:
-            is_alike = len({one.stop for one in (*group, chunk)}) == 1 and all(
-                one.start == 0 and one.is_last for one in (*group, chunk)
-            )
-            if group and not (is_alike and len(group) < self._tuning.prefill_together):
+            has_room = 0 < len(group) < self._tuning.prefill_together
+            if has_room and group[0].is_whole and chunk.is_whole and chunk.stop == group[0].stop:
+                group.append(chunk)
+                continue
+            if group:
                 yield group
-                group = []
-            group.append(chunk)
+            group = [chunk]
         if group:
             yield group
 
@@ -278,7 +278,7 @@ class Generator:
         slots = [chunk.sequence.slot for chunk in chunks]
         logits_BV = self._decoder.prefill_together(x_BTD, self._cache, slots)
         choices: list[Choice] = []
-        if chunks[0].is_last:
+        if is_written := chunks[0].is_last:
             penalties = {row: track.rules.penalties() for row, track in enumerate(tracks)}
             choices = choose(logits_BV, penalties)
         seconds = (time.perf_counter() - start) / len(chunks)
@@ -286,9 +286,10 @@ class Generator:
             track.running.num_cached = chunk.stop
             track.prefill_s += seconds
             self.statistics.prefill_tokens += chunk.stop - chunk.start
-        for track, choice in zip(tracks, choices, strict=bool(choices)):
-            track.running.state = State.DECODE
-            self._take(track, choice)
+        if is_written:
+            for track, choice in zip(tracks, choices, strict=True):
+                track.running.state = State.DECODE
+                self._take(track, choice)
 
     def _decode(self, tracks: Sequence[Track]) -> None:
         guesses = self._guesses(tracks)

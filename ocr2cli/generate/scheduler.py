@@ -23,6 +23,10 @@ class Chunk:
     def is_last(self) -> bool:
         return self.stop == self.sequence.num_prompt
 
+    @property
+    def is_whole(self) -> bool:
+        return self.start == 0 and self.is_last
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

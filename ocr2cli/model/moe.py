@@ -19,8 +19,8 @@ from ocr2cli.model.linear import as_shape_only, can_pack, linear, pack_weight, p
 
 # Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
 SUMMED_TOKENS = 256
-# Tokens of a decode step, at most.
-FEW_TOKENS = 256
+# Tokens of a decode step on a GPU, at most; a longer prompt may ask the host.
+STEP_TOKENS = 256
 
 
 class MixtureOfExperts(nn.Module):
@@ -172,13 +172,14 @@ def can_group(rows: Tensor) -> bool:
 def prefers_all(rows: Tensor) -> bool:
     """True where a decode step without grouped products should not ask how many rows each expert
     has: a graph cannot."""
-    return rows.device.type != "cpu" and len(rows) <= FEW_TOKENS
+    return rows.device.type != "cpu" and len(rows) <= STEP_TOKENS
 
 
 def sum_by_weight(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     """The experts' results by their probabilities, added up in float32: [T, D] in y's dtype.
 
-    In pieces: the float32 products of a whole prompt would be fresh memory at every layer.
+    In pieces on a CPU, where the float32 products of a whole prompt would be fresh memory at every
+    layer.
     """
     size = SUMMED_TOKENS if y_TKD.device.type == "cpu" else max(1, len(y_TKD))
     pieces = zip(y_TKD.split(size), weights_TK.split(size), strict=True)

@@ -37,11 +37,14 @@ def test_a_cuda_device_is_expected_where_asked_for_or_where_auto_finds_a_driver(
 
 
 @pytest.mark.parametrize(
-    ("device", "expected"), [("cuda", BATCH * TYPICAL_PAGE), ("cpu", FULL_PAGE)]
+    ("device", "expected"),
+    [("cuda", BATCH * TYPICAL_PAGE), ("cpu", FULL_PAGE), ("auto", FULL_PAGE)],
 )
 def test_a_small_host_does_not_shrink_a_cache_that_lies_on_the_card(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, expected: int
 ) -> None:
+    """With auto the card may turn out to be out of torch's reach: the host's memory counts."""
+    monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
     monkeypatch.setattr(choose, "host_memory_available", lambda: 8 << 30)
     cfg = RunConfig(inputs=(), engine=EngineConfig(device=device))
     files = ModelFiles("some", tmp_path)

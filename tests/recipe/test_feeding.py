@@ -93,8 +93,11 @@ def test_feeders_end_with_a_trainer_that_was_killed() -> None:
     assert not _runs(child)
 
 
-def test_a_trainer_that_fails_is_not_held_up_by_its_feeders() -> None:
-    trainer = _start("raise FloatingPointError('loss is nan')", before="handle()")
+@pytest.mark.parametrize("takes_ahead", [False, True])
+def test_a_trainer_that_fails_is_not_held_up_by_its_feeders(takes_ahead: bool) -> None:
+    ahead = "from nanotrain.moving import Ahead\nAhead(feeder.take, 'cpu').take()\n"
+    fails = "raise FloatingPointError('loss is nan')"
+    trainer = _start(ahead * takes_ahead + fails, before="handle()")
     _, errors = trainer.communicate(timeout=30)
     assert trainer.returncode == 1 and "loss is nan" in errors
 

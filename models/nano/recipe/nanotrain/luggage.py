@@ -76,26 +76,27 @@ def pack(out: Path) -> None:
             _add(archive, path, path.read_bytes())
         _add(archive, HOME / "list", listing.encode())
         _add(archive, HOME / "fc-list", _LISTER.encode(), mode=0o755)
-        for path in _measured(listing):
-            _add(archive, Path(tempfile.gettempdir()) / path.name, path.read_bytes())
+        for name, data in _measured(listing).items():
+            _add(archive, Path(tempfile.gettempdir()) / name, data)
     print(f"{out}: {len(fonts)} of {len(found)} fonts, {out.stat().st_size / 1e6:.1f} MB")
 
 
-def _measured(listing: str) -> list[Path]:
-    """Widths for just this list of files, as the trainers will look for them: made by a fresh
-    process that sees no other fonts."""
-    folder = Path(tempfile.mkdtemp())
-    (folder / "list").write_text(listing, "utf-8")
-    (folder / "fc-list").write_text(_LISTER, "utf-8")
-    (folder / "fc-list").chmod(0o755)
+def _measured(listing: str) -> dict[str, bytes]:
+    """Files of widths for just this list of fonts, as the trainers will look for them: made by a
+    fresh process that sees no other fonts."""
     code = "from nanotrain import fonts; fonts.load_fonts(False); fonts.load_fonts(True)"
-    places = {
-        "PATH": f"{folder}:{os.environ['PATH']}",
-        "TMPDIR": str(folder),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | places)
-    return sorted(folder.glob("*.npz"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "list").write_text(listing, "utf-8")
+        (folder / "fc-list").write_text(_LISTER, "utf-8")
+        (folder / "fc-list").chmod(0o755)
+        places = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "TMPDIR": str(folder),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | places)
+        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.npz"))}
 
 
 def _add(archive: tarfile.TarFile, path: Path, data: bytes, *, mode: int = 0o644) -> None:
