@@ -19,6 +19,7 @@ from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
 from ocr2cli.model.linear import Linear, has_amx
+from ocr2cli.model.token_attention import TokenAttention, token_attention
 
 Turn = tuple[Tensor, Tensor]
 Widen = Callable[[Tensor], Tensor]
@@ -42,11 +43,18 @@ class RaggedPlan:
     def attend(
         self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
     ) -> Tensor:
-        """One sequence after the other, each over exactly its own tokens."""
+        """Each sequence over exactly its own tokens."""
+        tokens = q_BHTC.shape[2]
+        kernel = token_kernel(cache.device, q_BHTC.dtype) if tokens <= FEW_TOKENS else None
+        if kernel is not None:
+            for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
+                cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
+            keys, values = cache.keys[layer], cache.values[layer]
+            return kernel(q_BHTC, keys, values, self.slots, self.starts)
         out_BTHC = torch.empty_like(q_BHTC.transpose(1, 2))
         for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
             cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
-            k_HLC, v_HLC = cache.read(layer, slot, start + q_BHTC.shape[2])
+            k_HLC, v_HLC = cache.read(layer, slot, start + tokens)
             y_HTC = attend_one(q_BHTC[row], k_HLC, v_HLC, self.masks[row], cache.widen)
             out_BTHC[row] = y_HTC.transpose(0, 1)
         return out_BTHC
@@ -141,6 +149,14 @@ class CausalAttention(nn.Module):
         qk_BTHC, v_BTHC = qkv.split((2, 1), dim=2)
         q_BHTC, k_BHTC = rotate(qk_BTHC.permute(2, 0, 3, 1, 4), *turn)
         return q_BHTC, k_BHTC, v_BTHC.squeeze(2).transpose(1, 2)
+
+
+def token_kernel(device: torch.device, dtype: torch.dtype) -> TokenAttention | None:
+    """The compiled kernel for a few tokens of a model there, where it is the fastest way: bf16 on a
+    CPU without matrix tiles. The first call compiles it. None elsewhere, or without numba."""
+    if device.type != "cpu" or dtype != torch.bfloat16 or has_amx():
+        return None
+    return token_attention()
 
 
 def attend_one(

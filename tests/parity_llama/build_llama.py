@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
@@ -17,18 +18,18 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def build_programs(cache: Path) -> Path:
-    """The folder of PROGRAMS, which are built when one is not there yet.
+def build_programs(cache: Path, programs: Sequence[str] = PROGRAMS) -> Path:
+    """The folder of the programs, which are built when one is not there yet.
 
     Needs cmake, a C++ compiler and, for the download, pip with a network.
     """
     folder = cache / "build" / "bin"
-    if not all((folder / name).is_file() for name in PROGRAMS):
+    if not all((folder / name).is_file() for name in programs):
         source = unpack(download(cache), cache)
         build = str(cache / "build")
         run(["cmake", "-S", str(source), "-B", build, *OPTIONS])
         jobs = str(os.cpu_count() or 2)
-        run(["cmake", "--build", build, "--target", *PROGRAMS, "-j", jobs])
+        run(["cmake", "--build", build, "--target", *programs, "-j", jobs])
     return folder
 
 

@@ -1,0 +1,163 @@
+"""llama.cpp beside `ocr2 bench`, run by hand: the published size, random weights, one run.
+
+    python tests/proofs/beside_llama.py DIR [--pages 32] [--new-tokens 20] [--against hf]
+
+Writes a random bf16 checkpoint of the published size into DIR (with full_size.py) and converts it
+to a GGUF pair, unless they are there; then measures in turn, each program alone on the machine:
+
+1. `ocr2 bench --dtype bf16`, with --against hf transformers after it;
+2. llama-batched-bench: prompts as long as a page's, then tokens, for 1, 8, ... --pages sequences;
+   and llama-mtmd-cli: the views of one A4 page through the encoder;
+3. `ocr2 bench` once more: what the machine's load did meanwhile.
+
+llama.cpp is built as `tests/parity_llama/build_llama.py` does, with its defaults: weights in bf16,
+cache in F16, flash attention where it takes it. Needs 21 GB of disk and 12 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+sys.path[:0] = [str(REPO), str(REPO / "tests" / "parity_llama")]
+
+from build_llama import build_programs  # noqa: E402
+
+from ocr2cli.bench.workload import PAGE_SIZE, PROMPT_TOKENS  # noqa: E402
+from ocr2cli.weights.convert import convert  # noqa: E402
+
+PROMPT = 1_121 + PROMPT_TOKENS
+PROGRAMS = ("llama-batched-bench", "llama-mtmd-cli")
+TYPICAL_TOKENS = 1_000
+ENCODED = re.compile(r"(?:slice encoded|batch encoding done) in (\d+) ms")
+HEAD = "| program | encode, s a page | prefill, s a page | decode, tokens/s | page of 1,000, s |"
+
+
+def main() -> None:
+    asked = parse_arguments()
+    programs = build_programs(Path(asked.cache), PROGRAMS)
+    pair = make_pair(Path(asked.folder))
+    print(HEAD + "\n|---|---|---|---|---|", flush=True)
+    first = ours(asked, against=asked.against)
+    best = llama(asked, programs, pair)
+    again = ours(asked, against="")
+    for name, rows in (("llama.cpp", best), *first["peers"].items()):
+        mine = first["ours"]
+        print(f"| ratio to {name} | " + " | ".join(f"{value:.2f}" for value in (
+            rows["encode_s_page"] / mine["encode_s_page"],
+            rows["prefill_s_page"] / mine["prefill_s_page"],
+            mine["decode_tokens_s"] / rows["decode_tokens_s"],
+            rows["s_page_of_1000"] / mine["s_page_of_1000"],
+        )) + " |")  # fmt: skip
+    for facts in (first, again):
+        ceilings = facts["ceilings"]
+        print(f"{facts['machine']}, torch {facts['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s "
+              f"in a bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("--pages", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--against", default="", choices=("", "hf"))
+    parser.add_argument("--cache", default=str(REPO / "build" / "llama"), help="build folder")
+    return parser.parse_args()
+
+
+def make_pair(folder: Path) -> Path:
+    """The GGUF pair of a random checkpoint. Its tokenizer is nano's: no speed depends on it."""
+    pair = folder / "gguf" / "full.gguf"
+    if not pair.is_file():
+        source = folder / "original"
+        subprocess.run(
+            [sys.executable, str(HERE / "full_size.py"), str(folder), "write"],
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+        )
+        shutil.copy(REPO / "models" / "nano" / "tokenizer.json", source)
+        convert(source, pair)
+    return pair
+
+
+def ours(asked: argparse.Namespace, *, against: str) -> dict:
+    """`ocr2 bench`'s own JSON object; prints its rows."""
+    command = [
+        sys.executable, "-m", "ocr2cli", "bench", "--dtype", "bf16", "--device", "cpu", "--json",
+        "--pages", str(asked.pages), "--new-tokens", str(asked.new_tokens),
+        "--threads", str(asked.threads), *(("--against", against) if against else ()),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO)
+    facts = json.loads(done.stdout)
+    for name, rows in {"ocr2": facts["ours"], **facts["peers"]}.items():
+        print_row(name, rows)
+    return facts
+
+
+def llama(asked: argparse.Namespace, programs: Path, pair: Path) -> dict[str, float]:
+    """Its rows of every batch; returns the one with the fastest page. Encoding is of one page."""
+    encode_s = llama_encode_s(asked, programs, pair)
+    batches = sorted({1, 8, asked.pages})
+    command = [
+        str(programs / PROGRAMS[0]), "-m", str(pair), "-npp", str(PROMPT),
+        "-ntg", str(asked.new_tokens), "-npl", ",".join(map(str, batches)),
+        "-c", str(max(batches) * (PROMPT + asked.new_tokens)), "-t", str(asked.threads),
+        "-tb", str(asked.threads), "--output-format", "jsonl",
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+    measured = [json.loads(line) for line in lines]
+    if [row["pl"] for row in measured] != batches:
+        raise SystemExit(f"{command[0]} measured {measured}\n{done.stderr[-2000:]}")
+    rows = []
+    for row in measured:
+        prefill_s = row["t_pp"] / row["pl"]
+        seconds = encode_s + prefill_s + TYPICAL_TOKENS / row["speed_tg"]
+        rows.append({
+            "encode_s_page": encode_s, "prefill_s_page": prefill_s,
+            "decode_tokens_s": row["speed_tg"], "s_page_of_1000": seconds,
+        })  # fmt: skip
+        print_row(f"llama.cpp, {row['pl']} sequences", rows[-1])
+    return min(rows, key=lambda row: row["s_page_of_1000"])
+
+
+def llama_encode_s(asked: argparse.Namespace, programs: Path, pair: Path) -> float:
+    """Seconds in the encoder of all views of an A4 page of noise."""
+    width, height = PAGE_SIZE
+    picture = pair.with_name("page.png")
+    pixels = np.random.default_rng(0).integers(180, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(picture)
+    eyes = pair.with_name(f"mmproj-{pair.name}")
+    command = [
+        str(programs / PROGRAMS[1]), "-m", str(pair), "--mmproj", str(eyes),
+        "--image", str(picture), "-p", "Free OCR.", "-n", "1", "-c", "4096",
+        "--chat-template", "deepseek-ocr", "--temp", "0", "--no-warmup", "-t", str(asked.threads),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    log = (done.stdout + done.stderr).decode(errors="replace")
+    slices = [int(milliseconds) for milliseconds in ENCODED.findall(log)]
+    print(f"llama.cpp, views, ms: {slices}", file=sys.stderr, flush=True)
+    if not slices:
+        raise SystemExit(f"{command[0]} tells no time of its encoder\n{log[-2000:]}")
+    return sum(slices) / 1e3
+
+
+def print_row(name: str, rows: dict[str, float]) -> None:
+    keys = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
+    print(f"| {name} | " + " | ".join(f"{rows[key]:.1f}" for key in keys) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
