@@ -5,7 +5,9 @@ Knows transformers; shares pages and clock with ours.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +22,8 @@ from ocr2cli.pages import Views
 def measure_hf(subject: Subject, work: Work) -> Timing:
     """The same pages and prompts; `generate` decodes all prompts in one batch.
 
-    prefill is `generate` of one token; decode is what the further tokens add. As with ours, every
-    stage runs once before it counts. Raises: UsageError without transformers.
+    prefill is `generate` until the first token; decode is the median of the further tokens' steps,
+    as with ours. Every stage runs once before it counts. Raises: UsageError without transformers.
     """
     model = _make(subject)
     prompts = torch.stack(list(work.prompts))
@@ -32,11 +34,10 @@ def measure_hf(subject: Subject, work: Work) -> Timing:
         for page in work.pages:  # as its users do: `generate` is given one page after the other
             _encode(subject, model, [page])
         timing.encode_s = (now(subject.device) - started) * work.num_pages / len(work.pages)
-        _generate_s(subject, model, prompts[:1], 2)
-        one = _generate_s(subject, model, prompts, 1)
-        timing.prefill_s = one
-        timing.decode_s = max(0.0, _generate_s(subject, model, prompts, work.new_tokens) - one)
-    timing.decode_steps = work.new_tokens - 1
+        _step_seconds(subject, model, prompts[:1], 2)
+        timing.prefill_s, *steps = _step_seconds(subject, model, prompts, work.new_tokens)
+        timing.decode_s = statistics.median(steps) * len(steps)
+    timing.decode_steps = len(steps)
     return timing
 
 
@@ -70,11 +71,19 @@ def _normal(subject: Subject, views: Sequence[Any]) -> torch.Tensor:
     return ((stacked.float() / 255 - 0.5) / 0.5).to(subject.dtype)
 
 
-def _generate_s(subject: Subject, model: Any, prompts: torch.Tensor, new_tokens: int) -> float:
-    started = now(subject.device)
+def _step_seconds(
+    subject: Subject, model: Any, prompts: torch.Tensor, new_tokens: int
+) -> list[float]:
+    """Seconds until each token of `generate`: the first one's are the prefill's."""
+    marks = [now(subject.device)]
+
+    def mark(ids: torch.Tensor, scores: torch.Tensor, **others: Any) -> torch.Tensor:
+        marks.append(now(subject.device))
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
     model.generate(
         inputs_embeds=prompts, attention_mask=torch.ones(prompts.shape[:2], dtype=torch.long,
         device=subject.device), min_new_tokens=new_tokens, max_new_tokens=new_tokens,
-        do_sample=False, pad_token_id=0,
+        do_sample=False, pad_token_id=0, stopping_criteria=[mark],
     )  # fmt: skip
-    return now(subject.device) - started
+    return [stop - start for start, stop in pairwise(marks)]

@@ -26,7 +26,8 @@ ENCODED_GROUPS = 2
 class Timing:
     """Seconds of a batch of pages by stage, and the tokens they stand for.
 
-    encode_s: of all pages, from the mean of those that were encoded.
+    encode_s: of all pages, from the mean of those that were encoded. decode_s: the median step's
+    seconds times the steps, so that a neighbour's burst on a shared machine does not count.
     """
 
     num_pages: int
@@ -101,25 +102,27 @@ def _decode(subject: Subject, prompts: Sequence[torch.Tensor], timing: Timing) -
     # A GPU captures a graph for the batch it will have; a CPU is warm after one page.
     warmers = prompts[:1] if subject.device.type == "cpu" else prompts
     _run(generator, warmers, subject.device, 2)
-    before = generator.statistics.decode_steps
-    total, finished = _run(generator, prompts, subject.device, timing.new_tokens)
+    step_seconds, finished = _run(generator, prompts, subject.device, timing.new_tokens)
     timing.prompt_tokens = sum(prompt.shape[0] for prompt in prompts)
     timing.prefill_s = sum(one.seconds["prefill"] for one in finished)
-    timing.decode_s = total - timing.prefill_s
-    timing.decode_steps = generator.statistics.decode_steps - before
+    timing.decode_s = statistics.median(step_seconds) * len(step_seconds)
+    timing.decode_steps = len(step_seconds)
 
 
 def _run(
     generator: Generator, prompts: Sequence[torch.Tensor], device: torch.device, new_tokens: int
-) -> tuple[float, list[Finished]]:
-    """(Seconds until all have so many new tokens, what was written)."""
+) -> tuple[list[float], list[Finished]]:
+    """(Seconds of each step that all prompts were in before it began, what was written)."""
     for number, prompt in enumerate(prompts):
         generator.add(number, prompt, [5] * prompt.shape[0], max_new_tokens=new_tokens)
-    started = now(device)
+    seconds: list[float] = []
     finished: list[Finished] = []
     while generator.has_work:
+        prefilled, started = generator.statistics.prefill_tokens, now(device)
         finished += generator.step()
-    return now(device) - started, finished
+        if generator.statistics.prefill_tokens == prefilled:
+            seconds.append(now(device) - started)
+    return seconds, finished
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:

@@ -7,8 +7,7 @@ to a GGUF pair, unless they are there; then measures in turn, each program alone
 
 1. `ocr2 bench --dtype bf16`, with --against hf transformers after it;
 2. llama-batched-bench: prompts as long as a page's, then tokens, for 1, 8, ... --pages sequences;
-   and llama-mtmd-cli: the views of one A4 page through the encoder;
-3. `ocr2 bench` once more: what the machine's load did meanwhile.
+   and llama-mtmd-cli: the views of one A4 page through the encoder.
 
 llama.cpp is built as `tests/parity_llama/build_llama.py` does, with its defaults: weights in bf16,
 cache in F16, flash attention where it takes it. Needs 21 GB of disk and 12 GB of memory.
@@ -49,9 +48,8 @@ def main() -> None:
     programs = build_programs(Path(asked.cache), PROGRAMS)
     pair = make_pair(Path(asked.folder))
     print(HEAD + "\n|---|---|---|---|---|", flush=True)
-    first = ours(asked, against=asked.against)
+    first = ours(asked)
     best = llama(asked, programs, pair)
-    again = ours(asked, against="")
     for name, rows in (("llama.cpp", best), *first["peers"].items()):
         mine = first["ours"]
         print(f"| ratio to {name} | " + " | ".join(f"{value:.2f}" for value in (
@@ -60,10 +58,9 @@ def main() -> None:
             mine["decode_tokens_s"] / rows["decode_tokens_s"],
             rows["s_page_of_1000"] / mine["s_page_of_1000"],
         )) + " |")  # fmt: skip
-    for facts in (first, again):
-        ceilings = facts["ceilings"]
-        print(f"{facts['machine']}, torch {facts['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s "
-              f"in a bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
+    ceilings = first["ceilings"]
+    print(f"{first['machine']}, torch {first['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in a "
+          f"bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -92,12 +89,12 @@ def make_pair(folder: Path) -> Path:
     return pair
 
 
-def ours(asked: argparse.Namespace, *, against: str) -> dict:
+def ours(asked: argparse.Namespace) -> dict:
     """`ocr2 bench`'s own JSON object; prints its rows."""
     command = [
         sys.executable, "-m", "ocr2cli", "bench", "--dtype", "bf16", "--device", "cpu", "--json",
         "--pages", str(asked.pages), "--new-tokens", str(asked.new_tokens),
-        "--threads", str(asked.threads), *(("--against", against) if against else ()),
+        "--threads", str(asked.threads), *(("--against", asked.against) if asked.against else ()),
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO)
     facts = json.loads(done.stdout)

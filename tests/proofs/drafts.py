@@ -1,7 +1,10 @@
 """What drafts bring: tokens accepted and time saved by kind of page, source and batch size.
 
     python tests/proofs/drafts.py [--model nano] [--batches 1 4 16] [--tokens 300]
+    python tests/proofs/drafts.py --model random-full --dtype int8 --batches 1 32 --tokens 40
 
+With random weights there is nothing to read: each page of a batch has a random prompt as long as a
+page's, and the draft is what the model writes without one, with every twentieth token changed.
 Prints the rows of the table in README.md beside it. Every drafted run must give the token ids of
 the run without drafts; the script exits 1 if one does not.
 """
@@ -19,12 +22,12 @@ import pymupdf
 import torch
 from torch import Tensor
 
-from ocr2cli.bench.measure import encode
-from ocr2cli.bench.workload import Subject, make_subject
+from ocr2cli.bench.workload import RANDOM_MODELS, Subject, make_subject, make_work
 from ocr2cli.config import DecodeConfig, EngineConfig, TileConfig
 from ocr2cli.document.tiles import make_views
+from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.engines.loading import load_tokenizer
-from ocr2cli.generate.generator import Generator
+from ocr2cli.generate.generator import Generator, Statistics, Tuning
 from ocr2cli.pages import PageImage, PageKey
 from ocr2cli.text.prompt import prompt_ids, prompt_text
 from ocr2cli.text.tokenizer import Tokenizer
@@ -36,6 +39,8 @@ sky, counted the gulls, and said that the wind would turn by noon."""
 ROWS = [f"{day} {month}  Oil and coal  Paid in full" for month in ("May", "June")
         for day in range(1, 7)]  # fmt: skip
 MODES = ("text-layer", "ngram", "auto")
+# Of a random model's draft, every so many-th token is not what it writes.
+WRONG_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,11 @@ def main() -> int:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
-    subject = make_subject(EngineConfig(model=asked.model, device="cpu"))
+    subject = make_subject(EngineConfig(model=asked.model, device="cpu", dtype=asked.dtype))
+    if asked.model in RANDOM_MODELS:
+        return 0 if all([compare_random(subject, n, asked.tokens) for n in asked.batches]) else 1
     pages = make_pages(subject, load_tokenizer(resolve_model(asked.model)))
     print("| page | drafts | batch | accepted | tokens a step | speed-up |")
     print("|---|---|---|---|---|---|")
@@ -82,6 +90,25 @@ def compare(subject: Subject, page: Page, batch: int, tokens: int) -> bool:
     return same
 
 
+def compare_random(subject: Subject, batch: int, tokens: int) -> bool:
+    """Prints the batch's rates without drafts and with; True when all token ids are the same."""
+    prompts = list(make_work(subject, batch, tokens, encoded=1).prompts)
+    plain, plain_s, _ = decode_all(subject, prompts, tokens, "off", [None] * batch)
+    drafts = [[t ^ (n % WRONG_EVERY == 7) for n, t in enumerate(ids)] for ids in plain]
+    rows = [("off", plain, plain_s, None)]
+    for mode in ("text-layer", "auto"):
+        rows.append((mode, *decode_all(subject, prompts, tokens, mode, drafts)))
+    for mode, ids, seconds, statistics in rows:
+        accepted = "" if statistics is None else f"{statistics.acceptance:.0%}"
+        print(
+            f"| random prompts | {mode} | {batch} | {accepted} | "
+            f"{batch * (tokens - 1) / seconds:.1f} tokens/s | {plain_s / seconds:.2f} |"
+            f"{'' if ids == plain else ' IDS DIFFER'}",
+            flush=True,
+        )
+    return all(ids == plain for _, ids, _, _ in rows)
+
+
 def drafts_for(page: Page, plain_ids: list[int]) -> Iterator[tuple[str, list[int] | None]]:
     for mode in MODES:
         if page.text or mode == "ngram":
@@ -92,21 +119,46 @@ def drafts_for(page: Page, plain_ids: list[int]) -> Iterator[tuple[str, list[int
 
 def decode(
     subject: Subject, page: Page, batch: int, tokens: int, mode: str, text: Sequence[int] | None
-) -> tuple[list[int], float, object]:
+) -> tuple[list[int], float, Statistics]:
     """`batch` copies of the page, decoded together: (ids of the first, decode seconds, counts)."""
+    ids, seconds, statistics = decode_all(
+        subject, [page.prompt] * batch, tokens, mode, [text] * batch, page.ids
+    )
+    return ids[0], seconds, statistics
+
+
+@torch.inference_mode()
+def decode_all(
+    subject: Subject,
+    prompts: Sequence[Tensor],
+    tokens: int,
+    mode: str,
+    drafts: Sequence[Sequence[int] | None],
+    prompt_ids: Sequence[int] = (),
+) -> tuple[list[list[int]], float, Statistics]:
+    """All pages together: (ids of each, seconds of decoding, counts)."""
     config = DecodeConfig(max_new_tokens=tokens, draft=mode, detect_loops=False)
-    room = batch * (page.prompt.shape[0] + tokens + 1)
-    generator = Generator(subject.model.decoder, config, eos_id=-1, num_slots=batch, kv_tokens=room)
-    for number in range(batch):
-        generator.add(number, page.prompt, page.ids, draft=list(text) if text else None)
+    longest = max(prompt.shape[0] for prompt in prompts) + tokens + 1
+    generator = Generator(
+        subject.model.decoder,
+        config,
+        eos_id=-1,
+        num_slots=len(prompts),
+        kv_tokens=len(prompts) * longest,
+        # All prompts in the first step: what is timed afterwards has all pages in it.
+        tuning=Tuning(prefill_tokens=len(prompts) * longest, draft_batch_limit=len(prompts)),
+    )
+    for number, (prompt, text) in enumerate(zip(prompts, drafts, strict=True)):
+        own_ids = list(prompt_ids) or [5] * prompt.shape[0]
+        generator.add(number, prompt, own_ids, draft=list(text) if text else None)
     finished = []
     started = time.perf_counter()
     while generator.has_work:
         finished += generator.step()
     prefill_s = sum(one.seconds["prefill"] for one in finished)
     seconds = time.perf_counter() - started - prefill_s
-    first = next(one for one in finished if one.key == 0)
-    return list(first.token_ids), seconds, generator.statistics
+    ids = {one.key: list(one.token_ids) for one in finished}
+    return [ids[number] for number in range(len(prompts))], seconds, generator.statistics
 
 
 def make_pages(subject: Subject, tokenizer: Tokenizer) -> list[Page]:
@@ -134,7 +186,7 @@ def make_page(
     pixels = drawn.get_pixmap(dpi=144)
     rgb = np.frombuffer(pixels.samples, np.uint8).reshape(pixels.height, pixels.width, 3)
     views = make_views(PageImage(PageKey("proof", 0), rgb.copy(), 144), TileConfig())
-    visual = encode(subject, views)
+    (visual,) = encode_pages(subject.model.vision, [views])
     image_id = subject.config.image_token_id
     ids = prompt_ids(tokenizer, prompt_text("ocr"), visual.shape[0], image_id)
     ids_T = torch.tensor(ids)
