@@ -65,7 +65,7 @@ class Tuning:
     prefill_chunk: int = 0
     prefill_together: int = 1
     max_guess: int = 15
-    draft_batch_limit: int = 16
+    draft_batch_limit: int = 32
     step_costs: tuple[tuple[int, float], ...] = CPU_STEP_COSTS
     batch_buckets: tuple[int, ...] = ()
     feed_buckets: tuple[int, ...] = ()
@@ -83,6 +83,7 @@ class Tuning:
 GPU_TUNING = Tuning(
     prefill_tokens=8 * 1_152,
     prefill_together=8,
+    draft_batch_limit=16,
     fixed_steps=True,
     batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128, 192, 256),
     feed_buckets=(1, 4, 8, 16),

@@ -59,8 +59,8 @@ def main() -> None:
             rows["s_page_of_1000"] / mine["s_page_of_1000"],
         )) + " |")  # fmt: skip
     ceilings = first["ceilings"]
-    print(f"{first['machine']}, torch {first['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in a "
-          f"bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
+    print(f"{first['machine']}, torch {first['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in "
+          f"a bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -93,6 +93,7 @@ def compare(subject: Subject, page: Page, batch: int, tokens: int) -> bool:
 def compare_random(subject: Subject, batch: int, tokens: int) -> bool:
     """Prints the batch's rates without drafts and with; True when all token ids are the same."""
     prompts = list(make_work(subject, batch, tokens, encoded=1).prompts)
+    decode_all(subject, prompts[:1], 2, "off", [None])  # kernels are made by their first call
     plain, plain_s, _ = decode_all(subject, prompts, tokens, "off", [None] * batch)
     drafts = [[t ^ (n % WRONG_EVERY == 7) for n, t in enumerate(ids)] for ids in plain]
     rows = [("off", plain, plain_s, None)]
