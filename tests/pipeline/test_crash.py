@@ -316,6 +316,7 @@ def test_workers_have_settled_as_promised() -> None:
         assert facts.pop("fds") <= 7
         assert facts == {
             "omp": "3",
+            "spins": os.environ.get("GOMP_SPINCOUNT", "1000"),
             "stdin": "/dev/null",
             "stdout": "/dev/null",
             "sigint": True,

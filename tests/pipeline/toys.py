@@ -193,6 +193,7 @@ class ReportingWorker:
     def run(self, inbox: Inbox, emit: Emit) -> None:
         facts = {
             "omp": os.environ.get("OMP_NUM_THREADS", ""),
+            "spins": os.environ.get("GOMP_SPINCOUNT", ""),
             "stdin": os.readlink("/proc/self/fd/0"),
             "stdout": os.readlink("/proc/self/fd/1"),
             "sigint": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
