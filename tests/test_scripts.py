@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[1]
-FOLDERS = ("tests/proofs", "tests/soak", "tests/load", "tests/parity_llama", "examples")
+FOLDERS = (
+    "tests/proofs", "tests/soak", "tests/load", "tests/parity_llama", "examples",
+    "models/nano/recipe/nanotrain",
+)  # fmt: skip
 SCRIPTS = sorted(path for folder in FOLDERS for path in (REPO / folder).glob("*.py"))
 
 

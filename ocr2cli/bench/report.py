@@ -46,7 +46,7 @@ def report(
         "share_of_ceilings": shares(subject, ours, ceilings),
         "peers": {name: figures(timing) for name, timing in peers.items()},
         "times_faster": {
-            name: {key: ratio(timing, ours, key) for key in _KEYS} for name, timing in peers.items()
+            name: times_faster(figures(timing), figures(ours)) for name, timing in peers.items()
         },
     }
 
@@ -61,7 +61,7 @@ def dtype_of(subject: Subject) -> str:
     return ", ".join(parts)
 
 
-_KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
+KEYS = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
 _TYPICAL_TOKENS = 1_000
 
 
@@ -83,11 +83,16 @@ def rasterizers_needed(ours: Timing, raster_ms: Mapping[str, float]) -> int:
     return max(1, math.ceil(raster_ms["total"] / 1e3 / ours.seconds_a_page_of(_TYPICAL_TOKENS)))
 
 
-def ratio(peer: Timing, ours: Timing, key: str) -> float:
-    """How many times ours is ahead; below 1 it is behind."""
-    theirs, mine = figures(peer)[key], figures(ours)[key]
-    top, bottom = (mine, theirs) if key == "decode_tokens_s" else (theirs, mine)
-    return round(top / bottom, 2) if bottom else 0.0
+def times_faster(theirs: Mapping[str, float], mine: Mapping[str, float]) -> dict[str, float]:
+    """How many times `mine` is ahead in the table's columns, from two `figures`; below 1 it is
+    behind."""
+    result = {}
+    for key in KEYS:
+        top, bottom = theirs[key], mine[key]
+        if key == "decode_tokens_s":
+            top, bottom = bottom, top
+        result[key] = round(top / bottom, 2) if bottom else 0.0
+    return result
 
 
 def shares(subject: Subject, ours: Timing, ceilings: Ceilings) -> dict[str, float]:
@@ -133,11 +138,11 @@ def as_text(facts: Mapping[str, Any]) -> str:
         ("", "encode s/page", "prefill s/page", "decode tokens/s", "s/page of 1,000 tokens")
     ]
     rows += [
-        (name, *(f"{value[key]:.3f}" for key in _KEYS))
+        (name, *(f"{value[key]:.3f}" for key in KEYS))
         for name, value in {"ocr2": facts["ours"], **facts["peers"]}.items()
     ]
     rows += [
-        (f"ocr2 / {name}", *(f"{value[key]:.2f}x" for key in _KEYS))
+        (f"ocr2 / {name}", *(f"{value[key]:.2f}x" for key in KEYS))
         for name, value in facts["times_faster"].items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

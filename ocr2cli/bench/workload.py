@@ -163,16 +163,20 @@ def fill_randomly(module: nn.Module) -> None:
 def make_work(subject: Subject, num_pages: int, new_tokens: int, *, encoded: int) -> Work:
     """num_pages prompts as long as a page's, of which `encoded` pages exist as pixels."""
     pages = make_pages(min(num_pages, encoded))
-    encoder = subject.config.query_encoder
-    assert encoder is not None
-    visual = pages[0].num_tiles * encoder.tile_queries + encoder.global_queries + 1
     generator = torch.Generator().manual_seed(0)
-    shape = (visual + PROMPT_TOKENS, subject.config.decoder.hidden_size)
+    shape = (prompt_tokens(subject.config, pages[0]), subject.config.decoder.hidden_size)
     prompts = [
         torch.randn(shape, generator=generator).to(subject.dtype).to(subject.device)
         for _ in range(num_pages)
     ]
     return Work(pages, prompts, new_tokens)
+
+
+def prompt_tokens(config: ModelConfig, page: Views) -> int:
+    """Tokens of a page's prompt: those of its views, the separator and the text."""
+    encoder = config.query_encoder
+    assert encoder is not None
+    return page.num_tiles * encoder.tile_queries + encoder.global_queries + 1 + PROMPT_TOKENS
 
 
 def make_pages(num_pages: int) -> list[Views]:

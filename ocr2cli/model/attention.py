@@ -44,16 +44,14 @@ class RaggedPlan:
         self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
     ) -> Tensor:
         """Each sequence over exactly its own tokens."""
-        tokens = q_BHTC.shape[2]
-        kernel = token_kernel(cache.device, q_BHTC.dtype) if tokens <= FEW_TOKENS else None
+        tokens, keys, values = q_BHTC.shape[2], cache.keys[layer], cache.values[layer]
+        for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
+            cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
+        kernel = token_kernel(keys.device, keys.dtype) if tokens <= FEW_TOKENS else None
         if kernel is not None:
-            for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
-                cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
-            keys, values = cache.keys[layer], cache.values[layer]
             return kernel(q_BHTC, keys, values, self.slots, self.starts)
         out_BTHC = torch.empty_like(q_BHTC.transpose(1, 2))
         for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
-            cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
             k_HLC, v_HLC = cache.read(layer, slot, start + tokens)
             y_HTC = attend_one(q_BHTC[row], k_HLC, v_HLC, self.masks[row], cache.widen)
             out_BTHC[row] = y_HTC.transpose(0, 1)

@@ -28,7 +28,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 # Encoder and decoder have as many threads as there are cores, each. A thread that waits for its
 # next piece spins, on a core that the other worker needs: some 300,000 times unless it is told.
 # A thousand times bridges the gap between two products: fewer slow a worker that is alone.
-_SPIN_VARIABLE, _SPINS = "GOMP_SPINCOUNT", "1000"
+# What the user says of it, in either variable, stands.
+_SPINS = "1000"
 
 
 class Phase(Enum):
@@ -183,7 +184,8 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
     env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     if stage.num_threads:
         env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
-        env.setdefault(_SPIN_VARIABLE, _SPINS)
+        if "OMP_WAIT_POLICY" not in env:
+            env.setdefault("GOMP_SPINCOUNT", _SPINS)
     words = (child_in, child_out, os.getpid())
     # Not multiprocessing: it runs the caller's main module again, so a script without a main
     # guard would start itself for ever, and daemonic processes may not have children.

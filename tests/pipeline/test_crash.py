@@ -309,14 +309,16 @@ def test_a_stage_whose_every_worker_dies_ends_the_run() -> None:
     assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
 
 
-def test_workers_have_settled_as_promised() -> None:
+def test_workers_have_settled_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(variable, raising=False)
     reporting = Stage("report", ReportingWorker, num_workers=2, num_threads=3)
     for result in local.run([reporting], jobs(4)):
         facts = dict(result.extra)
         assert facts.pop("fds") <= 7
         assert facts == {
             "omp": "3",
-            "spins": os.environ.get("GOMP_SPINCOUNT", "1000"),
+            "spins": "1000",
             "stdin": "/dev/null",
             "stdout": "/dev/null",
             "sigint": True,
@@ -324,6 +326,20 @@ def test_workers_have_settled_as_promised() -> None:
             "group": True,
             "torch": False,
         }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "spins"),
+    [("GOMP_SPINCOUNT", "77", "77"), ("OMP_WAIT_POLICY", "ACTIVE", "")],
+)
+def test_how_threads_wait_is_the_users_to_say(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, spins: str
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    (result,) = local.run([Stage("report", ReportingWorker, num_threads=3)], jobs(1))
+    assert result.extra["spins"] == spins
 
 
 def test_killing_workers_at_random_changes_no_result() -> None:

@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,17 @@ sys.path[:0] = [str(REPO), str(REPO / "tests" / "parity_llama")]
 
 from build_llama import build_programs  # noqa: E402
 
-from ocr2cli.bench.workload import PAGE_SIZE, PROMPT_TOKENS  # noqa: E402
+from ocr2cli.bench.measure import Timing  # noqa: E402
+from ocr2cli.bench.report import KEYS, figures, times_faster  # noqa: E402
+from ocr2cli.bench.workload import (  # noqa: E402
+    PAGE_SIZE,
+    RANDOM_MODELS,
+    make_pages,
+    prompt_tokens,
+)
 from ocr2cli.weights.convert import convert  # noqa: E402
 
-PROMPT = 1_121 + PROMPT_TOKENS
 PROGRAMS = ("llama-batched-bench", "llama-mtmd-cli")
-TYPICAL_TOKENS = 1_000
 ENCODED = re.compile(r"(?:slice encoded|batch encoding done) in (\d+) ms")
 HEAD = "| program | encode, s a page | prefill, s a page | decode, tokens/s | page of 1,000, s |"
 
@@ -50,14 +56,8 @@ def main() -> None:
     print(HEAD + "\n|---|---|---|---|---|", flush=True)
     first = ours(asked)
     best = llama(asked, programs, pair)
-    for name, rows in (("llama.cpp", best), *first["peers"].items()):
-        mine = first["ours"]
-        print(f"| ratio to {name} | " + " | ".join(f"{value:.2f}" for value in (
-            rows["encode_s_page"] / mine["encode_s_page"],
-            rows["prefill_s_page"] / mine["prefill_s_page"],
-            mine["decode_tokens_s"] / rows["decode_tokens_s"],
-            rows["s_page_of_1000"] / mine["s_page_of_1000"],
-        )) + " |")  # fmt: skip
+    for name, theirs in {"llama.cpp": best, **first["peers"]}.items():
+        print_row(f"ratio to {name}", times_faster(theirs, first["ours"]), digits=2)
     ceilings = first["ceilings"]
     print(f"{first['machine']}, torch {first['torch']}: {ceilings['matmul'] / 1e9:.0f} GFLOP/s in "
           f"a bf16 product, {ceilings['memory'] / 1e9:.1f} GB/s read")  # fmt: skip
@@ -107,10 +107,11 @@ def llama(asked: argparse.Namespace, programs: Path, pair: Path) -> dict[str, fl
     """Its rows of every batch; returns the one with the fastest page. Encoding is of one page."""
     encode_s = llama_encode_s(asked, programs, pair)
     batches = sorted({1, 8, asked.pages})
+    prompt = prompt_tokens(RANDOM_MODELS["random-full"], make_pages(1)[0])
     command = [
-        str(programs / PROGRAMS[0]), "-m", str(pair), "-npp", str(PROMPT),
+        str(programs / PROGRAMS[0]), "-m", str(pair), "-npp", str(prompt),
         "-ntg", str(asked.new_tokens), "-npl", ",".join(map(str, batches)),
-        "-c", str(max(batches) * (PROMPT + asked.new_tokens)), "-t", str(asked.threads),
+        "-c", str(max(batches) * (prompt + asked.new_tokens)), "-t", str(asked.threads),
         "-tb", str(asked.threads), "--output-format", "jsonl",
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -120,12 +121,9 @@ def llama(asked: argparse.Namespace, programs: Path, pair: Path) -> dict[str, fl
         raise SystemExit(f"{command[0]} measured {measured}\n{done.stderr[-2000:]}")
     rows = []
     for row in measured:
-        prefill_s = row["t_pp"] / row["pl"]
-        seconds = encode_s + prefill_s + TYPICAL_TOKENS / row["speed_tg"]
-        rows.append({
-            "encode_s_page": encode_s, "prefill_s_page": prefill_s,
-            "decode_tokens_s": row["speed_tg"], "s_page_of_1000": seconds,
-        })  # fmt: skip
+        timing = Timing(row["pl"], row["tg"] + 1, prefill_s=row["t_pp"], decode_s=row["t_tg"])
+        timing.encode_s = encode_s * row["pl"]
+        rows.append(figures(timing))
         print_row(f"llama.cpp, {row['pl']} sequences", rows[-1])
     return min(rows, key=lambda row: row["s_page_of_1000"])
 
@@ -151,9 +149,8 @@ def llama_encode_s(asked: argparse.Namespace, programs: Path, pair: Path) -> flo
     return sum(slices) / 1e3
 
 
-def print_row(name: str, rows: dict[str, float]) -> None:
-    keys = ("encode_s_page", "prefill_s_page", "decode_tokens_s", "s_page_of_1000")
-    print(f"| {name} | " + " | ".join(f"{rows[key]:.1f}" for key in keys) + " |", flush=True)
+def print_row(name: str, rows: Mapping[str, float], digits: int = 1) -> None:
+    print(f"| {name} | " + " | ".join(f"{rows[key]:.{digits}f}" for key in KEYS) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def decode_all(
     tokens: int,
     mode: str,
     drafts: Sequence[Sequence[int] | None],
-    prompt_ids: Sequence[int] = (),
+    ids_of_prompt: Sequence[int] = (),
 ) -> tuple[list[list[int]], float, Statistics]:
     """All pages together: (ids of each, seconds of decoding, counts)."""
     config = DecodeConfig(max_new_tokens=tokens, draft=mode, detect_loops=False)
@@ -150,16 +150,16 @@ def decode_all(
         tuning=Tuning(prefill_tokens=len(prompts) * longest, draft_batch_limit=len(prompts)),
     )
     for number, (prompt, text) in enumerate(zip(prompts, drafts, strict=True)):
-        own_ids = list(prompt_ids) or [5] * prompt.shape[0]
-        generator.add(number, prompt, own_ids, draft=list(text) if text else None)
+        ids = list(ids_of_prompt) or [5] * prompt.shape[0]
+        generator.add(number, prompt, ids, draft=list(text) if text else None)
     finished = []
     started = time.perf_counter()
     while generator.has_work:
         finished += generator.step()
     prefill_s = sum(one.seconds["prefill"] for one in finished)
     seconds = time.perf_counter() - started - prefill_s
-    ids = {one.key: list(one.token_ids) for one in finished}
-    return [ids[number] for number in range(len(prompts))], seconds, generator.statistics
+    written = {one.key: list(one.token_ids) for one in finished}
+    return [written[number] for number in range(len(prompts))], seconds, generator.statistics
 
 
 def make_pages(subject: Subject, tokenizer: Tokenizer) -> list[Page]:
