@@ -6,7 +6,7 @@ Writes a random bf16 checkpoint of the published size into DIR (with full_size.p
 to a GGUF pair, unless they are there; then measures in turn, each program alone on the machine:
 
 1. `ocr2 bench --dtype bf16`, with --against hf transformers after it;
-2. llama-batched-bench: prompts as long as a page's, then tokens, for 1, 8, ... --pages sequences;
+2. llama-batched-bench: prompts as long as a page's, then tokens, for 1, 8 and --pages sequences;
    and llama-mtmd-cli: the views of one A4 page through the encoder.
 
 llama.cpp is built as `tests/parity_llama/build_llama.py` does, with its defaults: weights in bf16,
@@ -106,7 +106,7 @@ def ours(asked: argparse.Namespace) -> dict:
 def llama(asked: argparse.Namespace, programs: Path, pair: Path) -> dict[str, float]:
     """Its rows of every batch; returns the one with the fastest page. Encoding is of one page."""
     encode_s = llama_encode_s(asked, programs, pair)
-    batches = sorted({1, 8, asked.pages})
+    batches = sorted({1, min(8, asked.pages), asked.pages})
     prompt = prompt_tokens(RANDOM_MODELS["random-full"], make_pages(1)[0])
     command = [
         str(programs / PROGRAMS[0]), "-m", str(pair), "-npp", str(prompt),
