@@ -12,9 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
+from ocr2cli.config import OUTPUT_VERSION, EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
-from ocr2cli.engines.host import check_int8_device, host_memory_available, num_cores
+from ocr2cli.engines.host import (
+    check_int8_device,
+    cuda_memory_free,
+    expects_cuda,
+    host_memory_available,
+    num_cores,
+)
 from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
@@ -26,7 +32,12 @@ if TYPE_CHECKING:
 
 # KV cache of a decoder when nothing was asked for: what it may take of the free memory.
 _KV_SHARE = 0.3
-_MAX_BATCH = 32
+_MAX_BATCH = 32  # on a CPU, and where a card does not tell its memory
+_MAX_CUDA_BATCH = 128
+# Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
+# processes' contexts take of that.
+_CUDA_SHARE = 0.92
+_CUDA_WORKING_BYTES = 4_000_000_000
 _TYPICAL_PAGE_TOKENS = 2_400
 
 
@@ -91,8 +102,8 @@ def native_spec(
     cfg: RunConfig, files: ModelFiles, config: ModelConfig, prompt: str, num_bytes: int
 ) -> NativeSpec:
     """What each worker of the native engine is told."""
-    batch = cfg.engine.batch_size or _MAX_BATCH
     decoders = num_workers(cfg)[2]
+    batch = cfg.engine.batch_size or default_batch(cfg.engine, config, decoders, num_bytes)
     return NativeSpec(
         files=files,
         engine=cfg.engine,
@@ -136,6 +147,21 @@ def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
 
 def _rasterizers_for(cores: int) -> int:
     return max(1, cores - 2)
+
+
+def default_batch(
+    engine: EngineConfig, config: ModelConfig, decoders: int, model_bytes: int
+) -> int:
+    """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
+    each as long as the longest page."""
+    if not expects_cuda(engine.device, engine.dtype):
+        return _MAX_BATCH
+    free = cuda_memory_free(engine.device)
+    if free is None:
+        return _MAX_BATCH
+    left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - model_bytes
+    slot = config.kv_bytes_per_token * config.decoder.max_positions
+    return max(1, min(_MAX_CUDA_BATCH, int(left / slot)))
 
 
 def useful_kv_tokens(config: ModelConfig, batch: int) -> int:

@@ -1,8 +1,9 @@
-"""What can be asked of this host: cores, memory, int8 on its CPU. Imports no torch."""
+"""What can be asked of this host: cores, memory, its CUDA cards. Imports no torch."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 from ocr2cli.errors import UsageError
@@ -35,6 +36,23 @@ def expects_cuda(device: str, dtype: str) -> bool:
     if device == "auto":
         return dtype != "int8" and any(map(os.path.exists, _CUDA_FILES))
     return device.startswith("cuda")
+
+
+def cuda_memory_free(device: str) -> int | None:
+    """Bytes free on the card that torch calls so, by NVIDIA's own program: a process that plans
+    loads no torch. None where that program is not there or says nothing that can be read."""
+    number = int(device.partition(":")[2] or 0)
+    # Torch counts the visible cards; the program knows all of them, by number or by UUID.
+    visible = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    if number >= len(visible) and visible:
+        return None
+    card = visible[number].strip() if visible else str(number)
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", card]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        return int(done.stdout.split()[0]) << 20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
 
 
 def check_int8_device(name: str) -> None:
