@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from random import Random
 
 import numpy as np
@@ -59,11 +60,50 @@ def test_fresh_pages_come_in_batches_of_one_kind_and_are_used_more_than_once(
     monkeypatch.setattr(drawn, "draw_arrays", counted)
     source = drawn.FreshPages(two_fonts, max_characters=30, globals_share=0.0, uses=2)
     rng = Random(5)
-    batches = [source.batch(rng, "slide", 4, 0.1) for _ in range(3)]
+    like = drawn.Like(view=0.5, length=0.5)
+    batches = [source.batch(rng, "slide", 4, 0.1, like) for _ in range(3)]
     assert drawn_pages == 4 + 2 + 2
     assert all(len(batch.page.kept) == 4 and batch.page.num_tiles == 2 for batch in batches)
     assert all(len(batch.pixels) == batch.is_seen.sum() for batch in batches)
     assert not any(batch.has_global for batch in batches)
+
+
+@pytest.mark.parametrize("view", [0.2, 0.8])
+def test_what_pages_should_be_like_decides_their_views_and_length(
+    view, two_fonts, plain_words
+) -> None:
+    from nanotrain import drawn
+
+    lengths = []
+    for length in (0.0, 0.99):
+        source = drawn.FreshPages(two_fonts, max_characters=90, globals_share=0.5, uses=2)
+        batch = source.batch(Random(5), "slide", 2, 0.1, drawn.Like(view, length))
+        batch = source.batch(Random(6), "slide", 2, 0.1, drawn.Like(view, length))
+        assert batch.has_global == (view < 0.5)
+        lengths.append(batch.page.texts[0].num_targets)
+    assert lengths[0] < lengths[1]
+
+
+def test_processes_that_share_a_step_learn_from_other_pages_of_the_same_kinds(
+    two_fonts, plain_words, monkeypatch
+) -> None:
+    from nanotrain import fonts, groups
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    args = Namespace(
+        drawn=None, globals_=0.5, uses=2, max_characters=40, whole=0.5,
+        mix="note/slide=1,slide/note=1", ideal="letter/poster/note=1",
+    )  # fmt: skip
+    ranks = [groups.joint_groups(args, seed, 7) for seed in (1, 2)]
+    kinds, pixels = ([], []), []
+    for _ in range(4):
+        for found, rank in zip(kinds, ranks, strict=True):
+            seen, ideal = next(rank)
+            found += [(batch.has_global, batch.page.num_tiles) for batch in seen]
+            found += [batch.num_tiles for batch in ideal]
+            pixels.append(seen[0].pixels)
+    assert kinds[0] == kinds[1] and len(set(kinds[0])) > 3
+    assert not any(np.array_equal(a, b) for a, b in zip(pixels[::2], pixels[1::2], strict=True))
 
 
 def test_the_next_batch_is_taken_while_the_last_one_is_learned_from() -> None:

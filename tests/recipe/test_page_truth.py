@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-KINDS = ("note", "slide", "poster", "letter")
+KINDS = ("note", "slide", "poster", "letter", "dense")
 
 
 @pytest.fixture(params=KINDS)
@@ -120,6 +120,33 @@ def test_a_place_is_found_in_the_cell_that_shows_it() -> None:
     windows = cells.page_windows(1190, 1684)
     places = np.array([[1, 1], [1189, 1], [1, 1683], [1189, 1683]], np.float32)
     assert cells.token_of(places, windows).tolist() == [0, 144 + 11, 4 * 144 + 132, 5 * 144 + 143]
+
+
+def test_a_character_is_looked_for_in_the_slot_that_names_it(page) -> None:
+    from nanotrain import cells, pages
+    from nanotrain.characters import CLASS_OF
+
+    truth = pages.plain_truth(page)
+    tiles, view = windows = cells.page_windows(page.width, page.height)
+    glyphs = pages.glyphs_of(page)
+    labels = np.concatenate([cells.slot_labels(glyphs, window) for window in [*tiles, view]])
+    found = labels[cells.token_of(truth.places, windows), cells.slot_of(truth.places, windows)]
+    wanted = np.array([CLASS_OF.get(char, -1) for char in truth.text])
+    # A narrow character that shares a slot is named by the next one.
+    assert (found == wanted)[wanted >= 0].mean() > 0.95
+
+
+def test_lines_of_a_dense_page_share_cells_but_never_a_slot(two_fonts, plain_words) -> None:
+    from nanotrain import cells, pages
+
+    shared = []
+    for seed in range(20):
+        dense = pages.random_page(Random(seed), "dense", two_fonts, max_characters=450)
+        middle = np.array([line.baseline - 0.3 * line.size for line in dense.lines()])
+        rows = (middle * dense.scale[1] // cells.SLOT_H).astype(int)
+        assert len(set(rows.tolist())) == len(rows)
+        shared += [int((rows // 2 == row // 2).sum() == 2) for row in rows]
+    assert np.mean(shared) > 0.2
 
 
 def test_tokens_are_those_of_the_bundled_tokenizer(nano_folder) -> None:

@@ -67,7 +67,7 @@ def write_page(path: Path, page: pages.Page, tokens: torch.Tensor, has_global: b
     for name, row in zip(("plain", "grounded"), batches.page_rows(page), strict=True):
         arrays |= {
             f"{name}_{part}": a
-            for part, a in zip(("ids", "targets", "cells", "places"), row, strict=True)
+            for part, a in zip(batches.TEXT_PARTS, row, strict=True)
         }
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **arrays)

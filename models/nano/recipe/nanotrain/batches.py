@@ -20,12 +20,13 @@ from nanotrain.fonts import Font
 
 @dataclass
 class TextRows:
-    """ids, targets, cells: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page;
-    num_targets: how many ids are to be learned."""
+    """ids, targets, cells, slots: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page;
+    num_targets: how many ids are to be learned. cells, slots: of the next character, or -1."""
 
     ids: np.ndarray
     targets: np.ndarray
     cells: np.ndarray
+    slots: np.ndarray
     places: np.ndarray
     num_targets: int = 0
 
@@ -49,22 +50,24 @@ class PageBatch:
 
 
 LENGTH_STEP = 32  # few different lengths: a CPU compiles kernels for each
-Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Row = tuple[np.ndarray, ...]
+TEXT_PARTS = ("ids", "targets", "cells", "slots", "places")  # of a row, in order
 
 
 def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
-    """(ids, targets, cells, places) of one page's prompt and truth; targets are the next ids."""
+    """TEXT_PARTS of one page's prompt and truth; targets are the next ids."""
     prompt_ids, _ = vocabulary.encode(prompt)
     text_ids, starts = vocabulary.encode(truth.text)
     n, end = len(prompt_ids), len(prompt_ids) + len(text_ids)
     ids = np.array([*prompt_ids, *text_ids])
-    targets, aims = np.full(end + 1, -1), np.full(end + 1, -1)
+    targets, aims, slots = (np.full(end + 1, -1) for _ in range(3))
     places = np.zeros((end + 1, 2), np.float32)
     targets[n - 1 : end] = [*text_ids, vocabulary.EOS_ID]
     windows = cells.page_windows(page.width, page.height)
     aims[n - 1 : end - 1] = cells.token_of(truth.places, windows)[starts]
+    slots[n - 1 : end - 1] = cells.slot_of(truth.places, windows)[starts]
     places[n - 1 : end - 1] = truth.places[starts] / np.array([page.width, page.height], np.float32)
-    return ids, targets[:end], aims[:end], places[:end]
+    return ids, targets[:end], aims[:end], slots[:end], places[:end]
 
 
 def stack_rows(rows: list[Row]) -> TextRows:
@@ -74,12 +77,14 @@ def stack_rows(rows: list[Row]) -> TextRows:
         np.full(shape, vocabulary.EOS_ID),
         np.full(shape, -1),
         np.full(shape, -1),
+        np.full(shape, -1),
         np.zeros((*shape, 2), np.float32),
     )
-    for index, (ids, targets, aims, places) in enumerate(rows):
+    for index, (ids, targets, aims, slots, places) in enumerate(rows):
         n = len(ids)
         out.ids[index, :n], out.targets[index, :n] = ids, targets
-        out.cells[index, :n], out.places[index, :n] = aims, places
+        out.cells[index, :n], out.slots[index, :n] = aims, slots
+        out.places[index, :n] = places
         out.num_targets += int((targets >= 0).sum())
     return out
 
@@ -174,6 +179,11 @@ def thin(
     return kept
 
 
+def start_at(length: float, pages: int, count: int) -> int:
+    """The first of `count` neighbours among sorted pages. length: 0 for the shortest, below 1."""
+    return int(length * (pages - count + 1))
+
+
 def page_batch(
     rng: Random,
     fonts: tuple[Font, ...],
@@ -185,9 +195,10 @@ def page_batch(
     misread: float = 0.02,
     smallest: float = 41.0,
     blank_share: float = 0.1,
+    length: float | None = None,
 ) -> PageBatch:
     """blank_share: how many of the cells without text that can be read stay; 1 keeps all, as at
-    reading."""
+    reading. length: 0 for the shortest of the pages that were laid out, up to 1; else by chance."""
     # Pages of about one length share a batch: less padding.
     pool = [
         pages.random_page(
@@ -196,7 +207,7 @@ def page_batch(
         for _ in range(5 * count if not held_out else count)
     ]
     pool.sort(key=lambda page: page.num_characters())
-    start = rng.randrange(len(pool) - count + 1)
+    start = start_at(rng.random() if length is None else length, len(pool), count)
     laid = pool[start : start + count]
     noise = np.random.default_rng(rng.randrange(1 << 40))
     slots = np.stack([_labels(page, noise, misread) for page in laid])
@@ -259,9 +270,8 @@ class Album:
         )
         start = rng.randrange(len(chosen) - count + 1)
         chosen = chosen[start : start + count]
-        parts = ("ids", "targets", "cells", "places")
         texts = [
-            stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
+            stack_rows([tuple(page[f"{name}_{part}"] for part in TEXT_PARTS) for page in chosen])
             for name in ("plain", "grounded")
         ]
         has_text = np.stack([page["has_text"] for page in chosen])

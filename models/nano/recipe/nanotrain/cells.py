@@ -122,6 +122,15 @@ def token_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.nda
     return tile * 144 + ((y % 768) // 64).astype(np.int64) * 12 + ((x % 768) // 64).astype(np.int64)
 
 
+def slot_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
+    """Which slot of its token each page place lies in: int64 [n], 0 to 15, row by row."""
+    tiles, view = windows
+    window = tiles[0] if tiles else view
+    x = (places[:, 0] * window.sx - window.left).clip(0) % 64
+    y = (places[:, 1] * window.sy - window.top).clip(0) % 64
+    return (y // SLOT_H).astype(np.int64) * (64 // SLOT_W) + (x // SLOT_W).astype(np.int64)
+
+
 def _cell(places: np.ndarray, view: Window) -> np.ndarray:
     x = (places[:, 0] * view.sx - view.left).clip(0, view.side - 1)
     y = (places[:, 1] * view.sy - view.top).clip(0, view.side - 1)

@@ -81,7 +81,7 @@ def page_arrays(page: pages.Page, picture: np.ndarray, has_global: bool) -> dict
     for name, row in zip(("plain", "grounded"), batches.page_rows(page), strict=True):
         arrays |= {
             f"{name}_{part}": a
-            for part, a in zip(("ids", "targets", "cells", "places"), row, strict=True)
+            for part, a in zip(batches.TEXT_PARTS, row, strict=True)
         }
     return arrays
 
@@ -93,10 +93,21 @@ class KnownPage:
     has_global: bool
 
 
+@dataclass(frozen=True)
+class Like:
+    """What pages that are learned from together should be like: numbers from 0 to 1 that decide
+    whether they have the global view too, and how long they are among those at hand."""
+
+    view: float
+    length: float
+
+
 class PageSource(Protocol):
     """Where drawn batches come from."""
 
-    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch | None:
+    def batch(
+        self, rng: Random, kind: str, count: int, blank_share: float, like: Like
+    ) -> DrawnBatch | None:
         """Pages of one kind and about one length, all with the global view or all without it; None
         while there are too few."""
 
@@ -120,8 +131,10 @@ class FreshPages:
         self.globals_share, self.uses = globals_share, uses
         self.pages: dict[tuple[str, bool], deque[dict[str, np.ndarray]]] = {}
 
-    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch:
-        has_global = kind == "note" or rng.random() < self.globals_share
+    def batch(
+        self, rng: Random, kind: str, count: int, blank_share: float, like: Like
+    ) -> DrawnBatch:
+        has_global = kind == "note" or like.view < self.globals_share
         pool = self.pages.setdefault((kind, has_global), deque(maxlen=2 * count))
         for _ in range(max(round(count / self.uses), count - len(pool))):
             pool.append(
@@ -134,7 +147,7 @@ class FreshPages:
                 )
             )
         chosen = sorted(pool, key=lambda page: len(page["plain_ids"]))
-        start = rng.randrange(len(chosen) - count + 1)
+        start = batches.start_at(like.length, len(chosen), count)
         return drawn_batch(rng, chosen[start : start + count], blank_share)
 
     def look(self) -> None:
@@ -161,17 +174,18 @@ class DrawnPages:
                 page = KnownPage(path, len(data["plain_ids"]), bool(data["has_global"]))
             self.pages.setdefault(kind, []).append(page)
 
-    def batch(self, rng: Random, kind: str, count: int, blank_share: float) -> DrawnBatch | None:
-        """Pages of about one length, all with the global view or all without it."""
+    def batch(
+        self, rng: Random, kind: str, count: int, blank_share: float, like: Like
+    ) -> DrawnBatch | None:
+        """Pages of about one length, all with the global view or all without it, as often as they
+        were drawn so."""
         pool = self.pages.get(kind, [])
-        first = rng.choice(pool) if pool else None
-        if first is None:
-            return None
-        pool = [page for page in pool if page.has_global == first.has_global]
+        share = sum(page.has_global for page in pool) / max(1, len(pool))
+        pool = [page for page in pool if page.has_global == (like.view < share)]
         if len(pool) < 5 * count:
             return None
         chosen = sorted(rng.sample(pool, 5 * count), key=lambda page: page.length)
-        start = rng.randrange(len(chosen) - count + 1)
+        start = batches.start_at(like.length, len(chosen), count)
         arrays = []
         for page in chosen[start : start + count]:
             with np.load(page.path, allow_pickle=False) as data:
@@ -222,9 +236,10 @@ BLANK_CROPS = 0.12  # share of the blank crops that a thinned page keeps
 
 
 def drawn_batch(rng: Random, chosen: list[dict[str, np.ndarray]], blank_share: float) -> DrawnBatch:
-    parts = ("ids", "targets", "cells", "places")
     texts = [
-        batches.stack_rows([tuple(page[f"{name}_{part}"] for part in parts) for page in chosen])
+        batches.stack_rows(
+            [tuple(page[f"{name}_{part}"] for part in batches.TEXT_PARTS) for page in chosen]
+        )
         for name in ("plain", "grounded")
     ]
     slots = np.stack([page["slots"] for page in chosen])

@@ -66,7 +66,7 @@ def reader_step(device: str, backend: str, count: int) -> Callable[[int], float]
     def step(index: int) -> float:
         with autocast(device):
             out = loss_of(decoder, ideal, separator, heads, batch, device)
-        loss = out.text + 0.3 * out.guide + 2 * out.place + 0.01 * out.balance
+        loss = out.total()
         loss.backward()
         optimisers.step(index)
         return float(loss.detach())
@@ -104,7 +104,7 @@ def joint_step(device: str, backend: str, count: int) -> Callable[[int], float]:
                 out, far = losses_of(
                     vision, ideal, decoder, heads, batch, device, noise=0.05, num_texts=1, own=0.15
                 )
-            loss = out.text + 0.3 * out.guide + 2 * out.place + 0.01 * out.balance + far
+            loss = out.total() + far
             loss.backward()
             total += float(loss.detach())
         optimisers.step(index)

@@ -1,6 +1,6 @@
 """The model card's table: nano read through the program, on pages it was never trained on.
 
-    python -m nanotrain.evaluate --model models/nano [--out table.md] [--pages 12]
+    python -m nanotrain.evaluate --model models/nano [--out table.md] [--pages 24]
 
 Held-out fonts and texts by kind of page, both prompts, and real born-digital pages with their
 text layer
@@ -183,7 +183,7 @@ def table(records: Iterable[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--pages", type=int, default=6, help="synthetic pages of each kind")
+    parser.add_argument("--pages", type=int, default=12, help="synthetic pages of each kind")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kinds", default=",".join([*KINDS, *LOOKS, "real"]))
     args = parser.parse_args()
@@ -199,7 +199,8 @@ def main() -> None:
             group = "look" if kind in LOOKS else kind if kind in groups else "large"
             groups[group].append(case)
         records = []
-        for prompt, most_tokens in (("ocr", 500), ("markdown", 700)):
+        # Half as many again as the longest page has characters.
+        for prompt, most_tokens in (("ocr", 800), ("markdown", 1100)):
             records += read_cases(groups["large"], args.model, prompt, most_tokens)
         records += read_cases(groups["text12"], args.model, "ocr", 1600)
         for prompt in ("ocr", "markdown"):

@@ -60,6 +60,15 @@ REFUSED = (
     # Lower case drawn as capitals, or program code drawn as signs.
     "bebas",
     "monoisome",
+    # Letters in the shape of others, small capitals for lower case, letters that are not all there.
+    "ellen",
+    "elleb",
+    "adfstyle",
+    "titling",
+    "solothurn",
+    "museum",
+    "lobster",
+    "biolinum_k",
 )
 _SCRIPTS_KEPT = ("NotoSans-", "NotoSerif-", "NotoSansMono", "NotoSansDisplay", "NotoSerifDisplay")
 _MEASURE = 200

@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 
 from nanotrain import batches, draw, drawn, fonts
+from nanotrain.drawn import Like
 
 BLANKS = 0.04  # share of the cells without text that a thinned page keeps
 CHECKED_PAGES = 8  # held out, of each kind
@@ -21,9 +22,11 @@ CHECKED_PAGES = 8  # held out, of each kind
 Group = tuple[list[drawn.DrawnBatch], list[batches.PageBatch]]
 
 
-def joint_groups(args: Namespace, seed: int) -> Iterator[Group]:
-    """(Drawn batches, batches to read from ideal tokens), for ever."""
-    rng = Random(seed)
+def joint_groups(args: Namespace, seed: int, common_seed: int) -> Iterator[Group]:
+    """(Drawn batches, batches to read from ideal tokens), for ever. common_seed: of the choices of
+    kinds, views and lengths, the same for processes that share a step: each waits for the
+    slowest."""
+    rng, common = Random(seed), Random(common_seed)
     everything = fonts.load_fonts(False)
     book: drawn.PageSource = (
         drawn.DrawnPages(args.drawn)
@@ -38,9 +41,10 @@ def joint_groups(args: Namespace, seed: int) -> Iterator[Group]:
     ordinary = fonts.ordinary(everything)
     served = 0
     while True:
-        share = 1.0 if rng.random() < args.whole else BLANKS
+        share = 1.0 if common.random() < args.whole else BLANKS
         group = [
-            book.batch(rng, kind, count, share) for kind, count in counts_of_kinds(rng, args.mix)
+            book.batch(rng, kind, count, share, Like(common.random(), common.random()))
+            for kind, count in counts_of_kinds(common, args.mix)
         ]
         if None in group:
             time.sleep(2.0)
@@ -52,9 +56,10 @@ def joint_groups(args: Namespace, seed: int) -> Iterator[Group]:
                     kind,
                     count,
                     max_characters=args.max_characters,
-                    blank_share=1.0 if rng.random() < args.whole else BLANKS,
+                    blank_share=1.0 if common.random() < args.whole else BLANKS,
+                    length=common.random(),
                 )
-                for kind, count in counts_of_kinds(rng, args.ideal)
+                for kind, count in counts_of_kinds(common, args.ideal)
             ]
             yield group, ideal
         served += 1

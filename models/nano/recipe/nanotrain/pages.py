@@ -20,7 +20,7 @@ PLAIN_PROMPT = "\nFree OCR."
 GROUNDING_PROMPT = "\n<|grounding|>Convert the document to markdown."
 _INDEX = {char: index for index, char in enumerate(READABLE)}
 
-Kind = Literal["note", "slide", "poster", "letter"]
+Kind = Literal["note", "slide", "poster", "letter", "dense"]
 
 
 @dataclass
@@ -271,7 +271,18 @@ _SHAPES: dict[str, list[tuple[int, int]]] = {
     "slide": [(1920, 1080), (1280, 720), (1600, 900), (1366, 768)],
     "poster": [(1190, 1684), (1191, 1684), (1224, 1584), (1654, 2339), (1240, 1754)],
     "letter": [(1190, 1684), (1191, 1684), (1224, 1584)],
+    "dense": [(1190, 1684), (1191, 1684), (1224, 1584)],
 }
+# Body sizes run up to so many times the smallest; the share of pages that are centred.
+_LARGEST_BODY = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5, "dense": 1.2}
+_CENTRED = {"note": 0.2, "slide": 0.25, "poster": 0.6, "letter": 0.05, "dense": 0.05}
+# Baselines apart, in type sizes; between blocks so much more; margins in page widths.
+_PITCH = {"dense": (1.08, 1.3)}
+_GAP = {"dense": (0.25, 0.6)}
+_MARGIN = {"dense": (0.03, 0.36)}
+# Pages to learn from, where most lines share a row of cells with another: such lines are what a
+# decoder takes for one another. No slot holds two of them (cells.SLOT_H).
+DENSE_SMALLEST = (31.0, 42.0)
 
 
 def view_scale(width: int, height: int) -> tuple[float, float]:
@@ -301,8 +312,8 @@ def random_page(
 ) -> Page:
     """A page with as many blocks as fit and as max_characters allows, at least one line.
 
-    smallest: size of the smallest type, in pixels of the view. size, scale: of the page, if not one
-    of the kind's own.
+    smallest: size of the smallest type, in pixels of the view; "dense" pages have their own. size,
+    scale: of the page, if not one of the kind's own.
     """
     if size is not None:
         width, height = size
@@ -313,6 +324,8 @@ def random_page(
     else:
         width, height = rng.choice(_SHAPES[kind])
     page = Page(kind, width, height, scale or view_scale(width, height))
+    if kind == "dense":
+        smallest = rng.uniform(*DENSE_SMALLEST)
     for _ in range(20):
         _fill(page, rng, fonts, held_out, max_characters, smallest)
         if page.blocks:
@@ -332,21 +345,21 @@ def _fill(
     body_font, title_font = pick_font(rng, fonts), pick_font(rng, fonts)
     if rng.random() < 0.6:
         title_font = body_font
-    largest = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5}[page.kind]
+    largest = _LARGEST_BODY[page.kind]
     body = round(unit * min(largest, 1.0 + rng.expovariate(1 / (0.35 * (largest - 1)))))
-    margin_x = page.width * rng.uniform(0.03, 0.16) + 0.6 * unit
+    margin_x = page.width * rng.uniform(*_MARGIN.get(page.kind, (0.03, 0.16))) + 0.6 * unit
     top = page.height * rng.uniform(0.02, 0.2)
     bottom = page.height * rng.uniform(0.9, 0.98)
-    centred = rng.random() < {"note": 0.2, "slide": 0.25, "poster": 0.6, "letter": 0.05}[page.kind]
-    pitch = rng.uniform(1.15, 1.6)
-    gap = rng.uniform(0.35, 1.6)
+    centred = rng.random() < _CENTRED[page.kind]
+    pitch = rng.uniform(*_PITCH.get(page.kind, (1.15, 1.6)))
+    gap = rng.uniform(*_GAP.get(page.kind, (0.35, 1.6)))
     tracking = rng.choice([0, 0, 0, 0, 0.02, 0.05])
     y = top
     left_chars = rng.randrange(max_characters // 4, max_characters + 1)
     num_blocks = 0
     while left_chars > 0 and num_blocks < 9:
         draw = rng.random()
-        if num_blocks == 0 and draw < 0.7:
+        if num_blocks == 0 and draw < 0.7 and page.kind != "dense":
             label, font, size = "title", title_font, round(body * rng.uniform(1.2, 2.2))
             count = rng.randrange(1, 8)
         elif draw < 0.12:

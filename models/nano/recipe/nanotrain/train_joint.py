@@ -70,7 +70,8 @@ class JointTrainer:
         self.warm_steps = 0  # updates that the momenta have behind them
         if args.resume and self.kept.exists():
             state = self._load(self.kept)
-            self.heads.load_state_dict(state["heads"])
+            # A state of a recipe with fewer heads lacks those that came later.
+            self.heads.load_state_dict({**self.heads.state_dict(), **state["heads"]})
             self.num_steps = state["step"]
             if "eyes" in state:
                 self.eyes.load_state_dict(state["eyes"])
@@ -115,13 +116,12 @@ class JointTrainer:
             own = self.args.own if rng.random() < 0.5 else 0.0
             with autocast(self.device):
                 out, far, name = self._losses(batch, num_texts, own)
-            loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
-            loss = loss * (count / sum(characters))
+            loss = out.total() * (count / sum(characters))
             if far is not None:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
-            means.add(name, text=out.text, right=out.right, far=far)
+            means.add(name, text=out.text, right=out.right, slot=out.slot, far=far)
             means.looked = out.looked
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -304,8 +304,10 @@ def main() -> None:
     step = trainer.num_steps
     last = args.stop_after if args.minutes else min(args.steps, args.stop_after)
     num_feeders = args.feeders or default_workers(device)
-    seeds = [900 + step + 10_000 * rank + 1000 * i for i in range(num_feeders)]
-    feeder = Feeder([partial(joint_groups, args, seed) for seed in seeds], room=2 * len(seeds))
+    # No two feeders of a round draw the same pages; the same feeder of each rank draws alike.
+    common = [900 + step + 100_000 * (1 + i) for i in range(num_feeders)]
+    sources = [partial(joint_groups, args, 64 * seed + rank, seed) for seed in common]
+    feeder = Feeder(sources, room=2 * len(sources))
     ahead = Ahead(feeder.take, device)
     held_out = held_out_batches(kinds_of(args.mix, args.ideal)) if rank == 0 else {}
     held_out = {kind: moved(batch, device) for kind, batch in held_out.items()}

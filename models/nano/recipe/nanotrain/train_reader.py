@@ -96,7 +96,7 @@ def text_of(rows: batches.TextRows, device: str) -> Text:
     return Text(
         *(
             torch.as_tensor(a, device=device)
-            for a in (rows.ids, rows.targets, rows.cells, rows.places)
+            for a in (rows.ids, rows.targets, rows.cells, rows.slots, rows.places)
         )
     )
 
@@ -249,7 +249,7 @@ def main() -> None:
                     decoder, ideal, separator, heads, batch, device, num_texts=num_texts
                 )
             share = sum(t.num_targets for t in batch.texts[:num_texts]) / total
-            loss = out.text + 0.3 * out.guide + 2.0 * out.place + 0.01 * out.balance
+            loss = out.total()
             (loss * share).backward()
             kind = f"{batch.num_tiles}{'seen' if batch.tokens is not None else ''}"
             counts[kind] = counts.get(kind, 0) + 1
@@ -257,6 +257,7 @@ def main() -> None:
                 ("text", out.text),
                 ("guide", out.guide),
                 ("place", out.place),
+                ("slot", out.slot),
                 ("balance", out.balance),
                 ("right", out.right),
             ):
