@@ -105,7 +105,7 @@ def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     monkeypatch.setattr(reading, "FUSED", ("cpu",))
     fused, fused_grad = run()
     near = 1e-4 if precision == torch.float32 else 2e-2
-    for name in ("text", "guide", "place", "slot", "balance", "right"):
+    for name in ("text", "guide", "place", "slot", "row", "line", "balance", "right"):
         expected = getattr(plain, name).item()
         assert getattr(fused, name).item() == pytest.approx(expected, rel=near, abs=near), name
     assert torch.allclose(fused.looked, plain.looked, atol=near)
@@ -130,7 +130,7 @@ def test_self_fed_inputs_are_the_decoders_own_and_the_targets_the_truth() -> Non
 
     ids = torch.tensor([[7, 8, 50, 51, 52, 1]])
     targets = torch.tensor([[-1, 50, 51, 52, -1, -1]])
-    text = reading.Text(ids, targets, targets, targets, torch.zeros(1, 6, 2))
+    text = reading.Text(ids, *[targets] * 4, torch.zeros(1, 6, 2))
     guessed = torch.tensor([[-1, 60, 51, 62, -1, -1]])
     (fed,) = reading.self_fed([text], guessed, 1.0)
     assert fed.ids.tolist() == [[7, 8, 60, 51, 62, 1]]

@@ -20,13 +20,15 @@ from nanotrain.fonts import Font
 
 @dataclass
 class TextRows:
-    """ids, targets, cells, slots: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the page;
-    num_targets: how many ids are to be learned. cells, slots: of the next character, or -1."""
+    """ids, targets, cells, slots, rows: int64 [B, T]; places: float32 [B, T, 2] in 0..1 of the
+    page; num_targets: how many ids are to be learned. cells, slots, rows: of the next character,
+    or -1."""
 
     ids: np.ndarray
     targets: np.ndarray
     cells: np.ndarray
     slots: np.ndarray
+    rows: np.ndarray
     places: np.ndarray
     num_targets: int = 0
 
@@ -51,7 +53,7 @@ class PageBatch:
 
 LENGTH_STEP = 32  # few different lengths: a CPU compiles kernels for each
 Row = tuple[np.ndarray, ...]
-TEXT_PARTS = ("ids", "targets", "cells", "slots", "places")  # of a row, in order
+TEXT_PARTS = ("ids", "targets", "cells", "slots", "rows", "places")  # of a row, in order
 
 
 def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
@@ -60,14 +62,15 @@ def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
     text_ids, starts = vocabulary.encode(truth.text)
     n, end = len(prompt_ids), len(prompt_ids) + len(text_ids)
     ids = np.array([*prompt_ids, *text_ids])
-    targets, aims, slots = (np.full(end + 1, -1) for _ in range(3))
+    targets, aims, slots, rows = (np.full(end + 1, -1) for _ in range(4))
     places = np.zeros((end + 1, 2), np.float32)
     targets[n - 1 : end] = [*text_ids, vocabulary.EOS_ID]
     windows = cells.page_windows(page.width, page.height)
     aims[n - 1 : end - 1] = cells.token_of(truth.places, windows)[starts]
     slots[n - 1 : end - 1] = cells.slot_of(truth.places, windows)[starts]
+    rows[n - 1 : end - 1] = cells.row_of(truth.places, windows)[starts]
     places[n - 1 : end - 1] = truth.places[starts] / np.array([page.width, page.height], np.float32)
-    return ids, targets[:end], aims[:end], slots[:end], places[:end]
+    return ids, targets[:end], aims[:end], slots[:end], rows[:end], places[:end]
 
 
 def stack_rows(rows: list[Row]) -> TextRows:
@@ -75,17 +78,13 @@ def stack_rows(rows: list[Row]) -> TextRows:
     shape = (len(rows), -(-max(len(row[0]) for row in rows) // LENGTH_STEP) * LENGTH_STEP)
     out = TextRows(
         np.full(shape, vocabulary.EOS_ID),
-        np.full(shape, -1),
-        np.full(shape, -1),
-        np.full(shape, -1),
+        *(np.full(shape, -1) for _ in range(4)),
         np.zeros((*shape, 2), np.float32),
     )
-    for index, (ids, targets, aims, slots, places) in enumerate(rows):
-        n = len(ids)
-        out.ids[index, :n], out.targets[index, :n] = ids, targets
-        out.cells[index, :n], out.slots[index, :n] = aims, slots
-        out.places[index, :n] = places
-        out.num_targets += int((targets >= 0).sum())
+    for index, row in enumerate(rows):
+        for name, values in zip(TEXT_PARTS, row, strict=True):
+            getattr(out, name)[index, : len(values)] = values
+    out.num_targets = int((out.targets >= 0).sum())
     return out
 
 

@@ -15,6 +15,7 @@ from nanotrain.characters import TINY
 from nanotrain.pages import Glyphs
 
 SLOT_W, SLOT_H, SLOTS = 8, 32, 16
+MOST_ROWS = 3 * 768 // SLOT_H  # of slots, in three tiles one above the other
 # Pixels of type size below which text is labelled TINY, by the view's side: 9.5 pt in the tiles of
 # an A4 page. Below that two lines may fall into one row of slots.
 TOO_SMALL = {768: 26.0, 1024: 33.0}
@@ -129,6 +130,15 @@ def slot_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndar
     x = (places[:, 0] * window.sx - window.left).clip(0) % 64
     y = (places[:, 1] * window.sy - window.top).clip(0) % 64
     return (y // SLOT_H).astype(np.int64) * (64 // SLOT_W) + (x // SLOT_W).astype(np.int64)
+
+
+def row_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
+    """Which row of slots each page place lies in, counted from the top of the views: int64 [n],
+    below MOST_ROWS."""
+    tiles, view = windows
+    window = tiles[0] if tiles else view
+    y = places[:, 1] * window.sy - window.top
+    return (y // SLOT_H).clip(0, MOST_ROWS - 1).astype(np.int64)
 
 
 def _cell(places: np.ndarray, view: Window) -> np.ndarray:

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanotrain.cells import SLOTS
+from nanotrain.cells import MOST_ROWS, SLOTS
+from nanotrain.vocabulary import NEWLINE_ID
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.layers import rotate
 
 GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
+TRACKED = 1  # head of the guided layers that must look at the text's own line so far
 LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
@@ -32,39 +34,44 @@ MAPPED = (0, 1)  # layers after which visual tokens must know their own place
 
 
 class ReadHeads(nn.Module):
-    """Training only: where on the page a token is, or the next character is; (x, y) in 0..1, and
-    in which slot of its cell."""
+    """Training only: where on the page a token is, or the next character is; (x, y) in 0..1, in
+    which slot of its cell and in which row of slots of the page."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.place_head = nn.ModuleList(nn.Linear(width, 2) for _ in range(layers))
         self.slot_head = nn.ModuleList(nn.Linear(width, SLOTS) for _ in range(layers))
+        self.row_head = nn.ModuleList(nn.Linear(width, MOST_ROWS) for _ in range(layers))
 
 
 @dataclass
 class Text:
     """ids, targets: int64 [B, T], target -1 where nothing is learned. cells: int64 [B, T], the
-    visual token to look at or -1; slots: int64 [B, T], where in it. places: float [B, T, 2]."""
+    visual token to look at or -1; slots: int64 [B, T], where in it; rows: int64 [B, T], in which
+    row of slots. places: float [B, T, 2]."""
 
     ids: Tensor
     targets: Tensor
     cells: Tensor
     slots: Tensor
+    rows: Tensor
     places: Tensor
 
 
 @dataclass
 class ReadLosses:
-    """Means over their tokens. text, guide, place, slot, balance: the losses of the next
-    character, of where head 0 looks, of its place on the page, of its slot in the cell, of the
-    experts' load. right: share of targets with the highest logit; looked: float [4],
-    attention of the guided heads on the right cell, by layer; guessed: int64 [B, all texts], the
-    likeliest next id where there is a target, else -1."""
+    """Means over their tokens. text, guide, place, slot, row, line, balance: the losses of the next
+    character, of where head 0 looks, of its place on the page, its slot in the cell and its row of
+    the page, of where head TRACKED looks, of the experts' load. right: share of targets with the
+    highest logit; looked: float [4], attention of the guided heads on the right cell, by layer;
+    guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
 
     text: Tensor
     guide: Tensor
     place: Tensor
     slot: Tensor
+    row: Tensor
+    line: Tensor
     balance: Tensor
     right: Tensor
     looked: Tensor
@@ -72,8 +79,8 @@ class ReadLosses:
 
     def total(self) -> Tensor:
         """What training descends."""
-        asides = 0.3 * self.guide + 2.0 * self.place + 0.2 * self.slot + 0.01 * self.balance
-        return self.text + asides
+        pointing = 0.3 * self.guide + 2.0 * self.place + 0.2 * self.slot + 0.2 * self.row
+        return self.text + pointing + 0.1 * self.line + 0.01 * self.balance
 
 
 def read(
@@ -119,25 +126,33 @@ def read(
     cos, sin = decoder.rotary.at(positions)
     turn = cos[:, None], sin[:, None]
     parts = [prefix, *lengths]
+    same_line = [_same_line(text.ids) for text in texts]
     aims = torch.cat([text.cells for text in texts], dim=1)
     in_cells = torch.cat([text.slots for text in texts], dim=1)
+    in_rows = torch.cat([text.rows for text in texts], dim=1)
     guides: list[Tensor] = []
     looked: list[Tensor] = []
     places: list[Tensor] = []
     slots: list[Tensor] = []
+    rows: list[Tensor] = []
+    lines: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
-        mixed, logits = _attend(layer.attn, layer.attn_norm(x), turn, parts)
+        mixed, of_cell, of_line = _attend(layer.attn, layer.attn_norm(x), turn, parts)
         x = x + mixed
         if index in GUIDED:
             chance = torch.cat(
                 [
                     _chance_on_cell(rows, text.cells)
-                    for rows, text in zip(logits, texts, strict=True)
+                    for rows, text in zip(of_cell, texts, strict=True)
                 ],
                 dim=1,
             )
             guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
+            lines += [
+                _off_the_line(rows, same, text.targets >= 0)
+                for rows, same, text in zip(of_line, same_line, texts, strict=True)
+            ]
             looked.append(mean_where(chance.detach().exp(), aims >= 0))
         y = layer.ffn_norm(x)
         if hasattr(layer.mlp, "router"):
@@ -155,8 +170,12 @@ def read(
             off = F.smooth_l1_loss(guess, aim, beta=0.05, reduction="none").mean(-1)
             places.append(mean_where(off, aims >= 0))
             # A place of a page is too coarse to part two lines of small type: they share a cell.
-            of_slot = heads.slot_head[index](x[:, prefix:]).float().transpose(1, 2)
-            slots.append(F.cross_entropy(of_slot, in_cells, ignore_index=-1))
+            for named, found, aim in (
+                (heads.slot_head, slots, in_cells),
+                (heads.row_head, rows, in_rows),
+            ):
+                guess = named[index](x[:, prefix:]).float().transpose(1, 2)
+                found.append(F.cross_entropy(guess, aim, ignore_index=-1))
     h = decoder.norm(x[:, prefix:])
     targets = torch.cat([text.targets for text in texts], dim=1)
     learned = targets >= 0
@@ -167,6 +186,8 @@ def read(
         torch.stack(guides).mean(),
         torch.stack(places).mean(),
         torch.stack(slots).mean(),
+        torch.stack(rows).mean(),
+        torch.stack(lines).mean(),
         torch.stack(balances).mean(),
         mean_where((best == targets).float(), learned),
         torch.stack(looked),
@@ -204,15 +225,15 @@ def _with_noise(text: Text, noise: float) -> Tensor:
 
 def _attend(
     attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], parts: list[int]
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
 
     parts: rows of the prefix and of each text; every part sees the prefix and itself, causally.
-    Returns (output, the logits of head 0 [B, T, P + T] of each text)."""
+    Returns (output, the logits [B, T, P + T] of head 0 of each text, those of TRACKED)."""
     qkv = attn.qkv(y).view(*y.shape[:2], 3, attn.num_heads, attn.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     q, k = rotate(q, *turn) * attn.head_dim**-0.5, rotate(k, *turn)
-    mixed, first = [], []
+    mixed, first, second = [], [], []
     cut = (x.split(parts, dim=2) for x in (q, k, v))
     for index, (q_BHTC, k_BHTC, v_BHTC) in enumerate(zip(*cut, strict=True)):
         if index:
@@ -220,7 +241,7 @@ def _attend(
             v_BHTC = torch.cat((v[:, :, : parts[0]], v_BHTC), dim=2)
         rows, columns = q_BHTC.shape[2], k_BHTC.shape[2]
         if y.device.type in FUSED:
-            # Only head 0 is looked at; the others never write their map down.
+            # Two heads are looked at; the others never write their map down.
             visible = torch.ones(rows, columns, dtype=torch.bool, device=q.device)
             visible = visible.tril(columns - rows)
             same = (x.to(v.dtype) for x in (q_BHTC, k_BHTC))
@@ -228,15 +249,17 @@ def _attend(
                 F.scaled_dot_product_attention(*same, v_BHTC, attn_mask=visible, scale=1.0)
             )
             if index:
-                logits = q_BHTC[:, 0] @ k_BHTC[:, 0].transpose(-1, -2)
-                first.append(logits.masked_fill(~visible, -30000.0))
+                for head, found in ((0, first), (TRACKED, second)):
+                    logits = q_BHTC[:, head] @ k_BHTC[:, head].transpose(-1, -2)
+                    found.append(logits.masked_fill(~visible, -30000.0))
             continue
         later = torch.full((rows, columns), -30000.0, dtype=q.dtype, device=q.device)
         logits = q_BHTC @ k_BHTC.transpose(-1, -2) + later.triu(columns - rows + 1)
         mixed.append(logits.softmax(-1, dtype=q.dtype) @ v_BHTC)
         if index:
             first.append(logits[:, 0])
-    return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), first
+            second.append(logits[:, TRACKED])
+    return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), first, second
 
 
 def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
@@ -244,6 +267,22 @@ def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
     rows = logits_BTL.float()
     aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
     return aim - rows.logsumexp(-1)
+
+
+def _same_line(ids_BT: Tensor) -> Tensor:
+    """bool [B, T, T]: whether a token belongs to the printed line of another; the line break that
+    was written last begins a line."""
+    line_BT = (ids_BT == NEWLINE_ID).cumsum(1)
+    return line_BT[:, :, None] == line_BT[:, None, :]
+
+
+def _off_the_line(logits_BTL: Tensor, same_BTT: Tensor, counted_BT: Tensor) -> Tensor:
+    """Mean of -log of a head's attention on what was written of its own line. Which of two lines in
+    one row of cells is being read shows in many characters together better than in any one."""
+    rows = logits_BTL.float()
+    texts = rows[..., -same_BTT.shape[-1] :].masked_fill(~same_BTT, -30000.0)
+    chance_BT = texts.logsumexp(-1) - rows.logsumexp(-1)
+    return -mean_where(chance_BT.clamp(min=-20), counted_BT)
 
 
 def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,10 +70,11 @@ class JointTrainer:
         self.warm_steps = 0  # updates that the momenta have behind them
         if args.resume and self.kept.exists():
             state = self._load(self.kept)
-            # A state of a recipe with fewer heads lacks those that came later.
-            self.heads.load_state_dict({**self.heads.state_dict(), **state["heads"]})
+            # A state of an older recipe lacks the heads that came later; its momenta fit no more.
+            known = self.heads.state_dict()
+            self.heads.load_state_dict({**known, **state["heads"]})
             self.num_steps = state["step"]
-            if "eyes" in state:
+            if "eyes" in state and known.keys() == state["heads"].keys():
                 self.eyes.load_state_dict(state["eyes"])
                 self.reader.load_state_dict(state["reader"])
                 self.warm_steps = self.num_steps
@@ -121,7 +122,8 @@ class JointTrainer:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
-            means.add(name, text=out.text, right=out.right, slot=out.slot, far=far)
+            means.add(name, text=out.text, right=out.right, row=out.row, far=far)
+            means.line = out.line.detach()
             means.looked = out.looked
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -184,6 +186,7 @@ class Means:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.looked: Tensor | None = None
+        self.line: Tensor | None = None
 
     def add(self, kind: str, **values: Tensor | None) -> None:
         for name, value in values.items():
@@ -195,12 +198,13 @@ class Means:
         for key, value in other.sums.items():
             self.sums[key] += value
             self.counts[key] += other.counts[key]
-        self.looked = other.looked
+        self.looked, self.line = other.looked, other.line
 
     def as_line(self) -> dict[str, float | list[float]]:
         means = {key: round(float(sum_) / self.counts[key], 4) for key, sum_ in self.sums.items()}
         looked = [] if self.looked is None else self.looked.tolist()
-        return {**means, "looked": [round(value, 3) for value in looked]}
+        line = 0.0 if self.line is None else round(float(self.line), 4)
+        return {**means, "line": line, "looked": [round(value, 3) for value in looked]}
 
 
 def count_targets(batch: DrawnBatch | PageBatch, num_texts: int) -> int:

@@ -96,7 +96,7 @@ def text_of(rows: batches.TextRows, device: str) -> Text:
     return Text(
         *(
             torch.as_tensor(a, device=device)
-            for a in (rows.ids, rows.targets, rows.cells, rows.slots, rows.places)
+            for a in (getattr(rows, name) for name in batches.TEXT_PARTS)
         )
     )
 
@@ -257,7 +257,7 @@ def main() -> None:
                 ("text", out.text),
                 ("guide", out.guide),
                 ("place", out.place),
-                ("slot", out.slot),
+                ("row", out.row),
                 ("balance", out.balance),
                 ("right", out.right),
             ):

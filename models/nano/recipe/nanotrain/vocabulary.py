@@ -38,6 +38,7 @@ SPECIALS = [
 ]
 FIRST_BYTE = 16
 BOS_ID, EOS_ID, PAD_ID, IMAGE_ID = range(4)
+NEWLINE_ID = FIRST_BYTE + ord("\n")
 _SPECIAL = re.compile("|".join(re.escape(s) for s in SPECIALS))
 _SPLIT = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
