@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-KINDS = ("note", "slide", "poster", "letter", "dense")
+KINDS = ("note", "slide", "poster", "letter", "dense", "clip")
 
 
 @pytest.fixture(params=KINDS)
@@ -140,8 +140,9 @@ def test_lines_of_a_dense_page_share_cells_but_never_a_slot(two_fonts, plain_wor
     from nanotrain import cells, pages
 
     shared = []
-    for seed in range(20):
-        dense = pages.random_page(Random(seed), "dense", two_fonts, max_characters=450)
+    for seed in range(40):
+        kind = pages.DENSE[seed % 2]
+        dense = pages.random_page(Random(seed), kind, two_fonts, max_characters=450)
         middle = np.array([line.baseline - 0.3 * line.size for line in dense.lines()])
         rows = (middle * dense.scale[1] // cells.SLOT_H).astype(int)
         assert len(set(rows.tolist())) == len(rows)

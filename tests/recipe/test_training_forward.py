@@ -63,7 +63,7 @@ def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_
         texts = [text_of(rows, "cpu") for rows in batch.texts]
         both = reading.read(
             model.decoder,
-            reading.ReadHeads(256, 5),
+            reading.ReadHeads(256, sizes.NANO.decoder.num_layers),
             visual,
             kept,
             torch.from_numpy(batch.token_places),
@@ -89,7 +89,7 @@ def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     from nanotrain.train_reader import IdealEyes, ideal_losses
 
     model = sizes.new_model()
-    ideal, heads = IdealEyes(256), reading.ReadHeads(256, 5)
+    ideal, heads = IdealEyes(256), reading.ReadHeads(256, sizes.NANO.decoder.num_layers)
     batch = batches.page_batch(Random(1), two_fonts, "note", 2, max_characters=30)
 
     def run() -> tuple[reading.ReadLosses, torch.Tensor]:

@@ -47,7 +47,8 @@ def both_stages(tmp_path, two_fonts, plain_words, monkeypatch):
     monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
     model = sizes.new_model(seed=5)
     torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
-    heads, ideal = reading.ReadHeads(256, 5).state_dict(), IdealEyes(256).state_dict()
+    heads = reading.ReadHeads(256, sizes.NANO.decoder.num_layers).state_dict()
+    ideal = IdealEyes(256).state_dict()
     reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
     torch.save(reader, tmp_path / "reader.pt")
     words = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]

@@ -134,7 +134,7 @@ class FreshPages:
     def batch(
         self, rng: Random, kind: str, count: int, blank_share: float, like: Like
     ) -> DrawnBatch:
-        has_global = kind == "note" or like.view < self.globals_share
+        has_global = kind in pages.SMALL or like.view < self.globals_share
         pool = self.pages.setdefault((kind, has_global), deque(maxlen=2 * count))
         for _ in range(max(round(count / self.uses), count - len(pool))):
             pool.append(
@@ -318,7 +318,7 @@ def draw_arrays(
     chosen = everything if rng.random() < 0.7 else fonts.ordinary(everything)
     page = page_of_kind(rng, kind, chosen, max_characters=max_characters, held_out=held_out)
     picture = np.asarray(draw.draw_page(page, rng))
-    return page_arrays(page, picture, kind == "note" or rng.random() < globals_share)
+    return page_arrays(page, picture, kind in pages.SMALL or rng.random() < globals_share)
 
 
 def main() -> None:

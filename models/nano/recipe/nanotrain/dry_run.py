@@ -52,7 +52,7 @@ def reader_step(device: str, backend: str, count: int) -> Callable[[int], float]
     decoder, ideal, heads = (
         model.decoder.to(device),
         IdealEyes(256).to(device),
-        ReadHeads(256, 5).to(device),
+        ReadHeads(256, sizes.NANO.decoder.num_layers).to(device),
     )
     separator = model.vision.view_separator.detach().to(device)
     optimisers = Optimisers(
@@ -79,7 +79,7 @@ def joint_step(device: str, backend: str, count: int) -> Callable[[int], float]:
     model = sizes.new_model().to(device)
     vision, decoder = model.vision, model.decoder
     ideal = IdealEyes(256).to(device).requires_grad_(False)
-    heads = ReadHeads(256, 5).to(device)
+    heads = ReadHeads(256, sizes.NANO.decoder.num_layers).to(device)
     optimisers = Optimisers(
         {"vision": vision, "decoder": decoder, "heads": heads},
         muon_lr=1e-3,

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from nanotrain import batches, draw, drawn, fonts
+from nanotrain import batches, draw, drawn, fonts, pages
 from nanotrain.drawn import Like
 
 BLANKS = 0.04  # share of the cells without text that a thinned page keeps
@@ -91,6 +91,6 @@ def held_out_batches(kinds: list[str]) -> dict[str, drawn.DrawnBatch]:
         for _ in range(CHECKED_PAGES):
             page = drawn.page_of_kind(rng, kind, chosen, max_characters=300, held_out=True)
             picture = draw.draw_page(page, rng)
-            arrays.append(drawn.page_arrays(page, np.asarray(picture), kind == "note"))
+            arrays.append(drawn.page_arrays(page, np.asarray(picture), kind in pages.SMALL))
         found[kind] = drawn.drawn_batch(rng, arrays, 1.0)
     return found

@@ -20,7 +20,8 @@ PLAIN_PROMPT = "\nFree OCR."
 GROUNDING_PROMPT = "\n<|grounding|>Convert the document to markdown."
 _INDEX = {char: index for index, char in enumerate(READABLE)}
 
-Kind = Literal["note", "slide", "poster", "letter", "dense"]
+Kind = Literal["note", "slide", "poster", "letter", "dense", "clip"]
+SMALL = ("note", "clip")  # kinds of image that have no tiles
 
 
 @dataclass
@@ -274,15 +275,16 @@ _SHAPES: dict[str, list[tuple[int, int]]] = {
     "dense": [(1190, 1684), (1191, 1684), (1224, 1584)],
 }
 # Body sizes run up to so many times the smallest; the share of pages that are centred.
-_LARGEST_BODY = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5, "dense": 1.2}
-_CENTRED = {"note": 0.2, "slide": 0.25, "poster": 0.6, "letter": 0.05, "dense": 0.05}
+_LARGEST_BODY = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5}
+_CENTRED = {"note": 0.2, "slide": 0.25, "poster": 0.6}
 # Baselines apart, in type sizes; between blocks so much more; margins in page widths.
-_PITCH = {"dense": (1.08, 1.3)}
-_GAP = {"dense": (0.25, 0.6)}
-_MARGIN = {"dense": (0.03, 0.36)}
-# Pages to learn from, where most lines share a row of cells with another: such lines are what a
-# decoder takes for one another. No slot holds two of them (cells.SLOT_H).
-DENSE_SMALLEST = (31.0, 42.0)
+_PITCH = {"dense": (1.08, 1.3), "clip": (1.08, 1.3)}
+_GAP = {"dense": (0.25, 0.6), "clip": (0.25, 0.6)}
+_MARGIN = {"dense": (0.03, 0.36), "clip": (0.03, 0.3)}
+# Kinds to learn from, an A4 page and a small image, where most lines share a row of cells with
+# another: such lines are what a decoder takes for one another. No slot holds two of them
+# (cells.SLOT_H).
+DENSE, DENSE_SMALLEST = ("dense", "clip"), (31.0, 42.0)
 
 
 def view_scale(width: int, height: int) -> tuple[float, float]:
@@ -317,14 +319,14 @@ def random_page(
     """
     if size is not None:
         width, height = size
-    elif kind == "note":
+    elif kind in SMALL:
         long = rng.randrange(420, 769)
         short = rng.randrange(min(260, long), long + 1)
         width, height = (long, short) if rng.random() < 0.65 else (short, long)
     else:
         width, height = rng.choice(_SHAPES[kind])
     page = Page(kind, width, height, scale or view_scale(width, height))
-    if kind == "dense":
+    if kind in DENSE:
         smallest = rng.uniform(*DENSE_SMALLEST)
     for _ in range(20):
         _fill(page, rng, fonts, held_out, max_characters, smallest)
@@ -345,12 +347,12 @@ def _fill(
     body_font, title_font = pick_font(rng, fonts), pick_font(rng, fonts)
     if rng.random() < 0.6:
         title_font = body_font
-    largest = _LARGEST_BODY[page.kind]
+    largest = _LARGEST_BODY.get(page.kind, 1.2)
     body = round(unit * min(largest, 1.0 + rng.expovariate(1 / (0.35 * (largest - 1)))))
     margin_x = page.width * rng.uniform(*_MARGIN.get(page.kind, (0.03, 0.16))) + 0.6 * unit
     top = page.height * rng.uniform(0.02, 0.2)
     bottom = page.height * rng.uniform(0.9, 0.98)
-    centred = rng.random() < _CENTRED[page.kind]
+    centred = rng.random() < _CENTRED.get(page.kind, 0.05)
     pitch = rng.uniform(*_PITCH.get(page.kind, (1.15, 1.6)))
     gap = rng.uniform(*_GAP.get(page.kind, (0.35, 1.6)))
     tracking = rng.choice([0, 0, 0, 0, 0.02, 0.05])
@@ -359,7 +361,7 @@ def _fill(
     num_blocks = 0
     while left_chars > 0 and num_blocks < 9:
         draw = rng.random()
-        if num_blocks == 0 and draw < 0.7 and page.kind != "dense":
+        if num_blocks == 0 and draw < 0.7 and page.kind not in DENSE:
             label, font, size = "title", title_font, round(body * rng.uniform(1.2, 2.2))
             count = rng.randrange(1, 8)
         elif draw < 0.12:

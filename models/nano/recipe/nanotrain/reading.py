@@ -25,9 +25,11 @@ from nanotrain.vocabulary import NEWLINE_ID
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.layers import rotate
 
-GUIDED = (1, 2, 3, 4)  # layers whose head 0 must look at the cell of the next character
-TRACKED = 1  # head of the guided layers that must look at the text's own line so far
-LOCATED = (1, 2, 3)  # layers after which texts must know the place of the next character
+GUIDED = (1, 2, 3, 4, 5, 6)  # layers whose head 0 must look at the cell of the next character
+LOCATED = (1, 2, 3, 4, 5)  # layers after which texts must know the place of the next character
+IN_ROWS = (3, 4, 5)  # those after which they must know its row of slots and its slot
+# Layers whose head TRACKED must look at what was written of the text's own line.
+TRACKING, TRACKED = (4, 5), 1
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
@@ -63,7 +65,7 @@ class ReadLosses:
     """Means over their tokens. text, guide, place, slot, row, line, balance: the losses of the next
     character, of where head 0 looks, of its place on the page, its slot in the cell and its row of
     the page, of where head TRACKED looks, of the experts' load. right: share of targets with the
-    highest logit; looked: float [4], attention of the guided heads on the right cell, by layer;
+    highest logit; looked: float [6], attention of the guided heads on the right cell, by layer;
     guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
 
     text: Tensor
@@ -149,11 +151,12 @@ def read(
                 dim=1,
             )
             guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
+            looked.append(mean_where(chance.detach().exp(), aims >= 0))
+        if index in TRACKING:
             lines += [
                 _off_the_line(rows, same, text.targets >= 0)
                 for rows, same, text in zip(of_line, same_line, texts, strict=True)
             ]
-            looked.append(mean_where(chance.detach().exp(), aims >= 0))
         y = layer.ffn_norm(x)
         if hasattr(layer.mlp, "router"):
             out, balance = mixture(layer.mlp, y)
@@ -169,6 +172,7 @@ def read(
             aim = torch.cat([text.places for text in texts], dim=1)
             off = F.smooth_l1_loss(guess, aim, beta=0.05, reduction="none").mean(-1)
             places.append(mean_where(off, aims >= 0))
+        if index in IN_ROWS:
             # A place of a page is too coarse to part two lines of small type: they share a cell.
             for named, found, aim in (
                 (heads.slot_head, slots, in_cells),

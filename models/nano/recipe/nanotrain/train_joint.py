@@ -51,7 +51,7 @@ class JointTrainer:
         self.kept = args.state / "joint.pt"
         model = model_of(args.state).to(device).train()
         self.vision, self.decoder = model.vision, model.decoder
-        self.heads = ReadHeads(256, 5).to(device)
+        self.heads = ReadHeads(256, sizes.NANO.decoder.num_layers).to(device)
         self.ideal = IdealEyes(256).to(device).requires_grad_(False)
         self.ideal.load_state_dict(self._load(args.codes)["ideal"])
         self.eyes = Optimisers(

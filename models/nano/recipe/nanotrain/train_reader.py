@@ -204,7 +204,7 @@ def main() -> None:
     decoder = model.decoder.to(device)
     separator = model.vision.view_separator.detach().to(device)
     ideal = IdealEyes(256).to(device)
-    heads = ReadHeads(256, 5).to(device)
+    heads = ReadHeads(256, sizes.NANO.decoder.num_layers).to(device)
     parts = {"decoder": decoder, "ideal": ideal, "heads": heads}
     optimisers = Optimisers(parts, muon_lr=args.muon_lr, adam_lr=args.adam_lr, total=args.steps)
     # After the optimisers, so that their state stays the same whether codes are frozen or not.
