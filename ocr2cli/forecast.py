@@ -1,7 +1,7 @@
 """A dry run: pages, tiles and tokens counted, time and money forecast; no model is loaded.
 
 Knows nothing about how pages are read: speeds come from the last runs on this machine, or from the
-figures of the README's table, and the report says which.
+figures of docs/speed.md, and the report says which.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ocr2cli.output.summary import Summary
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
-# nano on two CPU cores (README, speed table), for a first run: 0.8 s to encode an A4 page's 1,121
+# nano on two CPU cores (docs/speed.md), for a first run: 0.8 s to encode an A4 page's 1,121
 # visual tokens, 10.8 ms for a step of four pages.
 _FIRST_RUN = Rates(
     pages=1, visual_tokens=1121, new_tokens=1, startup_s=3.0, vision_s=0.8, text_s=0.0027
