@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanotrain.cells import MOST_ROWS, SLOTS
+from nanotrain.characters import NUM_CLASSES
 from nanotrain.vocabulary import NEWLINE_ID
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.layers import rotate
@@ -32,18 +33,20 @@ IN_ROWS = (3, 4, 5)  # those after which they must know its row of slots and its
 TRACKING, TRACKED = (4, 5), 1
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
+UNPACKED = 1  # layer after which a visual token must say what it holds, slot by slot
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
 
 
 class ReadHeads(nn.Module):
     """Training only: where on the page a token is, or the next character is; (x, y) in 0..1, in
-    which slot of its cell and in which row of slots of the page."""
+    which slot of its cell and in which row of slots of the page; what a visual token holds."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.place_head = nn.ModuleList(nn.Linear(width, 2) for _ in range(layers))
         self.slot_head = nn.ModuleList(nn.Linear(width, SLOTS) for _ in range(layers))
         self.row_head = nn.ModuleList(nn.Linear(width, MOST_ROWS) for _ in range(layers))
+        self.unpack_head = nn.Linear(width, SLOTS * NUM_CLASSES)
 
 
 @dataclass
@@ -62,9 +65,10 @@ class Text:
 
 @dataclass
 class ReadLosses:
-    """Means over their tokens. text, guide, place, slot, row, line, balance: the losses of the next
-    character, of where head 0 looks, of its place on the page, its slot in the cell and its row of
-    the page, of where head TRACKED looks, of the experts' load. right: share of targets with the
+    """Means over their tokens. text, guide, place, slot, row, line, unpack, balance: the losses
+    of the next character, of where head 0 looks, of its place on the page, its slot in the cell and
+    its row of the page, of where head TRACKED looks, of what visual tokens hold, of the experts'
+    load. right: share of targets with the
     highest logit; looked: float [6], attention of the guided heads on the right cell, by layer;
     guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
 
@@ -74,6 +78,7 @@ class ReadLosses:
     slot: Tensor
     row: Tensor
     line: Tensor
+    unpack: Tensor
     balance: Tensor
     right: Tensor
     looked: Tensor
@@ -82,7 +87,7 @@ class ReadLosses:
     def total(self) -> Tensor:
         """What training descends."""
         pointing = 0.3 * self.guide + 2.0 * self.place + 0.2 * self.slot + 0.2 * self.row
-        return self.text + pointing + 0.1 * self.line + 0.01 * self.balance
+        return self.text + pointing + 0.1 * self.line + self.unpack + 0.01 * self.balance
 
 
 def read(
@@ -91,15 +96,17 @@ def read(
     visual_BVD: Tensor,
     kept_BV: Tensor,
     visual_places_BV2: Tensor,
+    slots_BVS: Tensor,
     texts: list[Text],
     *,
     num_visual: int,
     noise: float = 0.03,
     own: float = 0.0,
 ) -> ReadLosses:
-    """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. The
-    cells of texts count kept rows. noise: share of input ids that are wrong at random; own: share
-    that is what the decoder would have written itself."""
+    """kept: int64 [B, V], which of the page's num_visual tokens each visual row is, rising. slots:
+    uint8 [B, V, 16], their labels; all 0 where nothing is to be said. The cells of texts count kept
+    rows. noise: share of input ids that are wrong at random; own: share that is what the decoder
+    would have written itself."""
     if own:
         with torch.no_grad():
             first = read(
@@ -108,6 +115,7 @@ def read(
                 visual_BVD,
                 kept_BV,
                 visual_places_BV2,
+                slots_BVS,
                 texts,
                 num_visual=num_visual,
                 noise=noise,
@@ -167,6 +175,8 @@ def read(
         if index in MAPPED:
             guess = heads.place_head[index](x[:, 1:prefix])
             places.append(F.smooth_l1_loss(guess.float(), visual_places_BV2, beta=0.05))
+        if index == UNPACKED:
+            unpack = _unpacked(heads.unpack_head(x[:, 1:prefix]), slots_BVS.long())
         if index in LOCATED:
             guess = heads.place_head[index](x[:, prefix:]).float()
             aim = torch.cat([text.places for text in texts], dim=1)
@@ -192,6 +202,7 @@ def read(
         torch.stack(slots).mean(),
         torch.stack(rows).mean(),
         torch.stack(lines).mean(),
+        unpack,
         torch.stack(balances).mean(),
         mean_where((best == targets).float(), learned),
         torch.stack(looked),
@@ -271,6 +282,16 @@ def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
     rows = logits_BTL.float()
     aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
     return aim - rows.logsumexp(-1)
+
+
+def _unpacked(logits_BVN: Tensor, slots_BVS: Tensor) -> Tensor:
+    """Mean loss of the slots of tokens that hold anything. Two lines in one cell are packed into
+    one token as tightly as a single one is loosely, and the text's loss alone hardly teaches the
+    decoder to part them."""
+    logits = logits_BVN.float().unflatten(-1, (SLOTS, -1)).permute(0, 3, 1, 2)
+    wrong_BVS = F.cross_entropy(logits, slots_BVS, reduction="none")
+    holds_BV = (slots_BVS > 0).any(-1)
+    return (wrong_BVS.mean(-1) * holds_BV).sum() / holds_BV.sum().clamp(min=1)
 
 
 def _same_line(ids_BT: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ def seen_losses(
         visual.float(),
         kept,
         torch.as_tensor(batch.page.token_places, device=device),
+        torch.as_tensor(batch.page.slots, device=device),
         [text_of(t, device) for t in batch.page.texts[:num_texts]],
         num_visual=batch.page.num_visual,
         noise=noise,

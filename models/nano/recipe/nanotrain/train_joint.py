@@ -122,7 +122,7 @@ class JointTrainer:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
-            means.add(name, text=out.text, right=out.right, row=out.row, far=far)
+            means.add(name, text=out.text, right=out.right, row=out.row, unpack=out.unpack, far=far)
             means.line = out.line.detach()
             means.looked = out.looked
         if not torch.isfinite(total):

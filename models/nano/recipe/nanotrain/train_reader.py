@@ -155,6 +155,7 @@ def ideal_losses(
         visual,
         kept,
         places,
+        torch.as_tensor(batch.slots, device=device),
         [text_of(t, device) for t in batch.texts[:num_texts]],
         num_visual=batch.num_visual,
         noise=noise,
