@@ -29,7 +29,8 @@ from ocr2cli.model.layers import rotate
 GUIDED = (1, 2, 3, 4, 5, 6)  # layers whose head 0 must look at the cell of the next character
 LOCATED = (1, 2, 3, 4, 5)  # layers after which texts must know the place of the next character
 IN_ROWS = (3, 4, 5)  # those after which they must know its row of slots and its slot
-# Layers whose head TRACKED must look at what was written of the text's own line.
+# Layers whose head TRACKED must look at what was written of the text's own line, and the others all
+# at that cell: two lines are more than one head can carry.
 TRACKING, TRACKED = (4, 5), 1
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
@@ -148,22 +149,29 @@ def read(
     lines: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
-        mixed, of_cell, of_line = _attend(layer.attn, layer.attn_norm(x), turn, parts)
+        at_cell = [0]
+        if index in TRACKING:
+            at_cell = [head for head in range(layer.attn.num_heads) if head != TRACKED]
+        mixed, maps = _attend(
+            layer.attn, layer.attn_norm(x), turn, parts, watched=[*at_cell, TRACKED]
+        )
         x = x + mixed
         if index in GUIDED:
-            chance = torch.cat(
-                [
-                    _chance_on_cell(rows, text.cells)
-                    for rows, text in zip(of_cell, texts, strict=True)
-                ],
-                dim=1,
-            )
-            guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
-            looked.append(mean_where(chance.detach().exp(), aims >= 0))
+            for head in at_cell:
+                chance = torch.cat(
+                    [
+                        _chance_on_cell(rows[head], text.cells)
+                        for rows, text in zip(maps, texts, strict=True)
+                    ],
+                    dim=1,
+                )
+                guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
+                if head == 0:
+                    looked.append(mean_where(chance.detach().exp(), aims >= 0))
         if index in TRACKING:
             lines += [
-                _off_the_line(rows, same, text.targets >= 0)
-                for rows, same, text in zip(of_line, same_line, texts, strict=True)
+                _off_the_line(rows[TRACKED], same, text.targets >= 0)
+                for rows, same, text in zip(maps, same_line, texts, strict=True)
             ]
         y = layer.ffn_norm(x)
         if hasattr(layer.mlp, "router"):
@@ -239,16 +247,16 @@ def _with_noise(text: Text, noise: float) -> Tensor:
 
 
 def _attend(
-    attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], parts: list[int]
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    attn: nn.Module, y: Tensor, turn: tuple[Tensor, Tensor], parts: list[int], watched: list[int]
+) -> tuple[Tensor, list[dict[int, Tensor]]]:
     """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
 
     parts: rows of the prefix and of each text; every part sees the prefix and itself, causally.
-    Returns (output, the logits [B, T, P + T] of head 0 of each text, those of TRACKED)."""
+    Returns (output, the logits [B, T, P + T] of the watched heads of each text)."""
     qkv = attn.qkv(y).view(*y.shape[:2], 3, attn.num_heads, attn.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     q, k = rotate(q, *turn) * attn.head_dim**-0.5, rotate(k, *turn)
-    mixed, first, second = [], [], []
+    mixed, maps = [], []
     cut = (x.split(parts, dim=2) for x in (q, k, v))
     for index, (q_BHTC, k_BHTC, v_BHTC) in enumerate(zip(*cut, strict=True)):
         if index:
@@ -256,7 +264,7 @@ def _attend(
             v_BHTC = torch.cat((v[:, :, : parts[0]], v_BHTC), dim=2)
         rows, columns = q_BHTC.shape[2], k_BHTC.shape[2]
         if y.device.type in FUSED:
-            # Two heads are looked at; the others never write their map down.
+            # The heads that are not watched never write their map down.
             visible = torch.ones(rows, columns, dtype=torch.bool, device=q.device)
             visible = visible.tril(columns - rows)
             same = (x.to(v.dtype) for x in (q_BHTC, k_BHTC))
@@ -264,17 +272,16 @@ def _attend(
                 F.scaled_dot_product_attention(*same, v_BHTC, attn_mask=visible, scale=1.0)
             )
             if index:
-                for head, found in ((0, first), (TRACKED, second)):
-                    logits = q_BHTC[:, head] @ k_BHTC[:, head].transpose(-1, -2)
-                    found.append(logits.masked_fill(~visible, -30000.0))
+                logits = q_BHTC[:, watched] @ k_BHTC[:, watched].transpose(-1, -2)
+                logits = logits.masked_fill(~visible, -30000.0)
+                maps.append(dict(zip(watched, logits.unbind(1), strict=True)))
             continue
         later = torch.full((rows, columns), -30000.0, dtype=q.dtype, device=q.device)
         logits = q_BHTC @ k_BHTC.transpose(-1, -2) + later.triu(columns - rows + 1)
         mixed.append(logits.softmax(-1, dtype=q.dtype) @ v_BHTC)
         if index:
-            first.append(logits[:, 0])
-            second.append(logits[:, TRACKED])
-    return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), first, second
+            maps.append({head: logits[:, head] for head in watched})
+    return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), maps
 
 
 def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
