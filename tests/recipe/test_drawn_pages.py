@@ -68,6 +68,17 @@ def test_fresh_pages_come_in_batches_of_one_kind_and_are_used_more_than_once(
     assert not any(batch.has_global for batch in batches)
 
 
+def test_a_batch_of_one_page_gets_new_ones_too(two_fonts, plain_words) -> None:
+    from nanotrain import drawn
+
+    source = drawn.FreshPages(two_fonts, max_characters=20, globals_share=0.0, uses=3)
+    rng, like = Random(5), drawn.Like(view=0.5, length=0.5)
+    texts = {
+        source.batch(rng, "note", 1, 0.1, like).page.texts[0].ids.tobytes() for _ in range(12)
+    }
+    assert 3 <= len(texts) <= 8
+
+
 @pytest.mark.parametrize("view", [0.2, 0.8])
 def test_what_pages_should_be_like_decides_their_views_and_length(
     view, two_fonts, plain_words

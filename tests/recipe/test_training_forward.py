@@ -106,7 +106,7 @@ def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     monkeypatch.setattr(reading, "FUSED", ("cpu",))
     fused, fused_grad = run()
     near = 1e-4 if precision == torch.float32 else 2e-2
-    for name in ("text", "guide", "place", "slot", "row", "line", "unpack", "balance", "right"):
+    for name in ("text", "guide", "place", "slot", "row", "line", "unpack", "beside", "balance", "right"):
         expected = getattr(plain, name).item()
         assert getattr(fused, name).item() == pytest.approx(expected, rel=near, abs=near), name
     assert torch.allclose(fused.looked, plain.looked, atol=near)

@@ -136,7 +136,9 @@ class FreshPages:
     ) -> DrawnBatch:
         has_global = kind in pages.SMALL or like.view < self.globals_share
         pool = self.pages.setdefault((kind, has_global), deque(maxlen=2 * count))
-        for _ in range(max(round(count / self.uses), count - len(pool))):
+        # A batch may be smaller than a page's uses are many: it still gets a new one now and then.
+        wanted = int(count / self.uses + rng.random())
+        for _ in range(max(wanted, count - len(pool))):
             pool.append(
                 draw_arrays(
                     rng,

@@ -48,6 +48,7 @@ class ReadHeads(nn.Module):
         self.slot_head = nn.ModuleList(nn.Linear(width, SLOTS) for _ in range(layers))
         self.row_head = nn.ModuleList(nn.Linear(width, MOST_ROWS) for _ in range(layers))
         self.unpack_head = nn.Linear(width, SLOTS * NUM_CLASSES)
+        self.beside_head = nn.Linear(width, SLOTS // 2 * NUM_CLASSES)
 
 
 @dataclass
@@ -66,10 +67,10 @@ class Text:
 
 @dataclass
 class ReadLosses:
-    """Means over their tokens. text, guide, place, slot, row, line, unpack, balance: the losses
-    of the next character, of where head 0 looks, of its place on the page, its slot in the cell and
-    its row of the page, of where head TRACKED looks, of what visual tokens hold, of the experts'
-    load. right: share of targets with the
+    """Means over their tokens. text, guide, place, slot, row, line, unpack, beside, balance: the
+    losses of the next character, of where head 0 looks, of its place on the page, its slot in the
+    cell and its row of the page, of where head TRACKED looks, of what visual tokens hold, of what
+    stands in the cell on the next character's line, of the experts' load. right: share of targets with the
     highest logit; looked: float [6], attention of the guided heads on the right cell, by layer;
     guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
 
@@ -80,6 +81,7 @@ class ReadLosses:
     row: Tensor
     line: Tensor
     unpack: Tensor
+    beside: Tensor
     balance: Tensor
     right: Tensor
     looked: Tensor
@@ -88,7 +90,8 @@ class ReadLosses:
     def total(self) -> Tensor:
         """What training descends."""
         pointing = 0.3 * self.guide + 2.0 * self.place + 0.2 * self.slot + 0.2 * self.row
-        return self.text + pointing + 0.1 * self.line + self.unpack + 0.01 * self.balance
+        holding = self.unpack + 0.5 * self.beside
+        return self.text + pointing + 0.1 * self.line + holding + 0.01 * self.balance
 
 
 def read(
@@ -147,6 +150,7 @@ def read(
     slots: list[Tensor] = []
     rows: list[Tensor] = []
     lines: list[Tensor] = []
+    besides: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
         at_cell = [0]
@@ -198,6 +202,8 @@ def read(
             ):
                 guess = named[index](x[:, prefix:]).float().transpose(1, 2)
                 found.append(F.cross_entropy(guess, aim, ignore_index=-1))
+        if index in TRACKING:
+            besides.append(_beside(heads.beside_head(x[:, prefix:]), slots_BVS, aims, in_cells))
     h = decoder.norm(x[:, prefix:])
     targets = torch.cat([text.targets for text in texts], dim=1)
     learned = targets >= 0
@@ -211,6 +217,7 @@ def read(
         torch.stack(rows).mean(),
         torch.stack(lines).mean(),
         unpack,
+        torch.stack(besides).mean(),
         torch.stack(balances).mean(),
         mean_where((best == targets).float(), learned),
         torch.stack(looked),
@@ -299,6 +306,22 @@ def _unpacked(logits_BVN: Tensor, slots_BVS: Tensor) -> Tensor:
     wrong_BVS = F.cross_entropy(logits, slots_BVS, reduction="none")
     holds_BV = (slots_BVS > 0).any(-1)
     return (wrong_BVS.mean(-1) * holds_BV).sum() / holds_BV.sum().clamp(min=1)
+
+
+def _beside(
+    logits_BTN: Tensor, slots_BVS: Tensor, cells_BT: Tensor, in_cells_BT: Tensor
+) -> Tensor:
+    """Mean loss of naming what the next character's cell holds in that character's row of slots:
+    whoever can do that has taken the right one of two lines out of the cell."""
+    slots_BTS = slots_BVS.long().gather(
+        1, cells_BT.clamp(min=0)[..., None].expand(-1, -1, slots_BVS.shape[-1])
+    )
+    half = slots_BTS.shape[-1] // 2
+    is_lower = (in_cells_BT >= half)[..., None]
+    aim_BTS = torch.where(is_lower, slots_BTS[..., half:], slots_BTS[..., :half])
+    logits = logits_BTN.float().unflatten(-1, (half, -1)).permute(0, 3, 1, 2)
+    wrong_BTS = F.cross_entropy(logits, aim_BTS, reduction="none")
+    return mean_where(wrong_BTS.mean(-1), (cells_BT >= 0) & (aim_BTS > 0).any(-1))
 
 
 def _same_line(ids_BT: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ class JointTrainer:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
-            means.add(name, text=out.text, right=out.right, row=out.row, unpack=out.unpack, far=far)
+            means.add(name, text=out.text, right=out.right, far=far)
+            means.add(name, row=out.row, unpack=out.unpack, beside=out.beside)
             means.line = out.line.detach()
             means.looked = out.looked
         if not torch.isfinite(total):
