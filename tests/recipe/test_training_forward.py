@@ -82,6 +82,9 @@ def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_
     assert both.text.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
+LOSSES = ["text", "guide", "place", "slot", "row", "line", "unpack", "beside", "balance", "right"]
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     precision, two_fonts, plain_words, monkeypatch
@@ -106,7 +109,7 @@ def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     monkeypatch.setattr(reading, "FUSED", ("cpu",))
     fused, fused_grad = run()
     near = 1e-4 if precision == torch.float32 else 2e-2
-    for name in ("text", "guide", "place", "slot", "row", "line", "unpack", "beside", "balance", "right"):
+    for name in LOSSES:
         expected = getattr(plain, name).item()
         assert getattr(fused, name).item() == pytest.approx(expected, rel=near, abs=near), name
     assert torch.allclose(fused.looked, plain.looked, atol=near)

@@ -70,9 +70,9 @@ class ReadLosses:
     """Means over their tokens. text, guide, place, slot, row, line, unpack, beside, balance: the
     losses of the next character, of where head 0 looks, of its place on the page, its slot in the
     cell and its row of the page, of where head TRACKED looks, of what visual tokens hold, of what
-    stands in the cell on the next character's line, of the experts' load. right: share of targets with the
-    highest logit; looked: float [6], attention of the guided heads on the right cell, by layer;
-    guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
+    stands in the cell on the next character's line, of the experts' load. right: share of targets
+    with the highest logit; looked: float [6], attention of the guided heads on the right cell, by
+    layer; guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
 
     text: Tensor
     guide: Tensor
