@@ -70,6 +70,8 @@ def _settle(parent_pid: int) -> None:
     # The parent decides when to stop; systemd and terminals signal the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Held back since before this process began; what this worker starts is to hear them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _serve(reader: FrameReader, uplink: _Uplink) -> int:

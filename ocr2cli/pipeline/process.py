@@ -187,17 +187,23 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
         if "OMP_WAIT_POLICY" not in env:
             env.setdefault("GOMP_SPINCOUNT", _SPINS)
     words = (child_in, child_out, os.getpid())
-    # Not multiprocessing: it runs the caller's main module again, so a script without a main
-    # guard would start itself for ever, and daemonic processes may not have children.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}", *(str(word) for word in words)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if _is_open(2) else subprocess.DEVNULL,
-        pass_fds=(child_in, child_out),
-        env=env,
-        start_new_session=True,
-    )
+    # A signal to the whole group may come before the child can say that it leaves it to us: the
+    # child inherits the mask and lifts it when it has settled.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        # Not multiprocessing: it runs the caller's main module again, so a script without a main
+        # guard would start itself for ever, and daemonic processes may not have children.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}", *(str(word) for word in words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None if _is_open(2) else subprocess.DEVNULL,
+            pass_fds=(child_in, child_out),
+            env=env,
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _is_open(fd: int) -> bool:

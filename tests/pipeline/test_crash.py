@@ -467,6 +467,25 @@ def test_the_end_of_the_pipe_is_enough_to_end_a_worker() -> None:
     assert gone
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_just_starting_leaves_signals_to_its_parent(
+    signum: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C reaches the whole group, and importing takes a while."""
+    for wait_s in (0.0, 0.01, 0.03, 0.06):
+        worker = WorkerProcess(stage(Recipe("a")), 0, 0, 1.0)
+        worker.flush()
+        time.sleep(wait_s)
+        os.kill(worker.pid, signum)
+        deadline = time.monotonic() + 10
+        while not any(frame.kind is Kind.READY for frame in worker.read()[0]):
+            assert time.monotonic() < deadline and not worker.has_exited(), f"died after {wait_s} s"
+            time.sleep(0.01)
+        worker.kill()
+        worker.bury()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_whole_group_drains(signum: signal.Signals, code: int) -> None:
     process = start_script(0.05)
