@@ -186,7 +186,7 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
         env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
         if "OMP_WAIT_POLICY" not in env:
             env.setdefault("GOMP_SPINCOUNT", _SPINS)
-    words = (child_in, child_out, os.getpid())
+    words = [f"ocr2-{stage.name}", *map(str, (child_in, child_out, os.getpid()))]
     # A signal to the whole group may come before the child can say that it leaves it to us: the
     # child inherits the mask and lifts it when it has settled.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -194,7 +194,7 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
         # Not multiprocessing: it runs the caller's main module again, so a script without a main
         # guard would start itself for ever, and daemonic processes may not have children.
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, f"ocr2-{stage.name}", *(str(word) for word in words)],
+            [sys.executable, "-P", "-c", _BOOT, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None if _is_open(2) else subprocess.DEVNULL,
