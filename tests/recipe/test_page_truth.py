@@ -30,9 +30,9 @@ def ink_of(page) -> np.ndarray:
 
 
 def test_plain_truth_is_the_lines_as_laid_out(page) -> None:
-    from nanotrain import pages
+    from nanotrain import truths
 
-    truth = pages.plain_truth(page)
+    truth = truths.plain_truth(page)
     assert [line for line in truth.text.split("\n") if line] == [line.text for line in page.lines()]
     assert len(truth.places) == len(truth.text)
 
@@ -62,9 +62,9 @@ def test_no_ink_lies_outside_the_blocks(page) -> None:
 
 
 def test_grounded_boxes_are_ordered_and_inside_the_page(page) -> None:
-    from nanotrain import pages
+    from nanotrain import truths
 
-    text = pages.grounded_truth(page).text
+    text = truths.grounded_truth(page).text
     boxes = re.findall(r"<\|det\|>\[\[(\d+), (\d+), (\d+), (\d+)\]\]<\|/det\|>", text)
     assert len(boxes) == len(page.blocks)
     for box in boxes:
@@ -73,12 +73,12 @@ def test_grounded_boxes_are_ordered_and_inside_the_page(page) -> None:
 
 
 def test_grounded_text_is_the_plain_text_with_markup(page) -> None:
-    from nanotrain import pages
+    from nanotrain import truths
     from nanotrain.measure import without_grounding
 
     assert (
-        without_grounding(pages.grounded_truth(page).text).split()
-        == pages.plain_truth(page).text.split()
+        without_grounding(truths.grounded_truth(page).text).split()
+        == truths.plain_truth(page).text.split()
     )
 
 
@@ -123,10 +123,10 @@ def test_a_place_is_found_in_the_cell_that_shows_it() -> None:
 
 
 def test_a_character_is_looked_for_in_the_slot_that_names_it(page) -> None:
-    from nanotrain import cells, pages
+    from nanotrain import cells, pages, truths
     from nanotrain.characters import CLASS_OF
 
-    truth = pages.plain_truth(page)
+    truth = truths.plain_truth(page)
     tiles, view = windows = cells.page_windows(page.width, page.height)
     glyphs = pages.glyphs_of(page)
     labels = np.concatenate([cells.slot_labels(glyphs, window) for window in [*tiles, view]])
@@ -141,7 +141,7 @@ def test_lines_of_a_dense_page_share_cells_but_never_a_slot(two_fonts, plain_wor
 
     shared = []
     for seed in range(40):
-        kind = pages.DENSE[seed % 2]
+        kind = ("dense", "clip")[seed % 2]
         dense = pages.random_page(Random(seed), kind, two_fonts, max_characters=450)
         middle = np.array([line.baseline - 0.3 * line.size for line in dense.lines()])
         rows = (middle * dense.scale[1] // cells.SLOT_H).astype(int)

@@ -41,9 +41,9 @@ def test_lines_do_not_cross(structured) -> None:
 
 
 def test_plain_truth_holds_every_printed_line(structured) -> None:
-    from nanotrain import pages
+    from nanotrain import truths
 
-    truth = pages.plain_truth(structured)
+    truth = truths.plain_truth(structured)
     assert len(truth.places) == len(truth.text)
     at = 0
     for line in structured.lines():
@@ -70,9 +70,9 @@ def test_marked_places_are_where_the_skewed_drawing_has_ink(structured) -> None:
 
 
 def test_grounded_truth_names_every_block_and_boxes_hold_their_text(structured) -> None:
-    from nanotrain import pages
+    from nanotrain import truths
 
-    text = pages.grounded_truth(structured).text
+    text = truths.grounded_truth(structured).text
     labels = re.findall(r"<\|ref\|>(\w+)<\|/ref\|>", text)
     assert labels == [block.label for block in structured.blocks]
     boxes = re.findall(r"\[\[(\d+), (\d+), (\d+), (\d+)\]\]", text)
@@ -89,7 +89,7 @@ def test_grounded_truth_names_every_block_and_boxes_hold_their_text(structured) 
 
 
 def test_a_table_is_rows_in_both_truths(two_fonts) -> None:
-    from nanotrain import pages
+    from nanotrain import pages, truths
     from nanotrain.measure import without_grounding
 
     page = pages.Page("letter", 1190, 1684, pages.view_scale(1190, 1684))
@@ -101,16 +101,16 @@ def test_a_table_is_rows_in_both_truths(two_fonts) -> None:
         for at, cell in enumerate(cells)
     ]
     page.blocks.append(pages.Block("table", lines, columns=2))
-    assert pages.plain_truth(page).text == "Year Flour, t\n1911 84"
-    grounded = pages.grounded_truth(page).text
+    assert truths.plain_truth(page).text == "Year Flour, t\n1911 84"
+    grounded = truths.grounded_truth(page).text
     assert grounded.endswith(
         "<table><tr><td>Year</td><td>Flour, t</td></tr><tr><td>1911</td><td>84</td></tr></table>"
     )
-    assert without_grounding(grounded).split() == pages.plain_truth(page).text.split()
+    assert without_grounding(grounded).split() == truths.plain_truth(page).text.split()
 
 
 def test_a_broken_word_is_printed_broken_and_made_whole_in_markdown(two_fonts) -> None:
-    from nanotrain import layouts, pages
+    from nanotrain import layouts, pages, truths
 
     words = ["an", "extraordinarily", "long", "word"]
     usable = float(pages.advances_em(two_fonts[0], "an extraordinar-").sum()) * 40
@@ -124,19 +124,19 @@ def test_a_broken_word_is_printed_broken_and_made_whole_in_markdown(two_fonts) -
     for at in broken:
         lines[at].is_hyphenated = True
     page.blocks.append(pages.Block("text", lines))
-    assert "extraordinar-\nily" in pages.plain_truth(page).text
-    assert "extraordinarily" in pages.grounded_truth(page).text
+    assert "extraordinar-\nily" in truths.plain_truth(page).text
+    assert "extraordinarily" in truths.grounded_truth(page).text
 
 
 def test_a_picture_is_a_block_without_text(two_fonts) -> None:
-    from nanotrain import draw, pages
+    from nanotrain import draw, pages, truths
 
     page = pages.Page("slide", 1280, 720, pages.view_scale(1280, 720), wear=0.0)
     page.blocks.append(pages.Block("image", [], area=(128, 72, 640, 360)))
     line = pages.make_line("Below", two_fonts[0], 60, x=128, baseline=500)
     page.blocks.append(pages.Block("text", [line]))
-    assert pages.plain_truth(page).text == "Below"
-    assert pages.grounded_truth(page).text.startswith(
+    assert truths.plain_truth(page).text == "Below"
+    assert truths.grounded_truth(page).text.startswith(
         "<|ref|>image<|/ref|><|det|>[[99, 99, 499, 499]]<|/det|>\n"
     )
     picture = np.asarray(draw.draw_page(page, Random(2)).convert("L")).astype(int)

@@ -17,7 +17,7 @@ def both(nano_folder):
 
 @pytest.mark.parametrize(("kind", "prompt"), [("note", "plain"), ("slide", "grounded")])
 def test_the_same_token_ids(kind, prompt, both, two_fonts, plain_words) -> None:
-    from nanotrain import agree, draw, pages, vocabulary
+    from nanotrain import agree, draw, pages, truths, vocabulary
 
     from ocr2cli.config import TileConfig
     from ocr2cli.document.tiles import make_views
@@ -27,7 +27,7 @@ def test_the_same_token_ids(kind, prompt, both, two_fonts, plain_words) -> None:
     page = pages.random_page(rng, kind, two_fonts, max_characters=40)
     pixels = np.ascontiguousarray(np.asarray(draw.draw_page(page, rng)))
     views = make_views(PageImage(PageKey(kind, 0), pixels, 144.0), TileConfig())
-    text = pages.PLAIN_PROMPT if prompt == "plain" else pages.GROUNDING_PROMPT
+    text = truths.PLAIN_PROMPT if prompt == "plain" else truths.GROUNDING_PROMPT
     ids, _ = vocabulary.encode(text)
     ours = agree.ours(both[0], views, ids, 48)
     assert ours == agree.theirs(both[1], views, ids, 48)

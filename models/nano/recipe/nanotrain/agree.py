@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 import torch
 
-from nanotrain import draw, fonts, pages, vocabulary
+from nanotrain import draw, fonts, pages, truths, vocabulary
 from ocr2cli.config import TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.model.kv_cache import KVCache
@@ -90,7 +90,7 @@ def main() -> None:
         page = pages.random_page(rng, kind, held_out, held_out=True, max_characters=200)
         pixels = np.ascontiguousarray(np.asarray(draw.draw_page(page, rng)))
         views = make_views(PageImage(PageKey(kind, index), pixels, 144.0), TileConfig())
-        prompt = pages.PLAIN_PROMPT if index % 2 else pages.GROUNDING_PROMPT
+        prompt = truths.PLAIN_PROMPT if index % 2 else truths.GROUNDING_PROMPT
         prompt_ids, _ = vocabulary.encode(prompt)
         a = ours(model, views, prompt_ids, args.limit)
         b = theirs(other, views, prompt_ids, args.limit)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nanotrain import cells, pages, vocabulary
+from nanotrain import cells, pages, truths, vocabulary
 from nanotrain.characters import TINY
 from nanotrain.fonts import Font
 
@@ -56,7 +56,7 @@ Row = tuple[np.ndarray, ...]
 TEXT_PARTS = ("ids", "targets", "cells", "slots", "rows", "places")  # of a row, in order
 
 
-def text_row(truth: pages.Truth, prompt: str, page: pages.Page) -> Row:
+def text_row(truth: truths.Truth, prompt: str, page: pages.Page) -> Row:
     """TEXT_PARTS of one page's prompt and truth; targets are the next ids."""
     prompt_ids, _ = vocabulary.encode(prompt)
     text_ids, starts = vocabulary.encode(truth.text)
@@ -91,8 +91,8 @@ def stack_rows(rows: list[Row]) -> TextRows:
 def page_rows(page: pages.Page) -> list[Row]:
     """The plain text, then the grounded one."""
     return [
-        text_row(pages.plain_truth(page), pages.PLAIN_PROMPT, page),
-        text_row(pages.grounded_truth(page), pages.GROUNDING_PROMPT, page),
+        text_row(truths.plain_truth(page), truths.PLAIN_PROMPT, page),
+        text_row(truths.grounded_truth(page), truths.GROUNDING_PROMPT, page),
     ]
 
 

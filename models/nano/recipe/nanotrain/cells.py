@@ -114,34 +114,34 @@ def patch_labels(glyphs: Glyphs, window: Window) -> np.ndarray:
 def token_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
     """Visual token (0-based, in sequence order) that holds each page place. int64 [n]."""
     tiles, view = windows
-    if not tiles:
-        return _cell(places, view)
-    columns, rows = (2, len(tiles) // 2)
-    x = (places[:, 0] * tiles[0].sx).clip(0, 768 * columns - 1)
-    y = (places[:, 1] * tiles[0].sy).clip(0, 768 * rows - 1)
-    tile = (y // 768).astype(np.int64) * columns + (x // 768).astype(np.int64)
-    return tile * 144 + ((y % 768) // 64).astype(np.int64) * 12 + ((x % 768) // 64).astype(np.int64)
+    x, y = _in_views(places, windows)
+    side = tiles[0].side if tiles else view.side
+    tile = y // side * (2 if tiles else 1) + x // side
+    cells = side // 64
+    return tile * cells * cells + y % side // 64 * cells + x % side // 64
 
 
 def slot_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
     """Which slot of its token each page place lies in: int64 [n], 0 to 15, row by row."""
-    tiles, view = windows
-    window = tiles[0] if tiles else view
-    x = (places[:, 0] * window.sx - window.left).clip(0) % 64
-    y = (places[:, 1] * window.sy - window.top).clip(0) % 64
-    return (y // SLOT_H).astype(np.int64) * (64 // SLOT_W) + (x // SLOT_W).astype(np.int64)
+    x, y = _in_views(places, windows)
+    return y % 64 // SLOT_H * (64 // SLOT_W) + x % 64 // SLOT_W
 
 
 def row_of(places: np.ndarray, windows: tuple[list[Window], Window]) -> np.ndarray:
     """Which row of slots each page place lies in, counted from the top of the views: int64 [n],
     below MOST_ROWS."""
+    return _in_views(places, windows)[1] // SLOT_H
+
+
+def _in_views(
+    places: np.ndarray, windows: tuple[list[Window], Window]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y), int64 [n], of page places in pixels of all tiles together, or of the global view
+    where it is alone; a place outside lies at the edge."""
     tiles, view = windows
-    window = tiles[0] if tiles else view
-    y = places[:, 1] * window.sy - window.top
-    return (y // SLOT_H).clip(0, MOST_ROWS - 1).astype(np.int64)
-
-
-def _cell(places: np.ndarray, view: Window) -> np.ndarray:
-    x = (places[:, 0] * view.sx - view.left).clip(0, view.side - 1)
-    y = (places[:, 1] * view.sy - view.top).clip(0, view.side - 1)
-    return (y // 64).astype(np.int64) * (view.side // 64) + (x // 64).astype(np.int64)
+    first = tiles[0] if tiles else view
+    columns, rows = (2, len(tiles) // 2) if tiles else (1, 1)
+    x = places[:, 0] * first.sx - first.left
+    y = places[:, 1] * first.sy - first.top
+    x, y = x.clip(0, columns * first.side - 1), y.clip(0, rows * first.side - 1)
+    return x.astype(np.int64), y.astype(np.int64)

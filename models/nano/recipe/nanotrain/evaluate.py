@@ -21,7 +21,7 @@ from random import Random
 
 import numpy as np
 
-from nanotrain import draw, fonts, layouts, pages
+from nanotrain import draw, fonts, layouts, pages, truths
 from nanotrain.measure import without_grounding
 from ocr2cli.batch import read_pages
 from ocr2cli.config import DecodeConfig, EngineConfig
@@ -92,7 +92,8 @@ def synthetic_cases(folder: Path, count: int, chosen: list[str]) -> list[Case]:
 
 def _case(path: Path, row: str, page: pages.Page, rng: Random) -> Case:
     draw.draw_page(page, rng).save(path)
-    return Case(path.stem, row, path, pages.plain_truth(page).text, pages.grounded_truth(page).text)
+    plain, grounded = truths.plain_truth(page).text, truths.grounded_truth(page).text
+    return Case(path.stem, row, path, plain, grounded)
 
 
 def real_cases(folder: Path) -> list[Case]:

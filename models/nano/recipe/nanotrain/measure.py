@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
 
-from nanotrain import album, batches, draw, fonts, pages, vocabulary
+from nanotrain import album, batches, draw, fonts, pages, truths, vocabulary
 from nanotrain.export import model_of
 from nanotrain.train_reader import IdealEyes
 from ocr2cli.model.decoder import Decoder
@@ -73,7 +73,7 @@ def main() -> None:
     if args.ideal:
         ideal.load_state_dict(torch.load(args.state / "reader.pt", weights_only=True)["ideal"])
     chosen = fonts.load_fonts(not args.seen_fonts)
-    prompt = pages.PLAIN_PROMPT if args.prompt == "plain" else pages.GROUNDING_PROMPT
+    prompt = truths.PLAIN_PROMPT if args.prompt == "plain" else truths.GROUNDING_PROMPT
     for kind in args.kinds.split(","):
         rng = Random(77)
         scores, lengths, loops, started = [], 0, 0, time.time()
@@ -81,7 +81,7 @@ def main() -> None:
             page = pages.random_page(
                 rng, kind, chosen, held_out=True, max_characters=args.max_characters
             )
-            truth = (pages.plain_truth if args.prompt == "plain" else pages.grounded_truth)(
+            truth = (truths.plain_truth if args.prompt == "plain" else truths.grounded_truth)(
                 page
             ).text
             picture = draw.draw_page(page, rng)

@@ -1,4 +1,4 @@
-"""Lays out a page: which character stands where, and the truth for both prompts.
+"""Lays out a page of large print: which character stands where.
 
 Knows nothing about pixels (draw.py) or about views and labels (cells.py). Lengths are pixels of the
 page image; y grows downwards.
@@ -6,7 +6,7 @@ page image; y grows downwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
@@ -16,8 +16,6 @@ from nanotrain import texts
 from nanotrain.characters import CLASS_OF, LINE_END, LINE_START, READABLE
 from nanotrain.fonts import Font, pick_font
 
-PLAIN_PROMPT = "\nFree OCR."
-GROUNDING_PROMPT = "\n<|grounding|>Convert the document to markdown."
 _INDEX = {char: index for index, char in enumerate(READABLE)}
 
 Kind = Literal["note", "slide", "poster", "letter", "dense", "clip"]
@@ -99,114 +97,6 @@ class Page:
 
 
 @dataclass
-class Truth:
-    """What the model should write. text: after the prompt, without the end token.
-
-    places: float32 [len(text), 2]: where on the page the character is printed, or what it is about.
-    """
-
-    text: str
-    places: np.ndarray
-
-
-def plain_truth(page: Page) -> Truth:
-    """The printed lines as they stand; a blank line between blocks. A table's row is one line."""
-    chars: list[str] = []
-    places: list[tuple[float, float]] = []
-    for block in page.blocks:
-        if not block.lines:
-            continue
-        if chars:
-            _put(chars, places, "\n", places[-1])
-        if block.label == "table":
-            _put_rows(chars, places, block, ("", " ", "\n"))
-        else:
-            _put_lines(chars, places, block.lines)
-    return _truth(page, chars[:-1], places[:-1])
-
-
-def grounded_truth(page: Page) -> Truth:
-    """Blocks with label and box in 0..999 units of the page, then their markdown."""
-    chars: list[str] = []
-    places: list[tuple[float, float]] = []
-    for block in page.blocks:
-        x0, y0, x1, y1 = block.box
-        u0, v0, u1, v1 = page.turned_box(block)
-        start = _start_of(block.lines[0]) if block.lines else (x0, (y0 + y1) / 2)
-        _put(chars, places, f"<|ref|>{block.label}<|/ref|><|det|>[[", start)
-        corner = f"{_unit(u0, page.width)}, {_unit(v0, page.height)}, "
-        _put(chars, places, corner, (x0, y0 + 2))
-        corner = f"{_unit(u1, page.width)}, {_unit(v1, page.height)}"
-        _put(chars, places, corner, (x1 - 2, y1 - 2))
-        _put(chars, places, "]]<|/det|>\n", start)
-        if block.label in ("title", "sub_title"):
-            _put(chars, places, "# " if block.label == "title" else "## ", start)
-        if block.label == "table":
-            _put(chars, places, "<table>", start)
-            _put_rows(chars, places, block, ("<tr><td>", "</td><td>", "</td></tr>"))
-            _put(chars, places, "</table>\n", places[-1])
-        else:
-            _put_lines(chars, places, block.lines, is_joined=True)
-        _put(chars, places, "\n", places[-1])
-    while chars and chars[-1] == "\n":
-        chars.pop()
-        places.pop()
-    return _truth(page, chars, places)
-
-
-def _truth(page: Page, chars: list[str], places: list[tuple[float, float]]) -> Truth:
-    known = np.array(places, np.float32).reshape(-1, 2)
-    if page.skew:
-        known = np.stack(page.turned(known[:, 0], known[:, 1]), axis=1).astype(np.float32)
-    return Truth("".join(chars), known)
-
-
-def _put_rows(chars: list[str], places: list, block: Block, marks: tuple[str, str, str]) -> None:
-    """A table's cells row by row, with marks before, between and after the cells of a row."""
-    before, between, after = marks
-    for index, line in enumerate(block.lines):
-        column = index % block.columns
-        _put(chars, places, between if column else before, _start_of(line))
-        middle = line.baseline - 0.3 * line.size
-        chars.extend(line.text)
-        places.extend((float(x), middle) for x in (line.left + line.right) / 2)
-        if column == block.columns - 1:
-            _put(chars, places, after, _end_of(line))
-
-
-def _unit(value: float, whole: int) -> int:
-    return max(0, min(999, int(value / whole * 999)))
-
-
-def _put(chars: list[str], places: list, text: str, place: tuple[float, float]) -> None:
-    chars.extend(text)
-    places.extend([place] * len(text))
-
-
-def _put_lines(
-    chars: list[str], places: list, lines: list[Line], *, is_joined: bool = False
-) -> None:
-    """is_joined: a word that was broken at a line's end is made whole, as markdown wants it."""
-    for index, line in enumerate(lines):
-        middle = line.baseline - 0.3 * line.size
-        is_broken = is_joined and line.is_hyphenated and index + 1 < len(lines)
-        count = len(line.text) - is_broken
-        chars.extend(line.text[:count])
-        places.extend((float(x), middle) for x in ((line.left + line.right) / 2)[:count])
-        if is_broken:
-            continue
-        _put(chars, places, "\n", _end_of(line))
-
-
-def _start_of(line: Line) -> tuple[float, float]:
-    return float(line.left[0]) - 0.3 * line.size, line.baseline - 0.3 * line.size
-
-
-def _end_of(line: Line) -> tuple[float, float]:
-    return float(line.right[-1]) + 0.3 * line.size, line.baseline - 0.3 * line.size
-
-
-@dataclass
 class Glyphs:
     """Every printed character of a page, flat. Arrays of one length n.
 
@@ -274,17 +164,35 @@ _SHAPES: dict[str, list[tuple[int, int]]] = {
     "letter": [(1190, 1684), (1191, 1684), (1224, 1584)],
     "dense": [(1190, 1684), (1191, 1684), (1224, 1584)],
 }
-# Body sizes run up to so many times the smallest; the share of pages that are centred.
-_LARGEST_BODY = {"note": 2.6, "slide": 2.6, "poster": 4.0, "letter": 1.5}
-_CENTRED = {"note": 0.2, "slide": 0.25, "poster": 0.6}
-# Baselines apart, in type sizes; between blocks so much more; margins in page widths.
-_PITCH = {"dense": (1.08, 1.3), "clip": (1.08, 1.3)}
-_GAP = {"dense": (0.25, 0.6), "clip": (0.25, 0.6)}
-_MARGIN = {"dense": (0.03, 0.36), "clip": (0.03, 0.3)}
-# Kinds to learn from, an A4 page and a small image, where most lines share a row of cells with
-# another: such lines are what a decoder takes for one another. No slot holds two of them
-# (cells.SLOT_H).
-DENSE, DENSE_SMALLEST = ("dense", "clip"), (31.0, 42.0)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a kind of page is set. largest: body sizes run up to so many times the smallest; centred:
+    share of such pages; pitch: baselines apart, in type sizes; gap: so much more between blocks;
+    margin: in page widths; smallest: range of the smallest type in view pixels, where the kind has
+    its own."""
+
+    largest: float
+    centred: float
+    pitch: tuple[float, float] = (1.15, 1.6)
+    gap: tuple[float, float] = (0.35, 1.6)
+    margin: tuple[float, float] = (0.03, 0.16)
+    smallest: tuple[float, float] | None = None
+    has_title: bool = True
+
+
+# Kinds to learn from, where most lines share a row of cells with another: such lines are what a
+# decoder takes for one another. No slot holds two of them (cells.SLOT_H).
+_DENSE = Style(1.2, 0.05, (1.08, 1.3), (0.25, 0.6), (0.03, 0.36), (31.0, 42.0), has_title=False)
+_STYLES: dict[str, Style] = {
+    "note": Style(2.6, 0.2),
+    "slide": Style(2.6, 0.25),
+    "poster": Style(4.0, 0.6),
+    "letter": Style(1.5, 0.05),
+    "dense": _DENSE,
+    "clip": replace(_DENSE, margin=(0.03, 0.3)),
+}
 
 
 def view_scale(width: int, height: int) -> tuple[float, float]:
@@ -314,7 +222,7 @@ def random_page(
 ) -> Page:
     """A page with as many blocks as fit and as max_characters allows, at least one line.
 
-    smallest: size of the smallest type, in pixels of the view; "dense" pages have their own. size,
+    smallest: size of the smallest type, in pixels of the view, unless the kind has its own. size,
     scale: of the page, if not one of the kind's own.
     """
     if size is not None:
@@ -326,8 +234,8 @@ def random_page(
     else:
         width, height = rng.choice(_SHAPES[kind])
     page = Page(kind, width, height, scale or view_scale(width, height))
-    if kind in DENSE:
-        smallest = rng.uniform(*DENSE_SMALLEST)
+    if own := _STYLES[kind].smallest:
+        smallest = rng.uniform(*own)
     for _ in range(20):
         _fill(page, rng, fonts, held_out, max_characters, smallest)
         if page.blocks:
@@ -347,21 +255,22 @@ def _fill(
     body_font, title_font = pick_font(rng, fonts), pick_font(rng, fonts)
     if rng.random() < 0.6:
         title_font = body_font
-    largest = _LARGEST_BODY.get(page.kind, 1.2)
+    style = _STYLES[page.kind]
+    largest = style.largest
     body = round(unit * min(largest, 1.0 + rng.expovariate(1 / (0.35 * (largest - 1)))))
-    margin_x = page.width * rng.uniform(*_MARGIN.get(page.kind, (0.03, 0.16))) + 0.6 * unit
+    margin_x = page.width * rng.uniform(*style.margin) + 0.6 * unit
     top = page.height * rng.uniform(0.02, 0.2)
     bottom = page.height * rng.uniform(0.9, 0.98)
-    centred = rng.random() < _CENTRED.get(page.kind, 0.05)
-    pitch = rng.uniform(*_PITCH.get(page.kind, (1.15, 1.6)))
-    gap = rng.uniform(*_GAP.get(page.kind, (0.35, 1.6)))
+    centred = rng.random() < style.centred
+    pitch = rng.uniform(*style.pitch)
+    gap = rng.uniform(*style.gap)
     tracking = rng.choice([0, 0, 0, 0, 0.02, 0.05])
     y = top
     left_chars = rng.randrange(max_characters // 4, max_characters + 1)
     num_blocks = 0
     while left_chars > 0 and num_blocks < 9:
         draw = rng.random()
-        if num_blocks == 0 and draw < 0.7 and page.kind not in DENSE:
+        if num_blocks == 0 and draw < 0.7 and style.has_title:
             label, font, size = "title", title_font, round(body * rng.uniform(1.2, 2.2))
             count = rng.randrange(1, 8)
         elif draw < 0.12:

@@ -299,9 +299,8 @@ def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
 
 
 def _unpacked(logits_BVN: Tensor, slots_BVS: Tensor) -> Tensor:
-    """Mean loss of the slots of tokens that hold anything. Two lines in one cell are packed into
-    one token as tightly as a single one is loosely, and the text's loss alone hardly teaches the
-    decoder to part them."""
+    """Mean loss of the slots of tokens that hold anything. Two lines in one cell crowd their token,
+    and the text's loss alone hardly teaches the decoder to part them."""
     logits = logits_BVN.float().unflatten(-1, (SLOTS, -1)).permute(0, 3, 1, 2)
     wrong_BVS = F.cross_entropy(logits, slots_BVS, reduction="none")
     holds_BV = (slots_BVS > 0).any(-1)

@@ -1,10 +1,10 @@
-"""Carries a training state, in the repository or to another machine: 22 MB in files under 16 MB.
+"""Carries a training state, in the repository or to another machine: 29 MB in files under 16 MB.
 
     python -m nanotrain.state pack --state DIR --kept models/nano/recipe/state
     python -m nanotrain.state unpack --state DIR --kept models/nano/recipe/state
 
 Weights, heads and codes in bfloat16, as the published weights are. Momenta stay behind: they are
-two thirds of the bytes, and a round that starts without them warms up in 60 steps.
+more than half of the bytes, and a round that starts without them warms up in 60 steps.
 """
 
 from __future__ import annotations

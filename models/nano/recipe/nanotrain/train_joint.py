@@ -123,8 +123,7 @@ class JointTrainer:
             loss.backward()
             total += loss.detach()
             means.add(name, text=out.text, right=out.right, far=far)
-            means.add(name, row=out.row, unpack=out.unpack, beside=out.beside)
-            means.line = out.line.detach()
+            means.add(name, row=out.row, line=out.line, unpack=out.unpack, beside=out.beside)
             means.looked = out.looked
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -187,7 +186,6 @@ class Means:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.looked: Tensor | None = None
-        self.line: Tensor | None = None
 
     def add(self, kind: str, **values: Tensor | None) -> None:
         for name, value in values.items():
@@ -199,13 +197,12 @@ class Means:
         for key, value in other.sums.items():
             self.sums[key] += value
             self.counts[key] += other.counts[key]
-        self.looked, self.line = other.looked, other.line
+        self.looked = other.looked
 
     def as_line(self) -> dict[str, float | list[float]]:
         means = {key: round(float(sum_) / self.counts[key], 4) for key, sum_ in self.sums.items()}
         looked = [] if self.looked is None else self.looked.tolist()
-        line = 0.0 if self.line is None else round(float(self.line), 4)
-        return {**means, "line": line, "looked": [round(value, 3) for value in looked]}
+        return {**means, "looked": [round(value, 3) for value in looked]}
 
 
 def count_targets(batch: DrawnBatch | PageBatch, num_texts: int) -> int:
