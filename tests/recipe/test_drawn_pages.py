@@ -73,9 +73,7 @@ def test_a_batch_of_one_page_gets_new_ones_too(two_fonts, plain_words) -> None:
 
     source = drawn.FreshPages(two_fonts, max_characters=20, globals_share=0.0, uses=3)
     rng, like = Random(5), drawn.Like(view=0.5, length=0.5)
-    texts = {
-        source.batch(rng, "note", 1, 0.1, like).page.texts[0].ids.tobytes() for _ in range(12)
-    }
+    texts = {source.batch(rng, "note", 1, 0.1, like).page.texts[0].ids.tobytes() for _ in range(12)}
     assert 3 <= len(texts) <= 8
 
 

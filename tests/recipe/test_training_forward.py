@@ -72,17 +72,37 @@ def test_two_prompts_after_one_page_cost_what_each_costs_alone(two_fonts, plain_
             num_visual=257,
             noise=0.0,
         )
-        logits, targets = [], []
+        logits, targets, weights = [], [], []
         for text in texts:
             start = model.decoder.embed.weight[0].expand(2, 1, -1)
             h = model.decoder(torch.cat((start, visual, model.decoder.embed(text.ids)), 1))[:, 258:]
             logits.append(h[text.targets >= 0])
             targets.append(text.targets[text.targets >= 0])
-    expected = F.cross_entropy(torch.cat(logits), torch.cat(targets))
+            weights.append(
+                torch.where(reading.at_turn(text), reading.TURNS, 1.0)[text.targets >= 0]
+            )
+    wrong = F.cross_entropy(torch.cat(logits), torch.cat(targets), reduction="none")
+    weight = torch.cat(weights)
+    expected = (wrong * weight).sum() / weight.sum()
     assert both.text.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-LOSSES = ["text", "guide", "place", "slot", "row", "line", "unpack", "beside", "balance", "right"]
+def test_a_turn_is_the_end_of_a_line_or_text_and_the_next_lines_first_two_characters() -> None:
+    from nanotrain import reading
+    from nanotrain.vocabulary import EOS_ID, NEWLINE_ID
+
+    written = [50, 51, NEWLINE_ID, 52, 53, 54, EOS_ID]
+    targets = torch.tensor([[-1, *written]])
+    ids = torch.tensor([[7, 7, *written[:-1]]])
+    text = reading.Text(ids, targets, *[targets] * 3, torch.zeros(1, 8, 2))
+    turned = [written[i] for i in reading.at_turn(text)[0, 1:].nonzero()[:, 0]]
+    assert turned == [NEWLINE_ID, 52, 53, EOS_ID]
+
+
+LOSSES = [
+    *["text", "guide", "place", "slot", "row", "line", "unpack", "beside", "balance"],
+    *["right", "turned"],
+]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

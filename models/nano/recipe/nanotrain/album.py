@@ -65,10 +65,7 @@ def write_page(path: Path, page: pages.Page, tokens: torch.Tensor, has_global: b
         "has_global": np.array(has_global),
     }
     for name, row in zip(("plain", "grounded"), batches.page_rows(page), strict=True):
-        arrays |= {
-            f"{name}_{part}": a
-            for part, a in zip(batches.TEXT_PARTS, row, strict=True)
-        }
+        arrays |= {f"{name}_{part}": a for part, a in zip(batches.TEXT_PARTS, row, strict=True)}
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **arrays)
     partial.replace(path)

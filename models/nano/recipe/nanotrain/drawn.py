@@ -79,10 +79,7 @@ def page_arrays(page: pages.Page, picture: np.ndarray, has_global: bool) -> dict
         "has_global": np.array(has_global or not tiles),
     }
     for name, row in zip(("plain", "grounded"), batches.page_rows(page), strict=True):
-        arrays |= {
-            f"{name}_{part}": a
-            for part, a in zip(batches.TEXT_PARTS, row, strict=True)
-        }
+        arrays |= {f"{name}_{part}": a for part, a in zip(batches.TEXT_PARTS, row, strict=True)}
     return arrays
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nanotrain.cells import MOST_ROWS, SLOTS
 from nanotrain.characters import NUM_CLASSES
-from nanotrain.vocabulary import NEWLINE_ID
+from nanotrain.vocabulary import EOS_ID, NEWLINE_ID
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.layers import rotate
 
@@ -36,6 +36,8 @@ ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
 UNPACKED = 1  # layer after which a visual token must say what it holds, slot by slot
 MAPPED = (0, 1)  # layers after which visual tokens must know their own place
+# Weight of the targets at a line's turn: one wrong there costs a line, read twice or left out.
+TURNS = 3.0
 
 
 class ReadHeads(nn.Module):
@@ -71,8 +73,9 @@ class ReadLosses:
     losses of the next character, of where head 0 looks, of its place on the page, its slot in the
     cell and its row of the page, of where head TRACKED looks, of what visual tokens hold, of what
     stands in the cell on the next character's line, of the experts' load. right: share of targets
-    with the highest logit; looked: float [6], attention of the guided heads on the right cell, by
-    layer; guessed: int64 [B, all texts], the likeliest next id where there is a target, else -1."""
+    with the highest logit; turned: the same of those at a line's turn; looked: float [6], attention
+    of the guided heads on the right cell, by layer; guessed: int64 [B, all texts], the likeliest
+    next id where there is a target, else -1."""
 
     text: Tensor
     guide: Tensor
@@ -84,6 +87,7 @@ class ReadLosses:
     beside: Tensor
     balance: Tensor
     right: Tensor
+    turned: Tensor
     looked: Tensor
     guessed: Tensor
 
@@ -209,8 +213,10 @@ def read(
     learned = targets >= 0
     guesses = decoder.lm_head(h).float()
     best = guesses.detach().argmax(-1)
+    wrong = F.cross_entropy(guesses.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+    turns = torch.cat([at_turn(text) for text in texts], dim=1)
     return ReadLosses(
-        F.cross_entropy(guesses.transpose(1, 2), targets, ignore_index=-1),
+        mean_where(wrong, torch.where(turns, TURNS, 1.0) * learned),
         torch.stack(guides).mean(),
         torch.stack(places).mean(),
         torch.stack(slots).mean(),
@@ -220,9 +226,17 @@ def read(
         torch.stack(besides).mean(),
         torch.stack(balances).mean(),
         mean_where((best == targets).float(), learned),
+        mean_where((best == targets).float(), learned & turns),
         torch.stack(looked),
         best.where(learned, -1),
     )
+
+
+def at_turn(text: Text) -> Tensor:
+    """bool [B, T]: targets that end a line or the text, or are the first two of a line."""
+    begins = text.ids == NEWLINE_ID
+    follows = F.pad(begins[:, :-1], (1, 0))
+    return (text.targets == NEWLINE_ID) | (text.targets == EOS_ID) | begins | follows
 
 
 def mean_where(values: Tensor, counted: Tensor) -> Tensor:
@@ -307,9 +321,7 @@ def _unpacked(logits_BVN: Tensor, slots_BVS: Tensor) -> Tensor:
     return (wrong_BVS.mean(-1) * holds_BV).sum() / holds_BV.sum().clamp(min=1)
 
 
-def _beside(
-    logits_BTN: Tensor, slots_BVS: Tensor, cells_BT: Tensor, in_cells_BT: Tensor
-) -> Tensor:
+def _beside(logits_BTN: Tensor, slots_BVS: Tensor, cells_BT: Tensor, in_cells_BT: Tensor) -> Tensor:
     """Mean loss of naming what the next character's cell holds in that character's row of slots:
     whoever can do that has taken the right one of two lines out of the cell."""
     slots_BTS = slots_BVS.long().gather(

@@ -122,7 +122,7 @@ class JointTrainer:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
-            means.add(name, text=out.text, right=out.right, far=far)
+            means.add(name, text=out.text, right=out.right, turned=out.turned, far=far)
             means.add(name, row=out.row, line=out.line, unpack=out.unpack, beside=out.beside)
             means.looked = out.looked
         if not torch.isfinite(total):
@@ -174,6 +174,7 @@ class JointTrainer:
                     recolour=False,
                 )
             found[f"held_out_right_{kind}"] = round(float(out.right), 4)
+            found[f"held_out_turned_{kind}"] = round(float(out.turned), 4)
             found[f"held_out_far_{kind}"] = round(float(far), 4)
         return found
 
