@@ -108,7 +108,7 @@ def decode_options(function: Any) -> Any:
         help="Leave looping pages as they are.")
 @option("--recycle-after", default=500, help="Pages after which a worker is replaced; 0: never.")
 @option("--worker-memory", default="", show_default="no limit",
-        help="Memory limit of a worker, e.g. 8G.")
+        help="Memory limit of a worker, e.g. 8G; on a GPU of rasterisers only.")
 @option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
 @option("--cache-size", default="2G", help="Size limit of the page cache.")
 @option("--min-confidence", default=0.0, type=click.FloatRange(0, 1), show_default="off",

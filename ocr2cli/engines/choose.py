@@ -26,6 +26,7 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.text.prompt import prompt_text
 from ocr2cli.weights.hub import resolve_model
+from ocr2cli.weights.names import count_parameters
 
 if TYPE_CHECKING:
     from ocr2cli.weights.hub import ModelFiles
@@ -37,7 +38,7 @@ _MAX_CUDA_BATCH = 128
 # Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
 # processes' contexts take of that.
 _CUDA_SHARE = 0.92
-_CUDA_WORKING_BYTES = 4_000_000_000
+_CUDA_WORKING_BYTES = 6_000_000_000
 _TYPICAL_PAGE_TOKENS = 2_400
 
 
@@ -103,7 +104,9 @@ def native_spec(
 ) -> NativeSpec:
     """What each worker of the native engine is told."""
     decoders = num_workers(cfg)[2]
-    batch = cfg.engine.batch_size or default_batch(cfg.engine, config, decoders, num_bytes)
+    batch = cfg.engine.batch_size or default_batch(
+        cfg.engine, config, decoders, count_parameters(config)
+    )
     return NativeSpec(
         files=files,
         engine=cfg.engine,
@@ -150,7 +153,7 @@ def _rasterizers_for(cores: int) -> int:
 
 
 def default_batch(
-    engine: EngineConfig, config: ModelConfig, decoders: int, model_bytes: int
+    engine: EngineConfig, config: ModelConfig, decoders: int, num_parameters: int
 ) -> int:
     """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
     each as long as the longest page."""
@@ -159,9 +162,12 @@ def default_batch(
     free = cuda_memory_free(engine.device)
     if free is None:
         return _MAX_BATCH
-    left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - model_bytes
-    slot = config.kv_bytes_per_token * config.decoder.max_positions
-    return max(1, min(_MAX_CUDA_BATCH, int(left / slot)))
+    # Whatever a file holds, on a card a weight takes two bytes, or four.
+    width = 4 if engine.dtype == "f32" else 2
+    left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - num_parameters * width
+    slot = config.kv_bytes_per_token // 2 * width * config.decoder.max_positions
+    # The cache has one slot more than there are pages: padding decodes into it.
+    return max(1, min(_MAX_CUDA_BATCH, int(left / slot) - 1))
 
 
 def useful_kv_tokens(config: ModelConfig, batch: int) -> int:

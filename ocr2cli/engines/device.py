@@ -9,7 +9,7 @@ import torch
 
 from ocr2cli.engines.host import check_int8_device
 from ocr2cli.errors import EngineError, UsageError
-from ocr2cli.model.linear import has_bf16_products
+from ocr2cli.model.linear import has_bf16_products, nvidia_generation
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
@@ -46,15 +46,17 @@ def pick_device(name: str, dtype: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dtype:
-    """`auto`: bf16 on an accelerator; on a CPU f32 for small models and where the processor has no
-    bf16 products, else bf16.
+    """`auto`: bf16 on an accelerator, f16 on an NVIDIA card that is older than bf16; on a CPU f32
+    for small models and where the processor has no bf16 products, else bf16.
 
     For int8 it is the arithmetic of everything but the decoder's matrices.
     """
     if name in DTYPES:
         return DTYPES[name]
     if device.type != "cpu":
-        return torch.bfloat16
+        # Before Ampere torch has no fused attention in bf16, and writes every head's scores in
+        # float32 instead.
+        return torch.float16 if (nvidia_generation(device) or 8) < 8 else torch.bfloat16
     is_fast = num_parameters >= _SMALL_MODEL and has_bf16_products()
     return torch.bfloat16 if is_fast else torch.float32
 
@@ -63,5 +65,6 @@ def pick_matrices(name: str, device: torch.device, num_parameters: int) -> torch
     """What the weights of products are kept in: the arithmetic's dtype, or bf16 where `auto` had
     to take f32 for a large model, whose memory would double for nothing."""
     dtype = pick_dtype(name, device, num_parameters)
-    had_to = name not in DTYPES and num_parameters >= _SMALL_MODEL
+    is_large = num_parameters >= _SMALL_MODEL
+    had_to = name not in DTYPES and is_large and dtype == torch.float32
     return torch.bfloat16 if had_to else dtype

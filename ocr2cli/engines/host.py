@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from ocr2cli.errors import UsageError
 
@@ -41,18 +42,40 @@ def expects_cuda(device: str, dtype: str) -> bool:
 def cuda_memory_free(device: str) -> int | None:
     """Bytes free on the card that torch calls so, by NVIDIA's own program: a process that plans
     loads no torch. None where that program is not there or says nothing that can be read."""
-    number = int(device.partition(":")[2] or 0)
-    # Torch counts the visible cards; the program knows all of them, by number or by UUID.
-    visible = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
-    if number >= len(visible) and visible:
-        return None
-    card = visible[number].strip() if visible else str(number)
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", card]
+    number = device.partition(":")[2] or "0"
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.free"]
+    query.append("--format=csv,noheader,nounits")
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        return int(done.stdout.split()[0]) << 20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        cards = [_Card(*line.split(", ")) for line in done.stdout.splitlines() if line]
+        free = [int(card.free_mib) << 20 for card in _candidates(cards, int(number))]
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
         return None
+    return min(free, default=None)
+
+
+class _Card(NamedTuple):
+    """A line of nvidia-smi's answer."""
+
+    number: str
+    uuid: str
+    name: str
+    free_mib: str
+
+
+def _candidates(cards: list[_Card], number: int) -> list[_Card]:
+    """The card that torch gives this number, or several where it cannot be told: CUDA counts the
+    fastest first unless CUDA_DEVICE_ORDER says by bus, and NVIDIA's program counts by bus."""
+    visible = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    if number >= len(visible or cards):
+        return []
+    wanted = visible[number].strip() if visible else str(number)
+    if not wanted.isdecimal():
+        return [card for card in cards if card.uuid.startswith(wanted)]
+    is_by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    if is_by_bus or len({card.name for card in cards}) == 1:
+        return [card for card in cards if card.number == wanted]
+    return cards
 
 
 def check_int8_device(name: str) -> None:

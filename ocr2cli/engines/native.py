@@ -56,7 +56,10 @@ def native_stages(
 
     threads: of each encoder and decoder on a CPU. cache: pages that earlier runs read, or None.
     """
-    common: dict[str, Any] = {"timeout_s": timeout_s, "memory_limit_bytes": memory_limit}
+    common: dict[str, Any] = {"timeout_s": timeout_s}
+    # CUDA reserves far more addresses than memory, which a limit would forbid before page one.
+    is_on_card = expects_cuda(spec.engine.device, spec.engine.dtype)
+    model_limit = 0 if is_on_card else memory_limit
     return [
         Stage(
             "raster",
@@ -71,6 +74,7 @@ def native_stages(
             credit=2,
             recycle_after=recycle_after,
             num_threads=1,
+            memory_limit_bytes=memory_limit,
             **common,
         ),
         Stage(
@@ -79,6 +83,7 @@ def native_stages(
             num_workers=encoders,
             credit=encode_credit(spec.engine),
             num_threads=threads,
+            memory_limit_bytes=model_limit,
             **common,
         ),
         Stage(
@@ -88,6 +93,7 @@ def native_stages(
             # A batch in the slots and half a batch waiting: a freed slot is filled at once.
             credit=spec.batch_size + max(1, spec.batch_size // 2),
             num_threads=threads,
+            memory_limit_bytes=model_limit,
             **common,
         ),
     ]
@@ -112,24 +118,51 @@ class EncodeWorker:
 
         self.vision = load_vision(spec.files, spec.engine)
         self.tiles = PlainTiles(self.vision.encode_views)
+        self.together = ENCODE_PAGES
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         import torch
 
         with torch.inference_mode():
-            while pages := inbox.take(ENCODE_PAGES, wait=True):
+            while pages := inbox.take(self.together, wait=True):
                 for item in self.encode(pages):
                     emit(item)
 
     def encode(self, pages: Sequence[Views]) -> list[VisualTokens]:
         """The pages' visual tokens, with the seconds that each page took."""
-        from ocr2cli.engines.encoding import encode_pages
-
         started = time.perf_counter()
-        # Copied before the clock is read: until then a GPU has only been told what to do.
-        tokens = [own.cpu() for own in encode_pages(self.vision, pages, self.tiles.encode)]
+        tokens = self._tokens_together(pages)
+        if tokens is None:
+            self._go_one_by_one(len(pages))
+            tokens = [own for page in pages for own in self._tokens([page])]
         seconds = (time.perf_counter() - started) / len(pages)
         return [_visual_tokens(page, own, seconds) for page, own in zip(pages, tokens, strict=True)]
+
+    def _tokens_together(self, pages: Sequence[Views]) -> list[torch.Tensor] | None:
+        """None when several pages do not fit in memory together. The error is dropped on the way
+        out: its traceback would hold the memory that the next try needs."""
+        from ocr2cli.model.memory import is_out_of_memory
+
+        try:
+            return self._tokens(pages)
+        except (MemoryError, RuntimeError) as error:
+            if len(pages) == 1 or not is_out_of_memory(error):
+                raise
+            return None
+
+    def _tokens(self, pages: Sequence[Views]) -> list[torch.Tensor]:
+        from ocr2cli.engines.encoding import encode_pages
+
+        # Copied before a clock is read: until then a GPU has only been told what to do.
+        return [own.cpu() for own in encode_pages(self.vision, pages, self.tiles.encode)]
+
+    def _go_one_by_one(self, tried: int) -> None:
+        import torch
+
+        logger.warning("no memory to encode %d pages together: one at a time from here", tried)
+        self.together = 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualTokens:
@@ -215,6 +248,8 @@ class DecodeWorker:
         ids_T = torch.tensor(ids, device=self.device)
         x_TD = self.decoder.embed(ids_T)
         x_TD[ids_T == self.config.image_token_id] = tokens.to(x_TD.device, x_TD.dtype)
+        # Pages wait for a slot in the host's memory: on a card nothing is planned for them.
+        x_TD = x_TD.cpu()
         page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
         try:
             self._add(page, x_TD, ids, step)

@@ -139,8 +139,16 @@ class FixedStep:
             return self._compute(inputs_4B.to(self._cache.device), context)
         shape = (inputs_4B.shape[1], context)
         if shape not in self._graphs:
-            self._graphs[shape] = self._capture(*shape)
+            self._capture_new(*shape)
         return self._graphs[shape].replay(inputs_4B)
+
+    def _capture_new(self, batch: int, context: int) -> None:
+        """A graph's memory stays its own pool's, and all graphs share one: the longest context of
+        a batch size goes first, and the others find room in what it took. As pages grow it would
+        come last, and every length before it would have taken a block too small for the next."""
+        for length in (self._contexts[-1], context):
+            if (batch, length) not in self._graphs:
+                self._graphs[batch, length] = self._capture(batch, length)
 
     def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
         """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""

@@ -28,6 +28,7 @@ from ocr2cli.generate.step_costs import StepCosts
 from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
+from ocr2cli.model.memory import is_out_of_memory
 from ocr2cli.pages import PageError
 
 __all__ = ["Finished", "Generator", "Statistics", "Tuning"]
@@ -39,7 +40,6 @@ DRAFT_MODES = ("off", "text-layer", "ngram", "auto")
 CPU_STEP_COSTS = (
     (1, 1.0), (2, 1.2), (4, 1.9), (8, 3.0), (16, 4.4), (32, 5.8), (64, 7.2), (72, 7.6),
 )  # fmt: skip
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 MakeCache = Callable[[int, int], Cache]
 
 
@@ -242,7 +242,7 @@ class Generator:
             if plan.decodes:
                 self._decode([self._tracks[running.arrival] for running in plan.decodes])
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._shrink(error)
         done, self._done = self._done, []
@@ -404,7 +404,7 @@ class Generator:
             # One slot more than sequences: padding decodes into it.
             return make_cache(self._num_slots + 1, self._max_cached)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise self._too_big(f"a KV cache of {self._num_slots} slots") from error
 
@@ -424,10 +424,3 @@ def _kv_cache_for(decoder: Any) -> MakeCache:
         )
 
     return make
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own class on a device; on a CPU a RuntimeError that only its text tells apart."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY_WORDS)

@@ -49,8 +49,23 @@ class StepRunner:
 
         The cache has grown by K tokens in each row's slot: the caller truncates.
         """
-        if self._fixed and self._fixed.can_run(rows):
-            return [[choice] for choice in self._fixed.run(rows)]
+        # Rows under other rules (a page that is tried again) do not cost the others their graph.
+        is_fixed = self._fixed_rows(rows)
+        by_graph = [row for row, is_its in zip(rows, is_fixed, strict=True) if is_its]
+        others = [row for row, is_its in zip(rows, is_fixed, strict=True) if not is_its]
+        fixed = iter(self._fixed.run(by_graph) if self._fixed and by_graph else ())
+        plain = iter(self._run_any(others) if others else ())
+        return [[next(fixed)] if is_its else next(plain) for is_its in is_fixed]
+
+    def _fixed_rows(self, rows: Sequence[Row]) -> list[bool]:
+        """Which rows the fixed step takes; none where one has guesses, which all rows pay for."""
+        if self._fixed and all(len(row.ids) == 1 for row in rows):
+            fit = [self._fixed.can_run([row]) for row in rows]
+            if self._fixed.can_run([row for row, is_its in zip(rows, fit, strict=True) if is_its]):
+                return fit
+        return [False] * len(rows)
+
+    def _run_any(self, rows: Sequence[Row]) -> list[list[Choice]]:
         batch = round_up(len(rows), self._batch_buckets)
         fed = round_up(max(len(row.ids) for row in rows), self._feed_buckets)
         ids = [[*row.ids, *[PAD_ID] * (fed - len(row.ids))] for row in rows]

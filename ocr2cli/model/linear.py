@@ -76,6 +76,15 @@ def has_bf16_products() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+@cache
+def nvidia_generation(device: torch.device) -> int | None:
+    """The first number of a card's compute capability: 7 Volta and Turing, 8 Ampere and Ada, 9
+    Hopper, 10 Blackwell. None for any other device."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    return torch.cuda.get_device_capability(device)[0]
+
+
 def can_pack(weight: Tensor) -> bool:
     """True for a weight on a CPU whose torch has oneDNN products of its dtype."""
     if not _has_onednn(weight):

@@ -15,12 +15,21 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.layers import SwiGLU
-from ocr2cli.model.linear import as_shape_only, can_pack, linear, pack_weight, packed_linear
+from ocr2cli.model.linear import (
+    as_shape_only,
+    can_pack,
+    linear,
+    nvidia_generation,
+    pack_weight,
+    packed_linear,
+)
 
 # Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
 SUMMED_TOKENS = 256
 # Tokens of a decode step on a GPU, at most; a longer prompt may ask the host.
 STEP_TOKENS = 256
+# Of NVIDIA's cards: those that torch 2.10 to 2.13 has a kernel of grouped products for.
+GROUPING_GENERATIONS = (9, 10)
 
 
 class MixtureOfExperts(nn.Module):
@@ -165,8 +174,14 @@ def sort_keys(experts_R: Tensor) -> Tensor:
 
 
 def can_group(rows: Tensor) -> bool:
-    """True where grouped products are the fast way: bf16 on a GPU, a torch that has them."""
-    return rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
+    """True where grouped products are the fast way: bf16 on a GPU that has them, and so has torch.
+
+    On other cards torch splits such a product by reading the rows' ends on the host, which no
+    captured step may do.
+    """
+    if not (rows.is_cuda and rows.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")):
+        return False
+    return nvidia_generation(rows.device) in GROUPING_GENERATIONS
 
 
 def prefers_all(rows: Tensor) -> bool:

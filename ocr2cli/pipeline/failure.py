@@ -30,7 +30,7 @@ class Failure:
 
     def page_error(self, stage_name: str) -> PageError:
         """For the pages the worker had taken."""
-        is_memory = self.class_name == "MemoryError"
+        is_memory = self.class_name in ("MemoryError", "OutOfMemoryError")  # the latter is torch's
         code = "out_of_memory" if is_memory else self.code or "worker_died"
         return PageError(code, f"the {stage_name} worker stopped: {self.message}")
 

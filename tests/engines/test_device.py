@@ -24,6 +24,7 @@ BF16, F32 = torch.bfloat16, torch.float32
         ("auto", CPU, SMALL, True, F32, F32),
         ("auto", CPU, SMALL, False, F32, F32),
         ("auto", CUDA, LARGE, False, BF16, BF16),
+        ("auto", torch.device("mps"), LARGE, False, BF16, BF16),
         ("int8", CPU, LARGE, False, F32, BF16),
         ("int8", CPU, LARGE, True, BF16, BF16),
         # what was asked for is what is done
@@ -42,8 +43,19 @@ def test_auto_takes_bf16_only_where_it_is_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(device, "has_bf16_products", lambda: has_products)
+    monkeypatch.setattr(device, "nvidia_generation", lambda on: 9 if on == CUDA else None)
     assert pick_dtype(name, where, size) == arithmetic
     assert pick_matrices(name, where, size) == matrices
+
+
+@pytest.mark.parametrize(("generation", "arithmetic"), [(7, torch.float16), (8, BF16), (12, BF16)])
+def test_a_card_older_than_bf16_gets_f16(
+    generation: int, arithmetic: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "nvidia_generation", lambda on: generation)
+    assert pick_dtype("auto", CUDA, LARGE) == pick_matrices("auto", CUDA, LARGE)
+    assert pick_dtype("auto", CUDA, LARGE) == arithmetic
+    assert pick_dtype("bf16", CUDA, LARGE) == BF16
 
 
 def test_a_large_model_on_a_processor_without_bf16_products_is_loaded_narrow_and_not_packed(

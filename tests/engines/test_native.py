@@ -146,6 +146,40 @@ def test_int8_is_another_run_than_float32(model, pages) -> None:
     assert plan_engine(cfg).fingerprint != plan_engine(int8).fingerprint
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), ValueError("other")]
+)
+def test_pages_that_do_not_fit_together_are_encoded_one_by_one(
+    model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Without this the encoder died, its pages were blamed, and the next group killed it again."""
+    (stage,) = [stage for stage in plan_engine(config(model, [])).stages if stage.name == "encode"]
+    worker = stage.make_worker()
+    assert isinstance(worker, EncodeWorker)
+    shades = [np.full((300, 400, 3), shade, np.uint8) for shade in (0, 90, 200)]
+    group = [
+        make_views(PageImage(PageKey("p", n), pixels, 144.0), TileConfig())
+        for n, pixels in enumerate(shades)
+    ]
+    whole = worker.vision.encode_views
+    with torch.inference_mode():
+        expected = [worker.encode([page])[0].tokens for page in group]
+
+        def small_memory(views: torch.Tensor) -> torch.Tensor:
+            if len(views) > 1:
+                raise error
+            return whole(views)
+
+        monkeypatch.setattr(worker.vision, "encode_views", small_memory)
+        if isinstance(error, ValueError):
+            with pytest.raises(ValueError):
+                worker.encode(group)
+            return
+        got = worker.encode(group)
+    assert worker.together == 1
+    assert all(torch.equal(one.tokens, other) for one, other in zip(got, expected, strict=True))
+
+
 def test_bare_tiles_change_no_visual_token(model: Path) -> None:
     """A page whose lower four tiles are paper: the encoder's short way gives the model's tokens."""
     plan = plan_engine(config(model, []))

@@ -13,21 +13,31 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.weights.hub import ModelFiles
 
 FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 32
-_WEIGHTS = 6_800_000_000
+_PARAMETERS = 3_389_119_360
 
 
 def _fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """An `nvidia-smi` that answers with the script; $CARD is the card it was asked about."""
+    """An `nvidia-smi` that answers with the script."""
     program = folder / "nvidia-smi"
-    program.write_text(f'#!/bin/sh\nfor CARD in "$@"; do :; done\n{script}\n', "utf-8")
+    program.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
 
 
-def _planned_batch(device: str = "cuda", decoders: int = 1) -> int:
-    engine = EngineConfig(device=device)
-    return choose.default_batch(engine, ModelConfig(), decoders, _WEIGHTS)
+def _fake_cards(folder: Path, monkeypatch: pytest.MonkeyPatch, **free_mib_of: int) -> None:
+    """A host with cards of these names, by bus, with so much free memory."""
+    lines = [
+        f"{index}, GPU-{index}{index}{index}-ab, {name.rstrip('_')}, {free}"
+        for index, (name, free) in enumerate(free_mib_of.items())
+    ]
+    _fake_smi(folder, monkeypatch, "\n".join(f"echo '{line}'" for line in lines))
+
+
+def _planned_batch(device: str = "cuda", decoders: int = 1, dtype: str = "auto") -> int:
+    engine = EngineConfig(device=device, dtype=dtype)
+    return choose.default_batch(engine, ModelConfig(), decoders, _PARAMETERS)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +79,40 @@ def test_a_small_host_does_not_shrink_a_cache_that_lies_on_the_card(
 
 @pytest.mark.parametrize(
     ("free_mib", "decoders", "batch"),
-    [(81_000, 1, 128), (81_000, 2, 60), (24_000, 1, 24), (12_000, 1, 1), (143_000, 1, 128)],
+    [(81_000, 1, 128), (81_000, 2, 57), (24_000, 1, 19), (12_000, 1, 1), (143_000, 1, 128)],
 )
 def test_a_card_reads_as_many_pages_together_as_its_memory_has_slots_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_mib: int, decoders: int, batch: int
 ) -> None:
-    _fake_smi(tmp_path, monkeypatch, f"echo {free_mib}")
+    _fake_cards(tmp_path, monkeypatch, some=free_mib)
     assert _planned_batch(decoders=decoders) == batch
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f16", "f32"])
+@pytest.mark.parametrize("free_mib", [24_000, 48_000, 81_000])
+def test_what_is_planned_on_a_card_fits_it_in_any_dtype(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_mib: int, dtype: str
+) -> None:
+    """Weights and cache in float32 take twice the bytes; the cache has a slot more than pages."""
+    _fake_cards(tmp_path, monkeypatch, some=free_mib)
+    width = 4 if dtype == "f32" else 2
+    slots = _planned_batch(dtype=dtype) + 1
+    cache = slots * FULL_PAGE * (12 * 2 * 1280) * width
+    assert _PARAMETERS * width + cache + 5_000_000_000 < free_mib << 20
+
+
+def test_a_small_file_is_planned_by_what_its_weights_take_on_the_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A quantised file becomes numbers of two bytes there, whatever it holds on the disk."""
+    _fake_cards(tmp_path, monkeypatch, some=24_000)
+    cfg = RunConfig(inputs=(), engine=EngineConfig(device="cuda"))
+    files = ModelFiles("some", tmp_path)
+    small, large = (
+        choose.native_spec(cfg, files, ModelConfig(), "", num_bytes=num_bytes).batch_size
+        for num_bytes in (2 << 30, 14 << 30)
+    )
+    assert small == large == 19
 
 
 @pytest.mark.parametrize("script", ["echo '[N/A]'", "exit 9", "true", "echo no devices; exit 1"])
@@ -97,16 +134,48 @@ def test_the_card_that_is_asked_is_the_one_torch_will_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Torch numbers the visible cards; NVIDIA's program numbers all."""
-    _fake_smi(tmp_path, monkeypatch, '[ "$CARD" = 3 ] && echo 24000 || echo 81000')
-    assert (_planned_batch("cuda:3"), _planned_batch("cuda:1")) == (24, 128)
+    _fake_cards(tmp_path, monkeypatch, big=81_000, big_=81_000, big__=81_000, small=24_000)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert (_planned_batch("cuda:3"), _planned_batch("cuda:1")) == (19, 128)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert (_planned_batch("cuda:1"), _planned_batch("cuda:0")) == (24, 128)
+    assert (_planned_batch("cuda:1"), _planned_batch("cuda:0")) == (19, 128)
     assert _planned_batch("cuda:2") == BATCH  # no such card: loading will say so
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-333,GPU-0")
+    assert (_planned_batch("cuda:1"), _planned_batch("cuda:0")) == (128, 19)
+
+
+def test_among_unlike_cards_whose_order_is_not_known_the_fullest_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """CUDA counts the fastest first, NVIDIA's program by the bus."""
+    _fake_cards(tmp_path, monkeypatch, display=24_000, big=81_000)
+    assert (_planned_batch("cuda:0"), _planned_batch("cuda:1")) == (19, 19)
+    _fake_cards(tmp_path, monkeypatch, big=24_000, big_=81_000)
+    assert (_planned_batch("cuda:0"), _planned_batch("cuda:1")) == (19, 128)
+
+
+def test_a_mistyped_card_is_left_to_the_worker_that_names_the_right_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _fake_cards(tmp_path, monkeypatch, some=81_000)
+    assert _planned_batch("cuda:one") == BATCH
 
 
 def test_a_cpu_keeps_its_batch_beside_a_card(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _fake_smi(tmp_path, monkeypatch, "echo 81000")
+    _fake_cards(tmp_path, monkeypatch, some=81_000)
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
     assert (_planned_batch("cpu"), _planned_batch("auto")) == (BATCH, 128)
+
+
+@pytest.mark.parametrize(("device", "limit"), [("cuda", 0), ("cpu", 8 << 30)])
+def test_a_memory_limit_is_not_laid_on_workers_of_a_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, limit: int
+) -> None:
+    """It limits addresses, of which CUDA reserves far more than there is memory."""
+    monkeypatch.setattr(choose, "cuda_memory_free", lambda device: None)
+    cfg = RunConfig(inputs=(), engine=EngineConfig(device=device), worker_memory=8 << 30)
+    raster, encode, decode = choose.plan_engine(cfg).stages
+    assert raster.memory_limit_bytes == 8 << 30
+    assert (encode.memory_limit_bytes, decode.memory_limit_bytes) == (limit, limit)

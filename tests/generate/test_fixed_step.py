@@ -16,6 +16,7 @@ from ocr2cli.generate.fixed_step import FixedStep, HistoryRing
 from ocr2cli.generate.generator import Generator, Tuning
 from ocr2cli.generate.logits import NgramRule, Rules
 from ocr2cli.generate.step import Row
+from ocr2cli.generate.step_runner import StepRunner
 
 DEVICES = ["cpu"]
 for number in range(torch.cuda.device_count()):  # with graphs
@@ -155,6 +156,58 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
         box.step()
     assert toy.shapes[-1] == (4, 1)
     assert toy.contexts == [256] * 255 + [512] * 256 + [556] * 18
+
+
+def test_a_row_under_another_rule_leaves_the_others_their_fixed_step() -> None:
+    """A page that is tried again reads under a wider rule, for thousands of steps at times."""
+    rule, wider = NgramRule(20, 90), NgramRule(12, 1000)
+    decoder = TableDecoder("cpu")
+    mixed, alone = LengthsOnly(4, "cpu"), LengthsOnly(4, "cpu")
+    asked: list[int] = []
+
+    class Noted(FixedStep):
+        def run(self, rows: Any) -> Any:
+            asked.append(len(rows))
+            return super().run(rows)
+
+    fixed = Noted(
+        decoder, mixed, rule, scratch_slot=3, max_context=64, batch_buckets=(1, 2), use_graphs=False
+    )
+    rows = [
+        Row(slot, [5 + slot], [5 + slot], Rules(wider if slot == 1 else rule, None))
+        for slot in range(3)
+    ]
+    got = StepRunner(decoder, mixed, scratch_slot=3, fixed=fixed).run(rows)
+    plain = StepRunner(decoder, alone, scratch_slot=3).run(rows)
+    assert [choices[0].token for choices in got] == [choices[0].token for choices in plain]
+    assert (asked, mixed.lengths) == ([2], alone.lengths)
+    with_guess = [Row(0, [5, 6], [5], Rules(rule, None)), *rows[1:]]
+    StepRunner(decoder, mixed, scratch_slot=3, fixed=fixed).run(with_guess)
+    assert asked == [2]
+
+
+def test_the_longest_context_of_a_batch_size_is_captured_first() -> None:
+    """Graphs share one pool: a shorter one finds room in what a longer one took, not the other
+    way."""
+    captured: list[tuple[int, int]] = []
+
+    class Captures(FixedStep):
+        def _capture(self, batch: int, context: int) -> Any:
+            captured.append((batch, context))
+            return self
+
+        def replay(self, inputs_4B: Tensor) -> Tensor:
+            return self._compute(inputs_4B, 64)
+
+    cache = LengthsOnly(4, "cpu")
+    fixed = Captures(
+        TableDecoder("cpu"), cache, None, scratch_slot=3, max_context=600, batch_buckets=(1, 2),
+        use_graphs=True,
+    )  # fmt: skip
+    for length, slots in ((3, [0]), (300, [0]), (599, [0]), (4, [0, 1])):
+        cache.lengths = [length] * 4
+        fixed.run([Row(slot, [5], [5], Rules(None, None)) for slot in slots])
+    assert captured == [(1, 600), (1, 256), (1, 512), (2, 600), (2, 256)]
 
 
 def test_more_sequences_than_the_largest_bucket_are_left_to_steps_of_any_size() -> None:

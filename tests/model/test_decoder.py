@@ -248,6 +248,26 @@ def test_sorted_experts_equal_the_plain_sum(
     assert relative_error(layer(x_TD), dense_experts(layer, x_TD)) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("generation", "groups"),
+    [(None, False), (7, False), (8, False), (9, True), (10, True), (12, False)],
+)
+def test_experts_are_grouped_only_on_cards_whose_torch_asks_the_host_nothing(
+    monkeypatch: pytest.MonkeyPatch, generation: int | None, groups: bool
+) -> None:
+    """On other cards torch's grouped product reads the groups' ends on the host, and the capture
+    of a decode step fails."""
+
+    class Rows:
+        is_cuda, dtype, device = True, torch.bfloat16, torch.device("cuda")
+
+    monkeypatch.setattr(moe, "nvidia_generation", lambda device: generation)
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", None, raising=False)
+    assert moe.can_group(Rows()) == groups
+    Rows.dtype = torch.float32
+    assert not moe.can_group(Rows())
+
+
 def test_an_expert_that_overflows_is_heard_only_where_it_was_chosen(decoder: Decoder) -> None:
     layer = copy.deepcopy(decoder.layers[1].mlp)
     assert isinstance(layer, MixtureOfExperts)
