@@ -15,14 +15,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs, find_sources
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.recovery import Ladder
-from ocr2cli.errors import UsageError
-from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.errors import OutputError, UsageError
+from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
@@ -108,6 +108,7 @@ def run_batch(
     stages: instead of the configured engine's. Raises: Ocr2Error; pages read until then are kept.
     """
     runner_named(cfg.runner)  # before anything is loaded
+    _check_metrics(cfg)
     stop = stop or StopRequests()
     with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
@@ -158,9 +159,17 @@ def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 
+def _check_metrics(cfg: RunConfig) -> None:
+    """Raises: UsageError for a metrics file whose folder is not there, before any page is read."""
+    folder = Path(cfg.metrics_file).absolute().parent
+    if cfg.metrics_file and not folder.is_dir():
+        raise UsageError(f"--metrics-file {cfg.metrics_file}: there is no folder {folder}")
+
+
 def _write_metrics(
     cfg: RunConfig, summary: Summary, status: RunStatus, *, is_finished: bool = False
 ) -> None:
+    """A file for the watchers of the run; that it cannot be written is told, and stops nothing."""
     if not cfg.metrics_file:
         return
     stages = status.stages()
@@ -170,7 +179,11 @@ def _write_metrics(
         time=time.time(),
         is_finished=is_finished,
     )
-    write_metrics(Path(cfg.metrics_file), summary, gauges)
+    try:
+        write_metrics(Path(cfg.metrics_file), summary, gauges)
+    except OutputError as error:
+        if is_finished:
+            logger.warning("--metrics-file: %s", error)
 
 
 def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
@@ -206,8 +219,14 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     None means: nothing now, ask again. Recovery steps of looping pages come in between.
     """
     cfg = batch.cfg
-    batch.outlook = Outlook(len(find_sources(cfg.inputs, out=cfg.out, out_url=cfg.out_url)))
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out, out_url=cfg.out_url):
+    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
+    batch.outlook = Outlook(len(find_sources(cfg.inputs, **where, tell=logger.warning)))
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
+        if job.error is not None and batch.journal.has_good(job.key.document):
+            batch.writer.leave(job)
+            batch.outlook.note(job)
+            batch.outlook.num_resumed += 1
+            continue
         batch.writer.expect(job)
         batch.outlook.note(job)
         entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None

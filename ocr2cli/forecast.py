@@ -14,6 +14,7 @@ from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import view_layout
 from ocr2cli.errors import ExitCode
+from ocr2cli.output.assembly import written_files
 from ocr2cli.output.rates import Rates, load_forecast, load_rates, store_forecast
 from ocr2cli.output.summary import Summary
 
@@ -21,6 +22,7 @@ from ocr2cli.output.summary import Summary
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
+_MOST_TOKENS = 8192  # the model's context
 # nano on two CPU cores (docs/speed.md), for a first run: 0.8 s to encode an A4 page's 1,121
 # visual tokens, 10.8 ms for a step of four pages.
 _FIRST_RUN = Rates(
@@ -86,7 +88,9 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
 
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, out=cfg.out, out_url=cfg.out_url):
+    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
+    most = cfg.decode.max_new_tokens or _MOST_TOKENS
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         seen.add(job.key.document)
         if job.error is not None:
             plan.unreadable.append(f"{job.key.document}: {job.error.message}")
@@ -96,7 +100,8 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
         plan.pages += 1
         plan.tiles += layout.num_tiles
         plan.visual_tokens += layout.visual_tokens
-        plan.new_tokens += int(num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
+        expected = int(num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
+        plan.new_tokens += min(most, expected)
         plan.grids["x".join(map(str, layout.grid))] += 1
     plan.documents = len(seen)
     plan.seconds, plan.basis = _time(cfg, plan)

@@ -38,6 +38,30 @@ def test_an_unknown_setting_is_named() -> None:
         list(ocr2cli.read_pages(["a.pdf"], dpj=200))
 
 
+@pytest.mark.parametrize(
+    "setting", [{"dtype": "foo"}, {"rotate": "foo"}, {"text_layer": "foo"}, {"draft": "foo"}]
+)
+def test_a_word_that_a_setting_does_not_know_is_refused(setting) -> None:
+    with pytest.raises(UsageError, match="choose from"):
+        list(ocr2cli.read_pages(["a.pdf"], **setting))
+
+
+def test_a_single_path_is_one_path_and_never_its_letters(tmp_path) -> None:
+    page = tmp_path / "white.png"
+    Image.new("RGB", (120, 80), "white").save(page)
+    for given in (str(page), page, [page]):
+        assert [result.key.document for result in ocr2cli.read_pages(given)] == ["white"]
+    (document,) = ocr2cli.read_documents(str(page))
+    assert (document.id, document.path) == ("white", str(page))
+
+
+def test_read_reads_one_document_and_says_so_of_two(tmp_path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (120, 80), "white").save(tmp_path / name)
+    with pytest.raises(UsageError, match="holds 2: use read_documents"):
+        ocr2cli.read(tmp_path)
+
+
 def test_a_document_comes_back_whole_with_its_faults(tmp_path) -> None:
     Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 and no more")

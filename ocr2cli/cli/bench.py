@@ -19,7 +19,8 @@ from ocr2cli.config import EngineConfig
         help="Arithmetic of the model; int8: of the decoder, on a CPU.")
 @option("--pages", default=1, type=click.IntRange(1, 1024), help="Pages decoded together.")
 @option("--new-tokens", default=64, type=click.IntRange(2, 8000), help="Tokens a page.")
-@option("--threads", default=0, show_default="all cores", help="CPU threads.")
+@option("--threads", default=0, type=click.IntRange(0, 1024), show_default="all cores",
+        help="CPU threads.")
 @option("--against", type=click.Choice(["hf"]), default=None, show_default="nobody",
         help="Measure a peer on the same work in the same run.")
 @option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")

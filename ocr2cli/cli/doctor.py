@@ -13,6 +13,7 @@ import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
 from ocr2cli.config import EngineConfig
+from ocr2cli.errors import UsageError
 
 
 @click.command(
@@ -23,7 +24,12 @@ from ocr2cli.config import EngineConfig
 @option("--model", default="nano", metavar="NAME|PATH", help="Model to check, as for run.")
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@option("--dtype", default="auto", help="auto, bf16, f16 or f32.")
+@option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "bf16", "f16", "f32"]),
+    help="Arithmetic of the model.",
+)
 @option(
     "--goldens",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -54,6 +60,8 @@ def doctor(
     set_up_logging(verbose=verbose, quiet=quiet, log_format=log_format)
     from ocr2cli.eval.doctor import run_doctor
 
+    if goldens is not None and not record and not goldens.exists():
+        raise UsageError(f"--goldens {goldens}: not there. Check the name, or add --record.")
     engine = EngineConfig(model=model, mmproj=mmproj, device=device, dtype=dtype)
     diagnosis = run_doctor(engine, goldens=goldens, is_recording=record)
     if as_json:

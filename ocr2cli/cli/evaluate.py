@@ -41,8 +41,18 @@ _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
 @option("--mode", default="gundam", help="v1 only: tiny, small, base, large or gundam.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
-@option("--dtype", default="auto", help="auto, bf16, f16, f32 or int8.")
-@option("--batch-size", default=0, help="Pages decoded together; 0: by device and memory.")
+@option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+    help="Arithmetic of the model; int8: of the decoder, on a CPU.",
+)
+@option(
+    "--batch-size",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Pages decoded together; 0: by device and memory.",
+)
 @option(
     "--images",
     type=click.Path(file_okay=False, exists=True, path_type=Path),

@@ -7,13 +7,13 @@ Knows nothing about any command until it is asked for: commands are imported by 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from ocr2cli import __version__
+from ocr2cli.cli.options import quiet_end
 from ocr2cli.errors import ExitCode, Ocr2Error
 
 # name -> (module, attribute, one line for --help). The line stands here so that listing the
@@ -45,6 +45,12 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        # Before click meets a stdout that nobody reads, and answers with the exit code of a bug.
+        with quiet_end():
+            return super().invoke(ctx)
+        return ExitCode.OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
@@ -67,21 +73,19 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(code) if isinstance(code, int) else ExitCode.OK
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
     except click.Abort:
         return ExitCode.SIGINT
     except click.ClickException as error:
-        _complain(f"ocr2: {error.format_message()}")
+        _complain(f"ocr2: {' '.join(error.format_message().split())}")
         return ExitCode.USAGE
     except Ocr2Error as error:
         _complain(f"ocr2: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT
-    except BrokenPipeError:
-        # `ocr2 ... | head -1` closed our stdout: a quiet end. Python would complain once more
-        # when it flushes the stream at exit, so point it at nothing first.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
 
 
 def _complain(line: str) -> None:

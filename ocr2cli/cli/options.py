@@ -6,13 +6,14 @@ default. Knows nothing about what the values are used for.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ def _settings_for(command: click.Command, table: dict[str, Any], path: Path) -> 
     """Top-level keys and those of the command's own table, checked against its options."""
     from ocr2cli.cli.main import COMMANDS
 
-    known = {parameter.name: parameter for parameter in command.params if parameter.name}
+    known = _keys_of(command)
     settings: dict[str, Any] = {}
     others = {key for key, value in table.items() if isinstance(value, dict)}
     for name in others - set(COMMANDS):
@@ -136,10 +137,22 @@ def _settings_for(command: click.Command, table: dict[str, Any], path: Path) -> 
     for key, value in {**{k: v for k, v in table.items() if k not in others}, **own}.items():
         name = key.replace("-", "_")
         if name in known:
-            settings[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+            settings[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else value
         elif key in own or not _is_known_anywhere(name):
-            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, _all_names(known))}")
+            words = [word.replace("_", "-") for word in known]
+            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, words)}")
     return settings
+
+
+def _keys_of(command: click.Command) -> dict[str, str]:
+    """What a file may call each option, with _ for -: its long name, or the parameter's; -> the
+    parameter's."""
+    keys = {}
+    for parameter in command.params:
+        for word in (*parameter.opts, parameter.name or ""):
+            if word.startswith("--") or word == parameter.name:
+                keys[word.removeprefix("--").replace("-", "_")] = parameter.name or ""
+    return keys
 
 
 def _is_known_anywhere(name: str) -> bool:
@@ -150,18 +163,27 @@ def _is_known_anywhere(name: str) -> bool:
 
     for module, attribute, _ in COMMANDS.values():
         command = getattr(importlib.import_module(module), attribute)
-        if any(parameter.name == name for parameter in command.params):
+        if name in _keys_of(command):
             return True
     return name in _COMMON
-
-
-def _all_names(known: dict[str, click.Parameter]) -> list[str]:
-    return [name.replace("_", "-") for name in known]
 
 
 def _nearest(word: str, names: list[str]) -> str:
     close = difflib.get_close_matches(word.replace("_", "-"), names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextlib.contextmanager
+def quiet_end() -> Iterator[None]:
+    """Print to a stdout that may be closed (`ocr2 ... | head -1`): nobody wanted more, and the
+    exit code stays what it was."""
+    try:
+        yield
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it flushes the stream at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_terminal() -> bool:

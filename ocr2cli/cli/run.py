@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+from ocr2cli.cli.options import common, is_terminal, option, quiet_end, set_up_logging
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.errors import ExitCode, UsageError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ocr2")
 
+_COUNT = click.IntRange(min=0)
 FORMATS = ("md", "jsonl", "html", "pdf", "layout", "mmd", "json")
 
 
@@ -39,12 +40,15 @@ def engine_options(function: Any) -> Any:
             option("--dtype", default="auto",
                    type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
                    help="Arithmetic of the model; int8: of the decoder, on a CPU."),
-            option("--encoders", default=0, show_default="auto", help="Encoder processes."),
-            option("--decoders", default=0, show_default="auto", help="Decoder processes."),
-            option("--rasterizers", default=0, show_default="auto", help="Rasteriser processes."),
-            option("--batch-size", default=0, show_default="auto",
+            option("--encoders", default=0, type=_COUNT, show_default="auto",
+                   help="Encoder processes."),
+            option("--decoders", default=0, type=_COUNT, show_default="auto",
+                   help="Decoder processes."),
+            option("--rasterizers", default=0, type=_COUNT, show_default="auto",
+                   help="Rasteriser processes."),
+            option("--batch-size", default=0, type=_COUNT, show_default="auto",
                    help="Pages decoded together by one decoder."),
-            option("--kv-tokens", default=0, show_default="auto",
+            option("--kv-tokens", default=0, type=_COUNT, show_default="auto",
                    help="Tokens the KV cache of one decoder may hold."),
         )
     ):  # fmt: skip
@@ -56,11 +60,13 @@ def decode_options(function: Any) -> Any:
     """What the decoder may write."""
     for decorate in reversed(
         (
-            option("--max-new-tokens", default=0, show_default="8192 less the prompt",
+            option("--max-new-tokens", default=0, type=_COUNT,
+                   show_default="8192 less the prompt",
                    help="Token limit of a page."),
-            option("--no-repeat-ngram", default=20, help="Length of an n-gram that may not come "
-                   "twice; 0: off."),
-            option("--ngram-window", default=90, help="How far back the n-gram rule looks."),
+            option("--no-repeat-ngram", default=20, type=_COUNT,
+                   help="Length of an n-gram that may not come twice; 0: off."),
+            option("--ngram-window", default=90, type=_COUNT,
+                   help="How far back the n-gram rule looks."),
             option("--dry", default="", show_default="off",
                    help="llama.cpp's DRY sampler instead: MULTIPLIER[,BASE[,LENGTH[,LAST_N]]]."),
             option("--draft", default="off",
@@ -73,7 +79,8 @@ def decode_options(function: Any) -> Any:
 
 
 @click.command(short_help="Read documents, write markdown.")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=str))
+@click.argument("inputs", nargs=-1, required=True,
+                type=click.Path(path_type=str, readable=False))
 @option("-o", "--out", required=True, type=click.Path(path_type=str),
         help="Output folder, or the URL of an object store: s3://bucket/prefix.")
 @option("--state", type=click.Path(file_okay=False, path_type=Path),
@@ -99,14 +106,16 @@ def decode_options(function: Any) -> Any:
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
 @option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
 @option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
-@option("--price-per-hour", default=0.0, show_default="none",
+@option("--price-per-hour", default=0.0, type=click.FloatRange(min=0), show_default="none",
         help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
-@option("--page-timeout", default=600.0, help="Seconds without progress until a worker is killed.")
+@option("--page-timeout", default=600.0, type=click.FloatRange(min=0, min_open=True),
+        help="Seconds without progress until a worker is killed.")
 @option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
 @option("--no-recover", is_flag=True, show_default=False,
         help="Leave looping pages as they are.")
-@option("--recycle-after", default=500, help="Pages after which a worker is replaced; 0: never.")
+@option("--recycle-after", default=500, type=_COUNT,
+        help="Pages after which a worker is replaced; 0: never.")
 @option("--worker-memory", default="", show_default="no limit",
         help="Memory limit of a worker, e.g. 8G; on a GPU of rasterisers only.")
 @option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
@@ -166,7 +175,8 @@ def execute(
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
     if as_json:
-        click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+        with quiet_end():
+            click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
     code = stop.exit_code or summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
         click.echo(summary.to_text(), err=True)
@@ -185,6 +195,9 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
         rotate=flags["rotate"],
         text_layer=flags["text_layer"],
     )
+    if not flags["page_timeout"] > 0:  # nan is in every range
+        raise UsageError("--page-timeout: write a number of seconds")
+    _refuse_idle(flags)
     out, out_url = _output(flags["out"], flags["state"])
     return RunConfig(
         inputs=_inputs(flags["inputs"], flags["null_separated"]),
@@ -204,6 +217,17 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
             "recycle_after", "cache", "min_confidence", "metrics_file", "runner", "ray_address",
         )},
     )  # fmt: skip
+
+
+def _refuse_idle(flags: dict[str, Any]) -> None:
+    """Options that say who reads, beside one that says that somebody else does.
+
+    Raises: UsageError: a batch must not be read by another model than the one that was meant.
+    """
+    if flags["server"] and flags["engine"] != "openai":
+        raise UsageError("--server is for --engine openai: add it, or leave --server out")
+    if flags["ray_address"] and flags["runner"] != "ray":
+        raise UsageError("--address is for --runner ray: add it, or leave --address out")
 
 
 def _output(given: str, state: Path | None) -> tuple[Path, str]:
@@ -284,8 +308,11 @@ def _bytes(text: str, flag: str) -> int:
     if not number:
         return 0
     try:
-        return int(float(digits) * unit)
-    except ValueError:
+        size = int(float(digits) * unit)
+        if size >= 0:
+            return size
+        raise ValueError
+    except (ValueError, OverflowError):
         raise UsageError(f"{flag} {text}: write a size such as 8G or 500M") from None
 
 

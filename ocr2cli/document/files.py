@@ -183,6 +183,11 @@ def _require_regular(path: str, status: os.stat_result) -> None:
     kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
     is_folder = kind == "a folder"
     hint = "Give it a name without the ending" if is_folder else "Copy its content to a file"
+    if is_folder and os.path.splitext(path)[1].lower() not in ENDINGS:
+        raise PageFault(
+            "unreadable",
+            f"{shown(path)} is a folder that may not be looked into. Allow it with `chmod u+rx`.",
+        )
     raise PageFault("not_a_file", f"{shown(path)} is {kind}, not a file. {hint}.")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
@@ -21,6 +21,20 @@ from ocr2cli.document.page_ranges import PageSelection, parse_pages
 from ocr2cli.document.urls import is_url, list_url, local_path, name_of
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageError, PageJob, PageKey
+
+# Told one line, for people.
+Tell = Callable[[str], object]
+
+
+@dataclass(slots=True)
+class _Hidden:
+    """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
+    a walk that begins in OUT or below. others: files left out for
+    their ending, so far."""
+
+    folder: str
+    files: Container[str]
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +52,46 @@ def find_jobs(
     *,
     out: Path | None = None,
     out_url: str = "",
+    written: Container[str] = (),
     is_isolated: bool = True,
 ) -> Iterator[PageJob]:
     """Every page to read, document after document, in page order; made as they are asked for.
 
     inputs: files, folders, globs. pages: `--pages`. out: the output folder, left out of folders
-    that are walked; out_url: the same where the output is a URL. is_isolated: count pages in a
+    that are walked; out_url: the same where the output is a URL; written: real paths of files that
+    earlier runs wrote, left out where OUT itself is walked. is_isolated: count pages in a
     process of its own, which a hostile file may hang or kill. A document that cannot be opened
     gives exactly one job, for page 0, with `error`.
 
     Raises: UsageError for a bad page range, before anything is opened.
     """
     selection = parse_pages(pages)
-    sources = find_sources(inputs, out=out, out_url=out_url)
+    sources = find_sources(inputs, out=out, out_url=out_url, written=written)
     return _jobs(sources, selection, cfg or RasterConfig(), is_isolated)
 
 
 def find_sources(
-    inputs: Sequence[str], *, out: Path | None = None, out_url: str = ""
+    inputs: Sequence[str],
+    *,
+    out: Path | None = None,
+    out_url: str = "",
+    written: Container[str] = (),
+    tell: Tell | None = None,
 ) -> list[Source]:
-    """The input files, each once, in order: as given, a folder's and a glob's sorted."""
-    hidden = os.path.realpath(out) if out is not None else ""
+    """The input files, each once, in order: as given, a folder's and a glob's sorted.
+
+    tell: is told in one line of a folder that gave nothing, and of files that it left out.
+    """
+    hidden = _Hidden(os.path.realpath(out) if out is not None else "", written)
     seen: set[str] = set()
     paths: list[str] = []
     roots: list[str] = []
     for given in inputs:
         root, found = _expand(local_path(given), hidden, out_url)
         roots.append(root)
+        found = list(found)
+        if tell is not None:
+            _tell_of(root, found, hidden, tell)
         for path in found:
             identity = _identity(path)
             if identity not in seen:
@@ -73,6 +100,21 @@ def find_sources(
     names = [name_of(path) if is_url(path) else path for path in paths]
     ids = document_ids(names, common_root(roots))
     return [Source(*pair) for pair in zip(ids, paths, strict=True)]
+
+
+def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> None:
+    """An unmounted disk is an empty folder; a scan without an ending is no document to a walk."""
+    others, hidden.others = hidden.others, []
+    if others:
+        files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
+        tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
+    elif not found:
+        tell(f"{shown(root)} holds no document")
+
+
+def _some(paths: Sequence[str]) -> str:
+    names = [shown(path) for path in paths[:3]]
+    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
 
 
 def _identity(path: str) -> str:
@@ -116,7 +158,7 @@ def _nothing_selected(source: Source, listing: Listing) -> PageError:
     )
 
 
-def _expand(given: str, hidden: str, hidden_url: str) -> tuple[str, Iterable[str]]:
+def _expand(given: str, hidden: _Hidden, hidden_url: str) -> tuple[str, Iterable[str]]:
     """(folder that names count from, absolute paths) of one input."""
     if is_url(given):
         return _expand_url(given, hidden_url)
@@ -138,8 +180,9 @@ def _expand_url(url: str, hidden_url: str) -> tuple[str, list[str]]:
     return name_of(folder), found
 
 
-def _walk(folder: str, hidden: str) -> Iterator[str]:
+def _walk(folder: str, hidden: _Hidden) -> Iterator[str]:
     """Documents below a folder, by their ending, sorted; hidden files and folders are left out."""
+    real = os.path.realpath(folder)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError:
@@ -147,20 +190,24 @@ def _walk(folder: str, hidden: str) -> Iterator[str]:
         yield folder
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or os.path.join(real, entry.name) in hidden.files:
             continue
         if _has_document_ending(entry.name):
             yield entry.path
-        elif entry.is_dir(follow_symlinks=False) and os.path.realpath(entry.path) != hidden:
+        elif not entry.is_dir(follow_symlinks=False):
+            hidden.others.append(entry.path)
+        elif os.path.join(real, entry.name) != hidden.folder:
             yield from _walk(entry.path, hidden)
 
 
-def _glob(pattern: str, hidden: str) -> tuple[str, list[str]]:
+def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:
     """Matches of a quoted glob, sorted; the pattern itself when nothing matches."""
     found = sorted(glob.glob(pattern, recursive=True), key=os.fsencode)
-    found = [match for match in found if not _is_below(match, hidden)]
     plain = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.abspath(os.path.dirname(plain))
+    found = [match for match in found if os.path.realpath(match) not in hidden.files]
+    if not _is_below(root, hidden.folder):
+        found = [match for match in found if not _is_below(match, hidden.folder)]
     paths: list[str] = []
     for match in found:
         path = os.path.abspath(match)

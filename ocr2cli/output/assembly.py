@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import PageFault
@@ -181,6 +183,20 @@ class Assembly:
             is_figure = relative.startswith(self.stem + ".images/")
             if is_figure and relative not in self.files and self._folder.sha256(relative) == sha256:
                 self._folder.remove(relative)
+
+
+def written_files(out: Path) -> frozenset[str]:
+    """Real paths of all files that the records in OUT name: a run whose OUT lies among its inputs
+    must not read what runs before it wrote."""
+    real = os.path.realpath(out)
+    found: set[str] = set()
+    for path in Path(real, STATE, "documents").glob("*.json"):
+        try:
+            files = json.loads(path.read_bytes())["files"]
+            found.update(os.path.join(real, str(name)) for name in files)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class Summary:
     unsure_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     _num_input_failures: int = 0
+    _num_old_failures: int = 0
 
     def count(self, result: PageResult, *, is_resumed: bool) -> None:
         """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
@@ -83,9 +84,9 @@ class Summary:
             self.visual_tokens += result.visual_tokens
             self.new_tokens += result.new_tokens
             self.seconds.update(dict(result.seconds))
-        self._note(result)
+        self._note(result, is_resumed)
 
-    def _note(self, result: PageResult) -> None:
+    def _note(self, result: PageResult, is_resumed: bool) -> None:
         note = PageNote(
             document=printable(result.key.document),
             page=result.key.page + 1,
@@ -96,6 +97,7 @@ class Summary:
         )
         if not result.status.is_good:
             self.bad_pages.append(note)
+            self._num_old_failures += is_resumed
             self._num_input_failures += note.code in INPUT_CODES
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
@@ -145,6 +147,11 @@ class Summary:
         """For people: one line when all is well, then what needs a look, at most ten of a kind."""
         lines = [self._headline(), *self._against_forecast()]
         lines += _list("failed", [str(note) for note in self.bad_pages])
+        if self._num_old_failures:
+            lines.append(
+                f"{_count(self._num_old_failures, 'page')} failed in an earlier run; "
+                "--retry-failed reads such pages again"
+            )
         lines += _list(
             "not written",
             [f"{document}: {message}" for document, message in self.document_faults],

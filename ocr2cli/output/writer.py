@@ -78,6 +78,14 @@ class Writer:
         self._documents[job.key.document] = Expected(job)
         self.summary.documents += 1
 
+    def leave(self, job: PageJob) -> None:
+        """A document that cannot be opened now, of which an earlier run read pages: its files and
+        parts stay, and the summary says why nothing new was read."""
+        assert job.error is not None
+        self.summary.documents += 1
+        why = f"{job.error.message} What an earlier run read of it is kept."
+        self.summary.document_faults.append((printable(job.key.document), printable(why)))
+
     def restore(self, key: PageKey, part_sha256: str) -> bool:
         """Takes over a page of an earlier run; False when its part is damaged: read it again."""
         try:

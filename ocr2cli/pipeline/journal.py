@@ -27,6 +27,9 @@ logger = logging.getLogger("ocr2")
 _NAME = "journal.jsonl"
 # A row takes about 500 bytes; a document's name up to 4 KiB, escaped six times that.
 _MAX_LINE_BYTES = 1 << 16
+# Failures of a document that could not be opened, or had no such page: what the next run is told (a
+# password, other --pages) may mend them, and the file's digest does not show that.
+_BEFORE_THE_PAGE = ("encrypted", "empty")
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -44,6 +47,7 @@ class Row:
     pixels_sha256: str
     fingerprint: str
     part_sha256: str
+    error: str = ""  # the failure's code; rows of earlier versions have none
 
     @property
     def key(self) -> PageKey:
@@ -63,6 +67,7 @@ class Journal:
         self._fingerprint = fingerprint
         self._path = path
         self._num_bytes = os.fstat(fd).st_size
+        self._good: set[str] = set()  # as the file was when it was opened
 
     @classmethod
     def open(cls, out: Path, fingerprint: str) -> Journal:
@@ -102,7 +107,16 @@ class Journal:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return row
+        return None if row.error in _BEFORE_THE_PAGE else row
+
+    def has_good(self, document: str) -> bool:
+        """Whether any page of a document was read, under this fingerprint, whatever it was then."""
+        self._good = self._good or {
+            row.document
+            for row in self._rows.values()
+            if row.is_good and row.fingerprint == self._fingerprint
+        }
+        return document in self._good
 
     def earlier(self, key: PageKey) -> Row | None:
         """A good row of this page under this fingerprint, whatever the input file was.
@@ -130,6 +144,7 @@ class Journal:
             pixels_sha256=result.pixels_sha256,
             fingerprint=self._fingerprint,
             part_sha256=part_sha256,
+            error=result.error.code if result.error else "",
         )
         self._append(_to_line(row))
         _fold(self._rows, row)

@@ -105,6 +105,65 @@ def test_a_key_of_another_command_is_no_error(tmp_path, monkeypatch) -> None:
     assert run_main("run", "a.pdf", "-o", "out") == ExitCode.OK
 
 
+def test_every_option_has_its_long_name_in_the_file(tmp_path, monkeypatch) -> None:
+    """Also where the program calls it by another, as `--format` and `--json`."""
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+
+    def keep(cfg, *, as_json, **_):
+        seen.append((cfg.formats, as_json))
+        return 0
+
+    monkeypatch.setattr(run_module, "execute", keep)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text('[run]\nformat = "md,html"\njson = true\n')
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.OK
+    assert seen == [(("md", "html"), True)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(f"--{name} -1" for name in (
+            "encoders", "decoders", "rasterizers", "batch-size", "kv-tokens", "max-new-tokens",
+            "no-repeat-ngram", "ngram-window", "recycle-after", "price-per-hour", "worker-memory",
+            "page-timeout",
+        )),
+        "--page-timeout 0", "--page-timeout nan", "--cache-size inf", "--dtype foo",
+        "--server http://127.0.0.1:1", "--address auto",
+    ],
+)  # fmt: skip
+def test_a_value_that_makes_no_sense_is_refused_before_the_run(flags, tmp_path, capsys) -> None:
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), *flags.split())
+    assert run_main(*argv) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert flags.split()[0] in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["bench --threads -1", "doctor --dtype foo", "eval --dtype foo",
+             "doctor --goldens nofile", "completion"],
+)  # fmt: skip
+def test_other_commands_refuse_nonsense_in_one_line_too(line, capsys) -> None:
+    assert run_main(*line.split()) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "\\x" not in error
+
+
+@pytest.mark.parametrize("words", [(), ("models",)])
+def test_no_words_at_all_get_the_help(words, capsys) -> None:
+    assert run_main(*words) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("Usage: ocr2") and "Commands:\n" in error
+
+
+def test_a_stdout_that_nobody_reads_is_no_bug() -> None:
+    command = f"{sys.executable} -m ocr2cli info --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 def test_a_closed_stdout_is_a_quiet_end() -> None:
     command = f"{sys.executable} -m ocr2cli --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

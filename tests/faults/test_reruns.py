@@ -1,0 +1,121 @@
+"""What a rerun must not cost: text that was read, and the truth about what was not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+from stub_runs import Run, write_pdf
+
+from ocr2cli.errors import ExitCode
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return json.loads(done.stdout)
+
+
+def write_locked(path: Path, password: str) -> Path:
+    pdf = pymupdf.open()
+    pdf.new_page(width=100, height=100).insert_text((9, 50), "secret")
+    pdf.save(path, encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw=password)
+    return path
+
+
+@pytest.mark.parametrize("fault", ["no password", "other pages", "gone"])
+def test_a_document_that_cannot_be_opened_any_more_keeps_what_was_read(
+    fault: str, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "out"
+    source = write_locked(tmp_path / "one.pdf", "hunter2")
+    first = run(source, "-o", out, "--password", "hunter2")
+    assert first.returncode == ExitCode.OK
+    before = {name: (out / name).read_bytes() for name in ("one.md", "one.jsonl")}
+    moved = tmp_path / "moved.pdf"
+    flags = ["--password", "hunter2"] if fault != "no password" else []
+    if fault == "other pages":
+        flags += ["--pages", "7"]
+    if fault == "gone":
+        source.rename(moved)
+    again = run(source, "-o", out, "--json", *flags)
+    assert again.returncode == ExitCode.PAGES_FAILED
+    (note,) = summary(again)["document_errors"]
+    assert note["document"] == "one" and "is kept" in note["message"]
+    assert {name: (out / name).read_bytes() for name in before} == before
+    if fault == "gone":
+        moved.rename(source)
+    last = run(source, "-o", out, "--json", "--password", "hunter2")
+    assert (last.returncode, summary(last)["pages_resumed"]) == (ExitCode.OK, 1)
+
+
+def test_a_password_that_is_given_later_is_used(tmp_path: Path, run: Run) -> None:
+    source, out = write_locked(tmp_path / "one.pdf", "hunter2"), tmp_path / "out"
+    assert run(source, "-o", out).returncode == ExitCode.INPUT
+    assert run(source, "-o", out, "--password", "swordfish").returncode == ExitCode.INPUT
+    assert run(source, "-o", out, "--password", "hunter2").returncode == ExitCode.OK
+
+
+def test_pages_that_failed_before_say_how_to_read_them_again(tmp_path: Path, run: Run) -> None:
+    source, out = write_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    first = run(source, "-o", out, plan={"a:1": "nan"})
+    assert first.returncode == ExitCode.PAGES_FAILED and "--retry-failed" not in first.stderr
+    second = run(source, "-o", out)
+    assert second.returncode == ExitCode.PAGES_FAILED and "--retry-failed" in second.stderr
+    assert run(source, "-o", out, "--retry-failed").returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize("how", ["folder", "glob", "above"])
+def test_what_a_run_wrote_is_no_input_of_the_next(how: str, tmp_path: Path, run: Run) -> None:
+    """Output among the inputs: every run would find the searchable PDFs of the one before."""
+    box = tmp_path / "box"
+    box.mkdir()
+    write_pdf(box / "a.pdf", 1)
+    given = {"folder": box, "glob": box / "*.pdf", "above": box}[how]
+    out = tmp_path if how == "above" else box
+    for _ in range(3):
+        done = run(given, "-o", out, "--format", "md,pdf", "--json")
+        assert (done.returncode, summary(done)["documents"]) == (ExitCode.OK, 1)
+    write_pdf(box / "b.pdf", 1)
+    assert summary(run(given, "-o", out, "--format", "md,pdf", "--json"))["documents"] == 2
+
+
+def test_a_metrics_file_that_cannot_be_written_is_told_before_page_one(
+    inputs: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run(inputs, "-o", tmp_path / "out", "--metrics-file", tmp_path / "no" / "x.prom")
+    assert done.returncode == ExitCode.USAGE and "there is no folder" in done.stderr
+    assert not list((tmp_path / "out").glob("*.md"))
+    (tmp_path / "is a folder").mkdir()
+    done = run(inputs, "-o", tmp_path / "out", "--json", "--metrics-file", tmp_path / "is a folder")
+    assert done.returncode == ExitCode.OK and summary(done)["pages"] == 9
+    assert done.stderr.count("--metrics-file") == 1
+
+
+def test_inputs_that_give_nothing_are_named(tmp_path: Path, run: Run) -> None:
+    """An unmounted disk looks like an empty folder; a scan may have no ending."""
+    empty, mixed = tmp_path / "empty", tmp_path / "mixed"
+    empty.mkdir()
+    mixed.mkdir()
+    write_pdf(mixed / "a.pdf", 1)
+    for name in ("scan", "notes.txt"):
+        (mixed / name).write_bytes(b"?")
+    done = run(empty, mixed, "-o", tmp_path / "out")
+    assert done.returncode == ExitCode.OK
+    assert "empty holds no document" in done.stderr
+    assert "2 files were left out" in done.stderr and "notes.txt" in done.stderr
+    assert run(empty, mixed, "-o", tmp_path / "out", "-q").stderr == ""
+
+
+def test_a_file_that_may_not_be_read_costs_itself_only(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line itself does not look whether a file may be read: root could read all."""
+    from click import Path as ClickPath
+
+    from ocr2cli.cli.run import run as command
+
+    (inputs,) = [each for each in command.params if each.name == "inputs"]
+    assert isinstance(inputs.type, ClickPath) and not inputs.type.readable
