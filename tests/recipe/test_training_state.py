@@ -125,6 +125,33 @@ def test_by_the_clock_and_without_momenta_it_goes_on_from_weights_alone(
     name = "query_encoder.layers.0.attn.qkv.weight"
     moved = (after["vision"][name] - weights["vision"][name]).norm()
     assert 0 < moved < 0.2 * weights["vision"][name].norm()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit):
-        train_joint.main()
+
+
+def test_eyes_at_rate_zero_are_looked_through_and_stay_as_they_are(
+    tmp_path, both_stages, monkeypatch
+) -> None:
+    from nanotrain import train_joint
+
+    model, words = both_stages
+    drawn = words.index("--drawn")
+    args = [*words[:drawn], *words[drawn + 2 :], "--mix", "note=1", "--ideal", ""]
+    args += ["--feeders", "1", "--eyes-lr", "0", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", args)
+    train_joint.main()
+    after = torch.load(tmp_path / "joint.pt", weights_only=True)
+    for name, value in model.vision.state_dict().items():
+        assert torch.equal(after["vision"][name], value), name
+    name = "layers.1.attn.qkv.weight"
+    assert not torch.equal(after["decoder"][name], model.decoder.state_dict()[name])
+    last = json.loads((tmp_path / "joint.log").read_text("utf-8").splitlines()[-1])
+    assert last["far_0seen"] > 0
+
+
+def test_processes_that_share_a_step_go_by_the_clock_of_the_first(monkeypatch) -> None:
+    """Else one would end while the others wait for its gradients."""
+    from nanotrain import train_joint
+
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: tensor.fill_(0.25))
+    assert train_joint.done_by_clock(0.0, 5.0, ranks=2) == 0.25
+    assert train_joint.done_by_clock(0.0, 5.0, ranks=1) > 1
+    assert train_joint.done_by_clock(0.0, 0.0, ranks=2) is None

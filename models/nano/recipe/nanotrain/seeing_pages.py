@@ -125,10 +125,13 @@ def seen_losses(
     num_texts: int,
     own: float = 0.0,
     recolour: bool = True,
+    eyes_learn: bool = True,
 ) -> tuple[ReadLosses, Tensor]:
     """The reader's losses on what the eyes give, and the eyes' distance to their aims. The batch
-    keeps what was seen, without its gradient, so that the reader can read it again."""
-    tokens, far = page_tokens(vision, ideal, batch, device, recolour=recolour)
+    keeps what was seen, without its gradient, so that the reader can read it again. eyes_learn:
+    False where the eyes are only looked through."""
+    with torch.set_grad_enabled(eyes_learn and torch.is_grad_enabled()):
+        tokens, far = page_tokens(vision, ideal, batch, device, recolour=recolour)
     kept = torch.as_tensor(batch.page.kept, device=device)
     visual = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
     batch.page.tokens = visual.detach().half()

@@ -48,6 +48,7 @@ class JointTrainer:
 
     def __init__(self, args: argparse.Namespace, device: str, ranks: int) -> None:
         self.args, self.device, self.ranks = args, device, ranks
+        self.eyes_learn = args.eyes_lr > 0
         self.kept = args.state / "joint.pt"
         model = model_of(args.state).to(device).train()
         self.vision, self.decoder = model.vision, model.decoder
@@ -118,7 +119,7 @@ class JointTrainer:
             with autocast(self.device):
                 out, far, name = self._losses(batch, num_texts, own)
             loss = out.total() * (count / sum(characters))
-            if far is not None:
+            if far is not None and self.eyes_learn:
                 loss = loss + self.args.far / len(group) * far
             loss.backward()
             total += loss.detach()
@@ -130,10 +131,11 @@ class JointTrainer:
                 f"loss is {float(total)} at step {self.num_steps}; resume from {self.kept}"
             )
         if self.ranks > 1:
-            learning = (self.eyes.parameters if group else []) + self.reader.parameters
+            eyes_learn = bool(group) and self.eyes_learn
+            learning = (self.eyes.parameters if eyes_learn else []) + self.reader.parameters
             average_gradients(learning, self.ranks)
         done = self.num_steps / self.args.steps if done is None else done
-        if group:
+        if group and self.eyes_learn:
             self.eyes.step(self.warm_steps, done)
         self.reader.step(self.warm_steps, done)
         sizes.impose_near_sight(self.vision)
@@ -148,7 +150,14 @@ class JointTrainer:
         how = {"noise": self.args.noise, "num_texts": num_texts, "own": own}
         if isinstance(batch, DrawnBatch):
             out, far = self.seen_losses(
-                self.vision, self.ideal, self.decoder, self.heads, batch, self.device, **how
+                self.vision,
+                self.ideal,
+                self.decoder,
+                self.heads,
+                batch,
+                self.device,
+                **how,
+                eyes_learn=self.eyes_learn,
             )
             return out, far, f"{batch.page.num_tiles}seen"
         out = ideal_losses(
@@ -261,7 +270,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--max-characters", type=int, default=300, help="length of the pages of --ideal"
     )
-    parser.add_argument("--eyes-lr", type=float, default=1e-3)
+    parser.add_argument("--eyes-lr", type=float, default=1e-3, help="0: the eyes stay as they are")
     parser.add_argument("--reader-lr", type=float, default=2e-3)
     parser.add_argument("--far", type=float, default=1.0, help="weight of the distance to the aims")
     parser.add_argument("--noise", type=float, default=0.05, help="wrong characters as input")
@@ -285,12 +294,18 @@ def parse_args() -> argparse.Namespace:
         "--compile", default="", help="backend of torch.compile, inductor say; empty: eager"
     )
     parser.add_argument("--resume", action="store_true")
-    args = parser.parse_args()
-    if args.minutes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        parser.error(
-            "--minutes: processes that share a step cannot each go by a clock of their own"
-        )
-    return args
+    return parser.parse_args()
+
+
+def done_by_clock(started: float, minutes: float, ranks: int) -> float | None:
+    """The share of a schedule of so many minutes that is over, by the first process's clock: all
+    must take the same step and end with the same one. None where steps are counted."""
+    if not minutes:
+        return None
+    done = torch.tensor((time.time() - started) / 60 / minutes)
+    if ranks > 1:
+        torch.distributed.broadcast(done, 0)
+    return float(done)
 
 
 def main() -> None:
@@ -320,7 +335,7 @@ def main() -> None:
     started, means, characters = time.time(), Means(), 0
     saved, is_over = started, step >= last
     while not is_over:
-        done = (time.time() - started) / 60 / args.minutes if args.minutes else None
+        done = done_by_clock(started, args.minutes, ranks)
         group, from_ideal = ahead.take()
         again = rng.sample(seen, min(args.replay, len(seen)))
         num_texts = 2 if grounded.random() < args.grounded else 1
@@ -331,7 +346,7 @@ def main() -> None:
         step = trainer.num_steps
         means.merge(found)
         characters += count * ranks  # the others read about as many
-        is_over = step >= last or bool(args.minutes and time.time() - started > 60 * args.minutes)
+        is_over = step >= last or (done or 0.0) >= 1.0
         if rank == 0 and (step % 10 == 0 or is_over):
             is_checked = step % args.check_every == 0 or is_over
             line = {
