@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from ocr2cli.cli.main import COMMANDS, main
 from ocr2cli.errors import ExitCode
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A command run in this process leaves its handler behind, on a stderr that pytest closes."""
-    logger = logging.getLogger("ocr2")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def run_main(*argv: str) -> int:
