@@ -48,8 +48,8 @@ EXIT_CODES = {
     ExitCode.INPUT: "no input could be read",
     ExitCode.MODEL: "the model could not be loaded",
     ExitCode.PAGES_FAILED: "done, but some pages or documents looped, were cut or failed",
-    ExitCode.ENGINE: "the engine failed (out of memory, device lost, server unreachable), or the output cannot be "
-    "written (disk full, bucket refuses)",
+    ExitCode.ENGINE: "the engine failed (out of memory, device lost, server unreachable), "
+    "or the output cannot be written (disk full, bucket refuses)",
     ExitCode.GATE_FAILED: "a gate of `ocr2 eval` failed, or a stage of `ocr2 doctor` differs",
     ExitCode.IN_USE: "the output folder is in use by another run; try later",
     ExitCode.SIGINT: "interrupted; what was finished is kept",
