@@ -11,7 +11,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.config import (
+    DRAFT_MODES,
+    DTYPE_NAMES,
+    ENGINES,
+    ROTATE_MODES,
+    TEXT_LAYER_USES,
+    DecodeConfig,
+    EngineConfig,
+    RasterConfig,
+    RunConfig,
+)
 from ocr2cli.document.source import find_sources
 from ocr2cli.errors import UsageError
 from ocr2cli.output.markdown import document_markdown
@@ -67,11 +77,11 @@ def to_markdown(document: Document) -> str:
 
 
 _WORDS = {
-    "dtype": ("auto", "bf16", "f16", "f32", "int8"),
-    "rotate": ("never", "auto"),
-    "text_layer": ("never", "draft", "trust", "auto"),
-    "draft": ("auto", "text-layer", "ngram", "off"),
-    "engine": ("native", "openai"),
+    "dtype": DTYPE_NAMES,
+    "rotate": ROTATE_MODES,
+    "text_layer": TEXT_LAYER_USES,
+    "draft": DRAFT_MODES,
+    "engine": ENGINES,
 }
 
 

@@ -222,7 +222,7 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
     batch.outlook = Outlook(len(find_sources(cfg.inputs, **where, tell=logger.warning)))
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
-        if job.error is not None and batch.journal.has_good(job.key.document):
+        if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)
             batch.outlook.note(job)
             batch.outlook.num_resumed += 1

@@ -16,6 +16,13 @@ OUTPUT_VERSION = 2
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
 EXEMPT_TOKENS = ("<td>", "</td>")
 
+# The words that a setting knows, in the order in which they are shown.
+DTYPE_NAMES = ("auto", "bf16", "f16", "f32", "int8")
+ROTATE_MODES = ("never", "auto")
+TEXT_LAYER_USES = ("never", "draft", "trust", "auto")
+DRAFT_MODES = ("auto", "text-layer", "ngram", "off")
+ENGINES = ("native", "openai")
+
 
 @dataclass(frozen=True, slots=True)
 class RasterConfig:
@@ -24,8 +31,8 @@ class RasterConfig:
     dpi: int = 144
     max_pixels: int = 40_000_000
     password: str = ""
-    rotate: str = "never"  # never | auto
-    text_layer: str = "never"  # never | draft | trust | auto
+    rotate: str = "never"  # ROTATE_MODES
+    text_layer: str = "never"  # TEXT_LAYER_USES
     blank_ink: float = 2e-5  # share of inked pixels below which a page is blank; 0 turns it off
 
 
@@ -63,14 +70,14 @@ class DecodeConfig:
     ngram_over_prompt: bool = False  # True with window 0: the plain transformers rule
     dry: DryConfig | None = None
     detect_loops: bool = True
-    draft: str = "off"  # auto | text-layer | ngram | off
+    draft: str = "off"  # DRAFT_MODES
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Which model, where, how wide."""
 
-    engine: str = "native"  # native | openai
+    engine: str = "native"  # ENGINES
     model: str = "nano"
     mmproj: str = ""
     mode: str = "gundam"  # v1 only: tiny | small | base | large | gundam

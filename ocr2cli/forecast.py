@@ -14,6 +14,7 @@ from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import view_layout
 from ocr2cli.errors import ExitCode
+from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.rates import Rates, load_forecast, load_rates, store_forecast
 from ocr2cli.output.summary import Summary
@@ -22,7 +23,6 @@ from ocr2cli.output.summary import Summary
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
-_MOST_TOKENS = 8192  # the model's context
 # nano on two CPU cores (docs/speed.md), for a first run: 0.8 s to encode an A4 page's 1,121
 # visual tokens, 10.8 ms for a step of four pages.
 _FIRST_RUN = Rates(
@@ -89,7 +89,7 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
-    most = cfg.decode.max_new_tokens or _MOST_TOKENS
+    most = cfg.decode.max_new_tokens or ModelConfig().decoder.max_positions
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         seen.add(job.key.document)
         if job.error is not None:

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.config import EngineConfig
+from ocr2cli.config import DTYPE_NAMES, EngineConfig
 
 
 @click.command(short_help="Measure encode, prefill, decode and end to end.")
 @option("--model", default="random-full",
         help="random-full, random-tiny, or any model that `ocr2 run` takes.")
 @option("--device", default="auto", help="cpu, cuda, cuda:1, mps.")
-@option("--dtype", default="auto", type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+@option("--dtype", default="auto", type=click.Choice(DTYPE_NAMES),
         help="Arithmetic of the model; int8: of the decoder, on a CPU.")
 @option("--pages", default=1, type=click.IntRange(1, 1024), help="Pages decoded together.")
 @option("--new-tokens", default=64, type=click.IntRange(2, 8000), help="Tokens a page.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.config import EngineConfig
+from ocr2cli.config import DTYPE_NAMES, EngineConfig
 from ocr2cli.errors import UsageError
 
 
@@ -27,7 +27,7 @@ from ocr2cli.errors import UsageError
 @option(
     "--dtype",
     default="auto",
-    type=click.Choice(["auto", "bf16", "f16", "f32"]),
+    type=click.Choice([name for name in DTYPE_NAMES if name != "int8"]),
     help="Arithmetic of the model.",
 )
 @option(

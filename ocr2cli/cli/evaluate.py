@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.config import EngineConfig
+from ocr2cli.config import DTYPE_NAMES, EngineConfig
 
 _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
@@ -44,7 +44,7 @@ _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 @option(
     "--dtype",
     default="auto",
-    type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+    type=click.Choice(DTYPE_NAMES),
     help="Arithmetic of the model; int8: of the decoder, on a CPU.",
 )
 @option(

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ocr2cli.cli.options import common, is_terminal, option, quiet_end, set_up_logging
-from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.config import (
+    DRAFT_MODES,
+    DTYPE_NAMES,
+    ENGINES,
+    ROTATE_MODES,
+    TEXT_LAYER_USES,
+    DecodeConfig,
+    DryConfig,
+    EngineConfig,
+    RasterConfig,
+    RunConfig,
+)
 from ocr2cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +49,7 @@ def engine_options(function: Any) -> Any:
                    type=click.Choice(["tiny", "small", "base", "large", "gundam"])),
             option("--device", default="auto", help="cpu, cuda, cuda:1, mps."),
             option("--dtype", default="auto",
-                   type=click.Choice(["auto", "bf16", "f16", "f32", "int8"]),
+                   type=click.Choice(DTYPE_NAMES),
                    help="Arithmetic of the model; int8: of the decoder, on a CPU."),
             option("--encoders", default=0, type=_COUNT, show_default="auto",
                    help="Encoder processes."),
@@ -70,7 +81,7 @@ def decode_options(function: Any) -> Any:
             option("--dry", default="", show_default="off",
                    help="llama.cpp's DRY sampler instead: MULTIPLIER[,BASE[,LENGTH[,LAST_N]]]."),
             option("--draft", default="off",
-                   type=click.Choice(["auto", "text-layer", "ngram", "off"]),
+                   type=click.Choice(DRAFT_MODES),
                    help="Lossless drafts: same tokens, fewer steps."),
         )
     ):  # fmt: skip
@@ -96,10 +107,10 @@ def decode_options(function: Any) -> Any:
 @option("--password", default="", show_default="none", help="Password of encrypted PDFs.")
 @option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="File whose first line is the password.")
-@option("--rotate", default="never", type=click.Choice(["never", "auto"]),
+@option("--rotate", default="never", type=click.Choice(ROTATE_MODES),
         help="Turn sideways scans upright.")
 @option("--text-layer", default="never",
-        type=click.Choice(["never", "draft", "trust", "auto"]),
+        type=click.Choice(TEXT_LAYER_USES),
         help="Use of a PDF's own text.")
 @decode_options
 @option("--format", "formats", default="md,jsonl", help="Comma list of: " + ", ".join(FORMATS))
@@ -128,7 +139,7 @@ def decode_options(function: Any) -> Any:
         help="Where the workers run.")
 @option("--address", "ray_address", default="", show_default="a new local cluster",
         help="Ray cluster.")
-@option("--engine", default="native", type=click.Choice(["native", "openai"]),
+@option("--engine", default="native", type=click.Choice(ENGINES),
         help="What answers a page.")
 @option("--server", default="", show_default="none",
         help="URL of an OpenAI-compatible server, for --engine openai.")

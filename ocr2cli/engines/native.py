@@ -56,7 +56,6 @@ def native_stages(
 
     threads: of each encoder and decoder on a CPU. cache: pages that earlier runs read, or None.
     """
-    common: dict[str, Any] = {"timeout_s": timeout_s}
     # CUDA reserves far more addresses than memory, which a limit would forbid before page one.
     is_on_card = expects_cuda(spec.engine.device, spec.engine.dtype)
     model_limit = 0 if is_on_card else memory_limit
@@ -75,7 +74,7 @@ def native_stages(
             recycle_after=recycle_after,
             num_threads=1,
             memory_limit_bytes=memory_limit,
-            **common,
+            timeout_s=timeout_s,
         ),
         Stage(
             "encode",
@@ -84,7 +83,7 @@ def native_stages(
             credit=encode_credit(spec.engine),
             num_threads=threads,
             memory_limit_bytes=model_limit,
-            **common,
+            timeout_s=timeout_s,
         ),
         Stage(
             "decode",
@@ -94,7 +93,7 @@ def native_stages(
             credit=spec.batch_size + max(1, spec.batch_size // 2),
             num_threads=threads,
             memory_limit_bytes=model_limit,
-            **common,
+            timeout_s=timeout_s,
         ),
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ocr2cli.config import DecodeConfig
+from ocr2cli.config import DRAFT_MODES, DecodeConfig
 from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.generate.draft import Guess, best_feed
 from ocr2cli.generate.fixed_step import FixedStep
@@ -33,7 +33,6 @@ from ocr2cli.pages import PageError
 
 __all__ = ["Finished", "Generator", "Statistics", "Tuning"]
 
-DRAFT_MODES = ("off", "text-layer", "ngram", "auto")
 # The full-size decoder's matrix products in bf16 on an AMD EPYC with avx512_bf16, one thread,
 # relative to one token (CPU time, 2026-11-24): experts are read once for all tokens that chose
 # them, so 9 tokens cost 3.2 of one, 72 cost 7.6.

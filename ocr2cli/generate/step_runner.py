@@ -9,6 +9,8 @@ of logits, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+from operator import not_
 
 import torch
 from torch import Tensor
@@ -51,8 +53,8 @@ class StepRunner:
         """
         # Rows under other rules (a page that is tried again) do not cost the others their graph.
         is_fixed = self._fixed_rows(rows)
-        by_graph = [row for row, is_its in zip(rows, is_fixed, strict=True) if is_its]
-        others = [row for row, is_its in zip(rows, is_fixed, strict=True) if not is_its]
+        by_graph = list(compress(rows, is_fixed))
+        others = list(compress(rows, map(not_, is_fixed)))
         fixed = iter(self._fixed.run(by_graph) if self._fixed and by_graph else ())
         plain = iter(self._run_any(others) if others else ())
         return [[next(fixed)] if is_its else next(plain) for is_its in is_fixed]
@@ -61,7 +63,7 @@ class StepRunner:
         """Which rows the fixed step takes; none where one has guesses, which all rows pay for."""
         if self._fixed and all(len(row.ids) == 1 for row in rows):
             fit = [self._fixed.can_run([row]) for row in rows]
-            if self._fixed.can_run([row for row, is_its in zip(rows, fit, strict=True) if is_its]):
+            if self._fixed.can_run(list(compress(rows, fit))):
                 return fit
         return [False] * len(rows)
 

@@ -170,12 +170,7 @@ class Assembly:
 
     def _record(self) -> _Record:
         """The last record; an empty one when it is missing or damaged."""
-        try:
-            row = json.loads(self._folder.read(self._record_path) or b"{}")
-            files = {str(name): str(sha256) for name, sha256 in row["files"].items()}
-            return _Record(str(row["key"]), files)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return _Record("", {})
+        return _Record.of(self._folder.read(self._record_path))
 
     def _remove_old_figures(self, old: _Record) -> None:
         """Figures that an earlier run cut and this one does not; a file changed since stays."""
@@ -191,15 +186,25 @@ def written_files(out: Path) -> frozenset[str]:
     real = os.path.realpath(out)
     found: set[str] = set()
     for path in Path(real, STATE, "documents").glob("*.json"):
-        try:
-            files = json.loads(path.read_bytes())["files"]
-            found.update(os.path.join(real, str(name)) for name in files)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        with contextlib.suppress(OSError):
+            files = _Record.of(path.read_bytes()).files
+            found.update(os.path.join(real, name) for name in files)
     return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
+    """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256."""
+
     key: str
     files: dict[str, str]
+
+    @classmethod
+    def of(cls, data: bytes | None) -> _Record:
+        """An empty one where there is none, or a damaged one."""
+        try:
+            row = json.loads(data or b"{}")
+            files = {str(name): str(sha256) for name, sha256 in row["files"].items()}
+            return cls(str(row["key"]), files)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return cls("", {})

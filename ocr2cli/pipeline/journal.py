@@ -67,7 +67,12 @@ class Journal:
         self._fingerprint = fingerprint
         self._path = path
         self._num_bytes = os.fstat(fd).st_size
-        self._good: set[str] = set()  # as the file was when it was opened
+        # Of earlier runs: a document is opened once in a run.
+        self._read_before = {
+            row.document
+            for row in rows.values()
+            if row.is_good and row.fingerprint == fingerprint
+        }
 
     @classmethod
     def open(cls, out: Path, fingerprint: str) -> Journal:
@@ -100,7 +105,7 @@ class Journal:
         """The row that settles this job: same page, same input, same fingerprint.
 
         retry_failed: rows that are not good settle nothing. A job that could not even be listed
-        is never settled: looking again costs nothing.
+        is never settled, nor is one by a row of that kind: looking again costs nothing.
         """
         row = self._rows.get(job.key)
         if row is None or job.error or row.fingerprint != self._fingerprint:
@@ -109,14 +114,10 @@ class Journal:
             return None
         return None if row.error in _BEFORE_THE_PAGE else row
 
-    def has_good(self, document: str) -> bool:
-        """Whether any page of a document was read, under this fingerprint, whatever it was then."""
-        self._good = self._good or {
-            row.document
-            for row in self._rows.values()
-            if row.is_good and row.fingerprint == self._fingerprint
-        }
-        return document in self._good
+    def was_read(self, document: str) -> bool:
+        """Whether an earlier run read any page of a document under this fingerprint, whatever the
+        file was then."""
+        return document in self._read_before
 
     def earlier(self, key: PageKey) -> Row | None:
         """A good row of this page under this fingerprint, whatever the input file was.

@@ -55,6 +55,7 @@ class JointTrainer:
         self.heads = ReadHeads(256, sizes.NANO.decoder.num_layers).to(device)
         self.ideal = IdealEyes(256).to(device).requires_grad_(False)
         self.ideal.load_state_dict(self._load(args.codes)["ideal"])
+        self.parts = (self.vision, self.ideal, self.decoder, self.heads)
         self.eyes = Optimisers(
             {"vision": self.vision},
             muon_lr=args.eyes_lr,
@@ -130,12 +131,12 @@ class JointTrainer:
             raise FloatingPointError(
                 f"loss is {float(total)} at step {self.num_steps}; resume from {self.kept}"
             )
+        eyes_learn = bool(group) and self.eyes_learn
         if self.ranks > 1:
-            eyes_learn = bool(group) and self.eyes_learn
             learning = (self.eyes.parameters if eyes_learn else []) + self.reader.parameters
             average_gradients(learning, self.ranks)
         done = self.num_steps / self.args.steps if done is None else done
-        if group and self.eyes_learn:
+        if eyes_learn:
             self.eyes.step(self.warm_steps, done)
         self.reader.step(self.warm_steps, done)
         sizes.impose_near_sight(self.vision)
@@ -150,14 +151,7 @@ class JointTrainer:
         how = {"noise": self.args.noise, "num_texts": num_texts, "own": own}
         if isinstance(batch, DrawnBatch):
             out, far = self.seen_losses(
-                self.vision,
-                self.ideal,
-                self.decoder,
-                self.heads,
-                batch,
-                self.device,
-                **how,
-                eyes_learn=self.eyes_learn,
+                *self.parts, batch, self.device, **how, eyes_learn=self.eyes_learn
             )
             return out, far, f"{batch.page.num_tiles}seen"
         out = ideal_losses(
@@ -172,15 +166,7 @@ class JointTrainer:
         for kind, batch in held_out.items():
             with autocast(self.device):
                 out, far = seen_losses(
-                    self.vision,
-                    self.ideal,
-                    self.decoder,
-                    self.heads,
-                    batch,
-                    self.device,
-                    noise=0.0,
-                    num_texts=1,
-                    recolour=False,
+                    *self.parts, batch, self.device, noise=0.0, num_texts=1, recolour=False
                 )
             found[f"held_out_right_{kind}"] = round(float(out.right), 4)
             found[f"held_out_turned_{kind}"] = round(float(out.turned), 4)
