@@ -8,6 +8,7 @@ from random import Random
 
 import pymupdf
 import pytest
+import torch
 
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "models" / "nano" / "recipe"))
@@ -56,3 +57,22 @@ def plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
         return rng.choices(_WORDS, k=count)
 
     monkeypatch.setattr(texts, "words", words)
+
+
+@pytest.fixture
+def both_stages(tmp_path, two_fonts, plain_words, monkeypatch):
+    """A folder with eyes and reader of one untrained model, and one page of a kind to check."""
+    from nanotrain import fonts, groups, reading, sizes
+    from nanotrain.train_reader import IdealEyes
+
+    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
+    monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
+    model = sizes.new_model(seed=5)
+    torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
+    heads = reading.ReadHeads(256, sizes.NANO.decoder.num_layers).state_dict()
+    ideal = IdealEyes(256).state_dict()
+    reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
+    torch.save(reader, tmp_path / "reader.pt")
+    words = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
+    words += ["--drawn", str(tmp_path / "drawn"), "--max-characters", "20"]
+    return model, words

@@ -37,25 +37,6 @@ def test_a_state_comes_back_from_its_parts_and_is_never_overwritten(tmp_path, mo
         state.unpack(tmp_path / "new", tmp_path / "kept")
 
 
-@pytest.fixture
-def both_stages(tmp_path, two_fonts, plain_words, monkeypatch):
-    """A folder with eyes and reader of one untrained model, and one page of a kind to check."""
-    from nanotrain import fonts, groups, reading, sizes
-    from nanotrain.train_reader import IdealEyes
-
-    monkeypatch.setattr(fonts, "load_fonts", lambda held_out: two_fonts)
-    monkeypatch.setattr(groups, "CHECKED_PAGES", 1)
-    model = sizes.new_model(seed=5)
-    torch.save({"vision": model.vision.state_dict()}, tmp_path / "eyes.pt")
-    heads = reading.ReadHeads(256, sizes.NANO.decoder.num_layers).state_dict()
-    ideal = IdealEyes(256).state_dict()
-    reader = {"decoder": model.decoder.state_dict(), "heads": heads, "ideal": ideal}
-    torch.save(reader, tmp_path / "reader.pt")
-    words = ["prog", "--state", str(tmp_path), "--codes", str(tmp_path / "reader.pt")]
-    words += ["--drawn", str(tmp_path / "drawn"), "--max-characters", "20"]
-    return model, words
-
-
 def test_joint_training_starts_from_both_stages_and_goes_on_where_it_stopped(
     tmp_path, two_fonts, both_stages, monkeypatch
 ) -> None:

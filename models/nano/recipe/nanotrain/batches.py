@@ -40,7 +40,8 @@ class PageBatch:
     V], the visual tokens that are there; the last is the separator. slots: uint8
     [B, V, 16], their labels. token_places: float32 [B, V, 2], their cells' middles in 0..1 of
     the page.
-    texts: plain, then grounded, with cells that count kept tokens."""
+    texts: plain, then grounded, with cells that count kept tokens; is_written: one text, which the
+    decoder wrote itself."""
 
     kept: np.ndarray
     slots: np.ndarray
@@ -49,6 +50,7 @@ class PageBatch:
     num_tiles: int
     num_visual: int
     tokens: Any = None
+    is_written: bool = False
 
 
 LENGTH_STEP = 32  # few different lengths: a CPU compiles kernels for each

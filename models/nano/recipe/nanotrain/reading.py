@@ -32,6 +32,7 @@ IN_ROWS = (3, 4, 5)  # those after which they must know its row of slots and its
 # Layers whose head TRACKED must look at what was written of the text's own line, and the others all
 # at that cell: two lines are more than one head can carry.
 TRACKING, TRACKED = (4, 5), 1
+LEAST_SHARE = 2e-9  # of attention; below it nothing is learned from a logarithm
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
 UNPACKED = 1  # layer after which a visual token must say what it holds, slot by slot
@@ -173,7 +174,7 @@ def read(
                     ],
                     dim=1,
                 )
-                guides.append(-mean_where(chance.clamp(min=-20), aims >= 0))
+                guides.append(-mean_where(chance, aims >= 0))
                 if head == 0:
                     looked.append(mean_where(chance.detach().exp(), aims >= 0))
         if index in TRACKING:
@@ -273,7 +274,7 @@ def _attend(
     """Attention written out: at these lengths faster on a CPU than the fused kernel's backward.
 
     parts: rows of the prefix and of each text; every part sees the prefix and itself, causally.
-    Returns (output, the logits [B, T, P + T] of the watched heads of each text)."""
+    Returns (output, how much the watched heads of each text look at what, [B, T, P + T])."""
     qkv = attn.qkv(y).view(*y.shape[:2], 3, attn.num_heads, attn.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     q, k = rotate(q, *turn) * attn.head_dim**-0.5, rotate(k, *turn)
@@ -294,29 +295,33 @@ def _attend(
             )
             if index:
                 logits = q_BHTC[:, watched] @ k_BHTC[:, watched].transpose(-1, -2)
-                logits = logits.masked_fill(~visible, -30000.0)
-                maps.append(dict(zip(watched, logits.unbind(1), strict=True)))
+                shares = logits.float().masked_fill(~visible, -30000.0).softmax(-1)
+                maps.append(dict(zip(watched, shares.unbind(1), strict=True)))
             continue
-        later = torch.full((rows, columns), -30000.0, dtype=q.dtype, device=q.device)
-        logits = q_BHTC @ k_BHTC.transpose(-1, -2) + later.triu(columns - rows + 1)
-        mixed.append(logits.softmax(-1, dtype=q.dtype) @ v_BHTC)
+        logits = q_BHTC @ k_BHTC.transpose(-1, -2)
+        later = torch.full((rows, columns), -30000.0, dtype=logits.dtype, device=q.device)
+        logits += later.triu(columns - rows + 1)  # in place: a map is large, and fresh memory slow
+        shares = logits.softmax(-1, dtype=q.dtype)
+        mixed.append(shares @ v_BHTC)
         if index:
-            maps.append({head: logits[:, head] for head in watched})
+            heads = shares.unbind(1)
+            maps.append({head: heads[head] for head in watched})
     return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), maps
 
 
-def _chance_on_cell(logits_BTL: Tensor, cells_BT: Tensor) -> Tensor:
+def _chance_on_cell(shares_BTL: Tensor, cells_BT: Tensor) -> Tensor:
     """Log of one head's attention on the right cell, [B, T]; of no meaning where there is none."""
-    rows = logits_BTL.float()
-    aim = rows.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0]
-    return aim - rows.logsumexp(-1)
+    return _log(shares_BTL.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0].float())
+
+
+def _log(shares: Tensor) -> Tensor:
+    return shares.clamp(min=LEAST_SHARE).log()
 
 
 def _unpacked(logits_BVN: Tensor, slots_BVS: Tensor) -> Tensor:
     """Mean loss of the slots of tokens that hold anything. Two lines in one cell crowd their token,
     and the text's loss alone hardly teaches the decoder to part them."""
-    logits = logits_BVN.float().unflatten(-1, (SLOTS, -1)).permute(0, 3, 1, 2)
-    wrong_BVS = F.cross_entropy(logits, slots_BVS, reduction="none")
+    wrong_BVS = _costs(logits_BVN, slots_BVS)
     holds_BV = (slots_BVS > 0).any(-1)
     return (wrong_BVS.mean(-1) * holds_BV).sum() / holds_BV.sum().clamp(min=1)
 
@@ -330,9 +335,14 @@ def _beside(logits_BTN: Tensor, slots_BVS: Tensor, cells_BT: Tensor, in_cells_BT
     half = slots_BTS.shape[-1] // 2
     is_lower = (in_cells_BT >= half)[..., None]
     aim_BTS = torch.where(is_lower, slots_BTS[..., half:], slots_BTS[..., :half])
-    logits = logits_BTN.float().unflatten(-1, (half, -1)).permute(0, 3, 1, 2)
-    wrong_BTS = F.cross_entropy(logits, aim_BTS, reduction="none")
+    wrong_BTS = _costs(logits_BTN, aim_BTS)
     return mean_where(wrong_BTS.mean(-1), (cells_BT >= 0) & (aim_BTS > 0).any(-1))
+
+
+def _costs(logits_BTN: Tensor, aim_BTS: Tensor) -> Tensor:
+    """[B, T, S]: cross-entropy of S characters named beside each other in one row of logits."""
+    logits = logits_BTN.float().reshape(aim_BTS.numel(), -1)
+    return F.cross_entropy(logits, aim_BTS.flatten(), reduction="none").view_as(aim_BTS)
 
 
 def _same_line(ids_BT: Tensor) -> Tensor:
@@ -342,13 +352,11 @@ def _same_line(ids_BT: Tensor) -> Tensor:
     return line_BT[:, :, None] == line_BT[:, None, :]
 
 
-def _off_the_line(logits_BTL: Tensor, same_BTT: Tensor, counted_BT: Tensor) -> Tensor:
+def _off_the_line(shares_BTL: Tensor, same_BTT: Tensor, counted_BT: Tensor) -> Tensor:
     """Mean of -log of a head's attention on what was written of its own line. Which of two lines in
     one row of cells is being read shows in many characters together better than in any one."""
-    rows = logits_BTL.float()
-    texts = rows[..., -same_BTT.shape[-1] :].masked_fill(~same_BTT, -30000.0)
-    chance_BT = texts.logsumexp(-1) - rows.logsumexp(-1)
-    return -mean_where(chance_BT.clamp(min=-20), counted_BT)
+    texts_BTT = shares_BTL[..., -same_BTT.shape[-1] :] * same_BTT
+    return -mean_where(_log(texts_BTT.sum(-1, dtype=torch.float32)), counted_BT)
 
 
 def mixture(mlp: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

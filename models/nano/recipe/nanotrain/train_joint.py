@@ -39,6 +39,7 @@ from nanotrain.precision import autocast
 from nanotrain.reading import ReadHeads, ReadLosses
 from nanotrain.seeing_pages import seen_losses
 from nanotrain.train_reader import IdealEyes, ideal_losses
+from nanotrain.writing import Written
 
 REPLAYED = 120  # the latest batches, which are read again: the eyes change slowly
 
@@ -149,6 +150,9 @@ class JointTrainer:
     ) -> tuple[ReadLosses, Tensor | None, str]:
         """(Losses, distance of the eyes to their aims, what kind of batch it is in the log)."""
         how = {"noise": self.args.noise, "num_texts": num_texts, "own": own}
+        is_written = isinstance(batch, PageBatch) and batch.is_written
+        if is_written:  # what it wrote is wrong enough
+            how = {"noise": 0.0, "num_texts": 1}
         if isinstance(batch, DrawnBatch):
             out, far = self.seen_losses(
                 *self.parts, batch, self.device, **how, eyes_learn=self.eyes_learn
@@ -157,7 +161,8 @@ class JointTrainer:
         out = ideal_losses(
             self.decoder, self.ideal, self.separator, self.heads, batch, self.device, **how
         )
-        return out, None, f"{batch.num_tiles}{'' if batch.tokens is None else 'again'}"
+        kind = "written" if is_written else "" if batch.tokens is None else "again"
+        return out, None, f"{batch.num_tiles}{kind}"
 
     @torch.no_grad()
     def check(self, held_out: dict[str, DrawnBatch]) -> dict[str, float]:
@@ -271,6 +276,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--replay", type=int, default=4, help="batches that the reader reads again, a step"
     )
+    parser.add_argument(
+        "--written",
+        type=int,
+        default=0,
+        help="of those also so many, a step, with the decoder's own writing as input",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--feeders", type=int, default=0, help="children that make batches; 0: as fits"
@@ -318,12 +329,14 @@ def main() -> None:
     # All processes agree on how many texts a step has; what they read again is their own.
     grounded, rng = Random(step), Random(step + rank)
     seen: list[PageBatch] = []  # what the eyes gave lately
+    written = Written(trainer.decoder, device)
     started, means, characters = time.time(), Means(), 0
     saved, is_over = started, step >= last
     while not is_over:
         done = done_by_clock(started, args.minutes, ranks)
         group, from_ideal = ahead.take()
         again = rng.sample(seen, min(args.replay, len(seen)))
+        again += written.take(rng, seen, args.written, args.grounded)
         num_texts = 2 if grounded.random() < args.grounded else 1
         found, count = trainer.step(
             group, [*from_ideal, *again], num_texts=num_texts, rng=rng, done=done
