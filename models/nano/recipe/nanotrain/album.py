@@ -33,8 +33,7 @@ def visual_tokens(
     """All visual tokens of an RGB page, [V, D], separator last; as the program makes them.
 
     with_global False leaves the global view's tokens zero: it costs as much as two tiles, and a
-    page
-    with tiles is read from the tiles.
+    page with tiles is read from the tiles.
     """
     views = make_views(
         PageImage(PageKey("page", 0), np.ascontiguousarray(picture), 144.0), TileConfig()

@@ -2,9 +2,8 @@
 
     python -m nanotrain.evaluate --model models/nano [--out table.md] [--pages 24]
 
-Held-out fonts and texts by kind of page, both prompts, and real born-digital pages with their
-text layer
-as truth. Greedy, no repetition ban; scores are of the whole page, unaligned.
+Held-out fonts and texts by kind of page, both prompts, and real born-digital pages with their text
+layer as truth. Greedy, no repetition ban; scores are of the whole page, unaligned.
 """
 
 from __future__ import annotations

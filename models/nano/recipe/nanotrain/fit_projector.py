@@ -3,10 +3,9 @@ tokens.
 
     python -m nanotrain.fit_projector --state DIR --codes DIR/codes.pt
 
-Gradient descent needs hundreds of steps for what one linear solve gives: at round 1 the
-distance on cells with
-text fell from 0.97 to 0.55 in it. The slot head is set to the ideal codes, as a nearest-code
-classifier.
+Gradient descent needs hundreds of steps for what one linear solve gives: at round 1 the distance on
+cells with text fell from 0.97 to 0.55 in it. The slot head is set to the ideal codes, as a
+nearest-code classifier.
 """
 
 from __future__ import annotations

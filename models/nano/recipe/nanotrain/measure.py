@@ -17,30 +17,12 @@ import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
 
-from nanotrain import album, batches, draw, fonts, pages, truths, vocabulary
+from nanotrain import album, batches, draw, drawn, fonts, truths, vocabulary
 from nanotrain.export import model_of
 from nanotrain.train_reader import IdealEyes
-from ocr2cli.model.decoder import Decoder
-from ocr2cli.model.kv_cache import KVCache
+from nanotrain.writing import Prompt, write
 
-
-def greedy(decoder: Decoder, visual_VD: torch.Tensor, prompt: str, limit: int = 900) -> str:
-    """One page, one prompt; stops at the end token or after `limit` tokens."""
-    ids, _ = vocabulary.encode(prompt)
-    cache = KVCache(decoder.config, 1, len(visual_VD) + len(ids) + limit + 2)
-    with torch.inference_mode():
-        embedded = torch.cat(
-            (decoder.embed.weight[:1], visual_VD, decoder.embed(torch.tensor(ids)))
-        )
-        logits = decoder.prefill(embedded, cache, 0)
-        out: list[int] = []
-        while len(out) < limit:
-            best = int(logits.argmax())
-            if best == vocabulary.EOS_ID:
-                break
-            out.append(best)
-            logits = decoder.decode(torch.tensor([best]), cache, [0])[0]
-    return vocabulary.decode(out)
+MOST_IDS = 900  # of a page's text
 
 
 def whole_cer(truth: str, output: str) -> float:
@@ -71,14 +53,16 @@ def main() -> None:
     model = model_of(args.state).eval()
     ideal = IdealEyes(256)
     if args.ideal:
-        ideal.load_state_dict(torch.load(args.state / "reader.pt", weights_only=True)["ideal"])
+        ideal.load_state_dict(torch.load(args.state / "codes.pt", weights_only=True)["ideal"])
     chosen = fonts.load_fonts(not args.seen_fonts)
     prompt = truths.PLAIN_PROMPT if args.prompt == "plain" else truths.GROUNDING_PROMPT
+    prompt_ids, _ = vocabulary.encode(prompt)
     for kind in args.kinds.split(","):
-        rng = Random(77)
-        scores, lengths, loops, started = [], 0, 0, time.time()
-        for index in range(args.pages):
-            page = pages.random_page(
+        rng, started = Random(77), time.time()
+        texts: list[str] = []
+        prompts: list[Prompt] = []
+        for _ in range(args.pages):
+            page = drawn.page_of_kind(
                 rng, kind, chosen, held_out=True, max_characters=args.max_characters
             )
             truth = (truths.plain_truth if args.prompt == "plain" else truths.grounded_truth)(
@@ -94,7 +78,12 @@ def main() -> None:
                     visual = ideal(slots, kept, tiles, model.vision.view_separator)[0]
             else:
                 visual = album.visual_tokens(model.vision, np.asarray(picture))
-            output = greedy(model.decoder, visual, prompt)
+            texts.append(truth)
+            places = torch.arange(len(visual))
+            prompts.append((visual, 1 + places, torch.tensor(prompt_ids), 1 + len(visual)))
+        outputs = map(vocabulary.decode, write(model.decoder, prompts, [MOST_IDS] * len(prompts)))
+        scores, loops = [], 0
+        for index, (truth, output) in enumerate(zip(texts, outputs, strict=True)):
             pair = (
                 (truth, output)
                 if args.prompt == "plain"
@@ -102,14 +91,13 @@ def main() -> None:
             )
             scores.append(whole_cer(*pair))
             loops += len(output) > 2 * len(truth)
-            lengths += len(truth)
             if index < args.show:
                 print(
                     f"--- {kind} truth\n{truth}\n--- output, CER {scores[-1]:.3f}\n{output[:700]}"
                 )
         print(
             f"{kind}: CER mean {np.mean(scores):.4f} median {np.median(scores):.4f} loops {loops} "
-            f"characters {lengths / args.pages:.0f} "
+            f"characters {np.mean([len(text) for text in texts]):.0f} "
             f"seconds a page {(time.time() - started) / args.pages:.2f}",
             flush=True,
         )

@@ -1,12 +1,10 @@
 """Training forward of the decoder: a page's visual tokens once, both prompts after it.
 
 Runs over the modules of ocr2cli.model; knows nothing about data. The two texts do not see each
-other
-and stand at the same positions, so each is what the decoder meets when it reads.
+other and stand at the same positions, so each is what the decoder meets when it reads.
 
-Not all visual tokens need to be there: cells without text may be left out, each kept token
-stands at
-its true position. That makes a page several times cheaper while the decoder learns to read.
+Not all visual tokens need to be there: cells without text may be left out, each kept token stands
+at its true position. That makes a page several times cheaper while the decoder learns to read.
 
 Letters: B pages, P = 1 + kept visual tokens, T tokens of a text, L = P + all texts, D width, H
 heads.

@@ -122,8 +122,8 @@ def grouped(rng: Random, crops: Crops, group: int) -> Crops:
     """The same crops as members of views of up to `group` crops, each at a place of its own there.
 
     What a crop shows does not depend on its place; how the eyes treat it does. If the number of
-    crops
-    is no multiple of the group, all of them stand in one view (or the largest that divides it).
+    crops is no multiple of the group, all of them stand in one view (or the largest that divides
+    it).
     """
     count, per_side = len(crops.pixels), crops.side // CROP
     while count % group or group > per_side**2:

@@ -1,10 +1,8 @@
 """Training forward of the eyes: crops of views at their true place, with attention maps.
 
-Runs over the modules of ocr2cli.model; knows nothing about data. A crop is 256 x 256 pixels,
-one SAM
-window; the positions, queries and tables are those of its place in the whole view, so what is
-learned
-on crops holds for views.
+Runs over the modules of ocr2cli.model; knows nothing about data. A crop is 256 x 256 pixels, one
+SAM window; the positions, queries and tables are those of its place in the whole view, so what is
+learned on crops holds for views.
 
 Letters: B crops, D width, H heads, C channels of a head, n image tokens of a crop (16) or view.
 """
@@ -142,13 +140,11 @@ def see_tokens(
 
 
 def _crop_block(block: nn.Module, x: Tensor, grid: int) -> Tensor:
-    """One SAM block on a crop, which is one window. A global block's tables are sized for the
-    view first,
-    then cut to the crop.
+    """One SAM block on a crop, which is one window. A global block's tables are sized for the view
+    first, then cut to the crop.
 
-    The position terms ride along as extra channels (q.R beside q, one-hot rows and columns
-    beside k), so
-    that no [N, N] bias is ever stored; the sums are the module's own.
+    The position terms ride along as extra channels (q.R beside q, one-hot rows and columns beside
+    k), so that no [N, N] bias is ever stored; the sums are the module's own.
     """
     attn = block.attn
     y = block.norm1(x)

@@ -136,9 +136,8 @@ def distance(
 
 
 def named_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, blanks at a quarter of the weight of characters; and the share of
-    characters named
-    right."""
+    """Cross-entropy, blanks at a quarter of the weight of characters; and the share of characters
+    named right."""
     logits, labels = logits.flatten(0, -2), labels.flatten()
     is_char = labels > 0
     # Blank slots far from text are certain at once: a sample of them is enough.

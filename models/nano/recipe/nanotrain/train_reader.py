@@ -3,9 +3,8 @@
     python -m nanotrain.train_reader --state DIR [--steps N] [--resume]
 
 The ideal token of a cell is a sum of learned codes, one for each character at its place in the cell
-(IdealEyes); no page is drawn and no eye runs, so a page costs little. Stage 3 teaches the eyes
-to give
-these tokens. Runs on CPU and CUDA. Writes DIR/reader.pt and DIR/reader.log (JSON lines).
+(IdealEyes); no page is drawn and no eye runs, so a page costs little. Stage 3 teaches the eyes to
+give these tokens. Runs on CPU and CUDA. Writes DIR/reader.pt and DIR/reader.log (JSON lines).
 """
 
 from __future__ import annotations

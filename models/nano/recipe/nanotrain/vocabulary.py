@@ -1,8 +1,7 @@
 """nano's vocabulary: single bytes, one token for each readable character, and DeepSeek's specials.
 
-Writes tokenizer.json; knows nothing about training. The structure is DeepSeek-OCR-2's:
-byte-level BPE
-with its pre-tokeniser, only the merges are ours (none but those that join the bytes of a
+Writes tokenizer.json; knows nothing about training. The structure is DeepSeek-OCR-2's: byte-level
+BPE with its pre-tokeniser, only the merges are ours (none but those that join the bytes of a
 character).
 """
 
