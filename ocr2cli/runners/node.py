@@ -54,8 +54,7 @@ class Turn:
     """A node's answer to one call.
 
     num_wanted: pages it likes to hold, so that no stage of it waits; 0 while it makes its plan.
-    failure: why its runner
-    ended, when it did not end by request. logs: (level, line).
+    failure: why its runner ended, when it did not end by request. logs: (level, line).
     """
 
     results: tuple[PageResult, ...] = ()
