@@ -220,7 +220,9 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
-    batch.outlook = Outlook(len(find_sources(cfg.inputs, **where, tell=logger.warning)))
+    sources = find_sources(cfg.inputs, **where, tell=logger.warning)
+    batch.outlook = Outlook(len(sources))
+    batch.writer.spare(source.path for source in sources)
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)

@@ -187,6 +187,7 @@ class Generation:
 
     token_ids: new tokens, without the end token. text: decoded with specials kept.
     logprobs: natural-log probability of each new token (the end token's last when it came).
+    num_unnamed: new tokens where a server tells how many there are, and not which.
     """
 
     key: PageKey
@@ -197,6 +198,11 @@ class Generation:
     num_visual_tokens: int
     logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    num_unnamed: int = 0
+
+    @property
+    def num_new_tokens(self) -> int:
+        return len(self.token_ids) + self.num_unnamed
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,8 @@ def _refuse_idle(flags: dict[str, Any]) -> None:
     """
     if flags["server"] and flags["engine"] != "openai":
         raise UsageError("--server is for --engine openai: add it, or leave --server out")
+    if flags["save_tokens"] and flags["engine"] == "openai":
+        raise UsageError("--save-tokens: a server does not say which tokens it made; leave it out")
     if flags["ray_address"] and flags["runner"] != "ray":
         raise UsageError("--address is for --runner ray: add it, or leave --address out")
 

@@ -77,8 +77,7 @@ def _rows(path: str, max_pages: int) -> Iterator[dict[str, Any]]:
         source = open_input(path)
         document = open_document(source, RasterConfig())
     except PageFault as fault:
-        # The path is the server's own affair.
-        yield _fault(1, 0, fault.message.replace(shown(path), "the document"))
+        yield _fault(1, 0, _without(path, fault))
         return
     total = document.num_pages
     for page in range(min(total, max_pages)):
@@ -87,7 +86,7 @@ def _rows(path: str, max_pages: int) -> Iterator[dict[str, Any]]:
             rgb, _, _ = document.render(page, 144, 4 * PREVIEW_SIDE**2)
             yield {"page": page + 1, "num_pages": total, "image": data_url(rgb)}
         except PageFault as fault:
-            yield _fault(page + 1, total, fault.message)
+            yield _fault(page + 1, total, _without(path, fault))
 
 
 def data_url(rgb: Uint8Array) -> str:
@@ -99,6 +98,11 @@ def data_url(rgb: Uint8Array) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _without(path: str, fault: PageFault) -> str:
+    """The reason without the path, which is the server's own affair."""
+    return fault.message.replace(shown(path), "the document")
 
 
 def _fault(page: int, num_pages: int, message: str) -> dict[str, Any]:

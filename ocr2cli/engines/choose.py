@@ -22,9 +22,10 @@ from ocr2cli.engines.host import (
     num_cores,
 )
 from ocr2cli.engines.native import NativeSpec, native_stages
+from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
-from ocr2cli.text.prompt import prompt_text
+from ocr2cli.text.prompt import is_text, prompt_text
 from ocr2cli.weights.hub import resolve_model
 from ocr2cli.weights.names import count_parameters
 
@@ -66,6 +67,8 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     Raises: ModelError, UsageError.
     """
     prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
+    if not is_text(prompt):
+        raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
     if cfg.engine.dtype == "int8":
         check_int8_device(cfg.engine.device)
     if cfg.engine.engine == "openai":

@@ -48,7 +48,7 @@ def to_result(
     last = Attempt(
         step=step_name(len(attempts)),
         finish_reason=generation.finish_reason,
-        new_tokens=len(generation.token_ids),
+        new_tokens=generation.num_new_tokens,
     )
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and attempts:
@@ -64,7 +64,7 @@ def to_result(
         page_size=facts.page_size,
         visual_tokens=generation.num_visual_tokens,
         prompt_tokens=generation.num_prompt_tokens,
-        new_tokens=len(generation.token_ids),
+        new_tokens=generation.num_new_tokens,
         confidence=mean_confidence(generation.logprobs),
         confidence_p5=low_confidence(generation.logprobs),
         seconds={**facts.seconds, **generation.seconds},

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import OUTPUT_VERSION, DecodeConfig, RasterConfig, RunConfig
+from ocr2cli.document.urls import without_password
 from ocr2cli.engines.choose import EnginePlan, OpenCache
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import PageCache, chosen_view, early_result, guarded, page_facts
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _TRIES = 6
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
+_REFUSED_STATUS = frozenset({401, 403})
 _RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # A page in the prompt is at least a global view; fewer tokens mean that the image was not seen.
 _LEAST_PAGE_TOKENS = 64
@@ -139,6 +141,13 @@ def to_png(rgb: Any) -> bytes:
     return buffer.getvalue()
 
 
+class ServerGone(EngineError):
+    """No connection, or the key is refused: what every page would meet, and none is to blame for.
+
+    It ends the run, whose pages are read when it is made again.
+    """
+
+
 class RequestWorker:
     """Keeps up to `concurrency` pages with the server; emits results as they come back."""
 
@@ -160,21 +169,40 @@ class RequestWorker:
                     emit(future.result())
 
     def read(self, page: PagePng) -> PageResult:
-        """One page's result; a request that fails for good is the page's error."""
+        """One page's result; a request that fails for good is the page's error.
+
+        Raises: ServerGone.
+        """
         started = time.perf_counter()
         try:
             answer = post(self.client, self.spec, request_body(self.spec, page.png))
             choice = first_choice(answer)
+            generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
+        except ServerGone:
+            raise
         except EngineError as error:
             return failed(page.key, "request", str(error), page.facts)
-        generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
         return to_result(generation, page.facts)
 
 
 def to_generation(
     key: PageKey, answer: Mapping[str, Any], choice: Mapping[str, Any], seconds: float
 ) -> Generation:
-    """A server's answer as a generation. The visual tokens are what the text does not explain."""
+    """A server's answer as a generation. The visual tokens are what the text does not explain.
+
+    Raises: EngineError for an answer of another shape.
+    """
+    try:
+        return _generation(key, answer, choice, seconds)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise EngineError(
+            f"the answer is no chat completion: {_short(json.dumps(answer))}"
+        ) from None
+
+
+def _generation(
+    key: PageKey, answer: Mapping[str, Any], choice: Mapping[str, Any], seconds: float
+) -> Generation:
     usage = answer.get("usage") or {}
     tokens = [entry for entry in (choice.get("logprobs") or {}).get("content") or []]
     finish = FinishReason.LENGTH if choice.get("finish_reason") == "length" else FinishReason.STOP
@@ -183,13 +211,14 @@ def to_generation(
     # llama-server with --special, which boxes need, writes the end token out as well.
     return Generation(
         key=key,
-        token_ids=(0,) * int(usage.get("completion_tokens") or 0),
+        token_ids=(),
         text=str((choice.get("message") or {}).get("content") or "").removesuffix(EOS_TOKEN),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
         logprobs=tuple(float(entry["logprob"]) for entry in tokens),
         seconds={"request": seconds},
+        num_unnamed=int(usage.get("completion_tokens") or 0),
     )
 
 
@@ -258,24 +287,39 @@ def post(
 ) -> dict[str, Any]:
     """POST a chat completion, again with growing waits on 429, 5xx and dropped connections.
 
-    Raises: EngineError with the last reason.
+    Raises: ServerGone when no try reached the server, or it refuses the key; EngineError with the
+    last reason.
     """
     import httpx
 
-    reason = ""
+    reason, is_gone = "", True
     for pause in _waits(tries):
         try:
             answer = client.post("/v1/chat/completions", json=body)
         except httpx.TransportError as error:
             reason, asked = f"{type(error).__name__} {error}".strip(), 0.0
+            is_gone &= isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         else:
             if answer.status_code == 200:
                 return _json_of(answer)
+            if answer.status_code in _REFUSED_STATUS:
+                raise ServerGone(_refused(spec, answer.status_code))
             reason, asked = f"status {answer.status_code}: {_short(answer.text)}", _asked(answer)
+            is_gone = False
             if answer.status_code not in _RETRY_STATUS:
                 break
         time.sleep(min(max(pause, asked), _LONGEST_WAIT_S))
-    raise EngineError(f"{spec.server}: {reason}. Is the server up, and does it hold this model?")
+    kind = ServerGone if is_gone else EngineError
+    raise kind(f"{_name(spec)}: {reason}. Is the server up, and does it hold this model?")
+
+
+def _name(spec: RemoteSpec) -> str:
+    """The server as messages name it."""
+    return without_password(spec.server)
+
+
+def _refused(spec: RemoteSpec, status: int) -> str:
+    return f"{_name(spec)} refuses the key (status {status}). Give the right one with --api-key"
 
 
 def _waits(tries: int) -> Iterator[float]:
@@ -295,7 +339,8 @@ def _json_of(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise EngineError(f"{answer.url}: the answer is not a JSON object: {_short(answer.text)}")
+        url = without_password(str(answer.url))
+        raise EngineError(f"{url}: the answer is not a JSON object: {_short(answer.text)}")
     return parsed
 
 
@@ -331,13 +376,13 @@ def probe(spec: RemoteSpec) -> RemoteSpec:
     seen = int((answer.get("usage") or {}).get("prompt_tokens") or _LEAST_PAGE_TOKENS)
     if seen < _LEAST_PAGE_TOKENS:
         raise EngineError(
-            f"{spec.server}: the probe page became {seen} prompt tokens, so the model did not see "
+            f"{_name(spec)}: the probe page became {seen} prompt tokens, so the model did not see "
             f"it. {_LLAMA_HINT}"
         )
     text = str((first_choice(answer).get("message") or {}).get("content") or "")
     if "<|grounding|>" in spec.prompt and "<|det|>" not in text:
         raise EngineError(
-            f"{spec.server}: no boxes came back for the grounding prompt, so the server drops "
+            f"{_name(spec)}: no boxes came back for the grounding prompt, so the server drops "
             f"special tokens or reads another model. {_LLAMA_HINT}; other servers need "
             "skip_special_tokens off. Or use --prompt ocr"
         )
@@ -360,14 +405,14 @@ def _check_template(client: httpx.Client, spec: RemoteSpec, body: Mapping[str, A
     made = _json_of(answer).get("prompt") if answer.status_code == 200 else None
     if made is None:
         raise EngineError(
-            f"{spec.server}: the probe page was refused ({_short(answer.text)}). {_LLAMA_HINT}"
+            f"{_name(spec)}: the probe page was refused ({_short(answer.text)}). {_LLAMA_HINT}"
         )
     before, after = split_at_page(spec.prompt)
     # What stands for the page differs from version to version and holds no space.
     page = str(made).removeprefix(before).removesuffix(after.lstrip("\n")).rstrip("\n")
     if not str(made).endswith(after.lstrip("\n")) or len(page.split()) != 1 or len(page) > 80:
         raise EngineError(
-            f"{spec.server}: the server wraps the page in a chat template ({_short(str(made))!r}). "
+            f"{_name(spec)}: the server wraps the page in a chat template ({_short(str(made))!r}). "
             f"{_LLAMA_HINT}"
         )
 
@@ -377,17 +422,25 @@ def _served_model(client: httpx.Client, spec: RemoteSpec) -> tuple[str, str]:
     import httpx
 
     try:
-        rows = _json_of(client.get("/v1/models")).get("data") or []
-    except httpx.TransportError as error:
+        answer = client.get("/v1/models")
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise EngineError(
-            f"{spec.server} does not answer ({error}). Start it, or fix --server"
+            f"{_name(spec)} does not answer ({error}). Start it, or fix --server"
         ) from None
+    if answer.status_code in _REFUSED_STATUS:
+        raise EngineError(_refused(spec, answer.status_code))
+    if answer.status_code != 200:
+        raise EngineError(
+            f"{_name(spec)}: /v1/models gives status {answer.status_code}: {_short(answer.text)}. "
+            "Start the server there, or fix --server"
+        )
+    rows = _json_of(answer).get("data") or []
     names = [str(row.get("id")) for row in rows if isinstance(row, dict)]
     if not names:
-        raise EngineError(f"{spec.server}: /v1/models lists no model. Load one there first")
+        raise EngineError(f"{_name(spec)}: /v1/models lists no model. Load one there first")
     if spec.model and spec.model not in names:
         raise EngineError(
-            f"{spec.server} does not serve {spec.model}; it serves {', '.join(names)}"
+            f"{_name(spec)} does not serve {spec.model}; it serves {', '.join(names)}"
         )
     owner = str(rows[0].get("owned_by", "")) if isinstance(rows[0], dict) else ""
     return spec.model or names[0], owner

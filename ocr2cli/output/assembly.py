@@ -136,9 +136,15 @@ class Assembly:
                 )
         for relative, staged in self.files.items():
             self._folder.publish(staged, relative)
-        self._remove_old_figures(self._record())
+        old = self._record()
+        self._remove_old_figures(old)
         files = {relative: staged.sha256 for relative, staged in sorted(self.files.items())}
-        record = {"document": self.id, "key": self.key, "files": files}
+        earlier = {
+            relative: sha256
+            for relative, sha256 in old.written.items()
+            if self._is_left(relative, sha256)
+        }
+        record = {"document": self.id, "key": self.key, "files": files, "earlier": earlier}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
 
     def published(self) -> dict[str, str]:
@@ -180,6 +186,11 @@ class Assembly:
                 self._folder.remove(relative)
 
 
+    def _is_left(self, relative: str, sha256: str) -> bool:
+        """Whether a file that an earlier run wrote, and this one does not, is there unchanged."""
+        return relative not in self.files and self._folder.sha256(relative) == sha256
+
+
 def written_files(out: Path) -> frozenset[str]:
     """Real paths of all files that the records in OUT name: a run whose OUT lies among its inputs
     must not read what runs before it wrote."""
@@ -187,24 +198,34 @@ def written_files(out: Path) -> frozenset[str]:
     found: set[str] = set()
     for path in Path(real, STATE, "documents").glob("*.json"):
         with contextlib.suppress(OSError):
-            files = _Record.of(path.read_bytes()).files
+            files = _Record.of(path.read_bytes()).written
             found.update(os.path.join(real, name) for name in files)
     return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256."""
+    """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256;
+    earlier: the same of files that runs before the last one wrote, in other formats."""
 
     key: str
     files: dict[str, str]
+    earlier: dict[str, str]
+
+    @property
+    def written(self) -> dict[str, str]:
+        """All of them."""
+        return {**self.earlier, **self.files}
 
     @classmethod
     def of(cls, data: bytes | None) -> _Record:
         """An empty one where there is none, or a damaged one."""
         try:
             row = json.loads(data or b"{}")
-            files = {str(name): str(sha256) for name, sha256 in row["files"].items()}
-            return cls(str(row["key"]), files)
+            files, earlier = (
+                {str(name): str(sha256) for name, sha256 in table.items()}
+                for table in (row["files"], row.get("earlier", {}))
+            )
+            return cls(str(row["key"]), files, earlier)
         except (ValueError, KeyError, TypeError, AttributeError):
-            return cls("", {})
+            return cls("", {}, {})

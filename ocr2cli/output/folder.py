@@ -11,8 +11,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -182,6 +183,16 @@ class OutFolder:
                     os.rmdir(last, dir_fd=descriptor)
                 finally:
                     os.close(descriptor)
+
+    def holds(self, paths: Iterable[str]) -> frozenset[str]:
+        """Those of the paths that lie in OUT, relative to it."""
+        real = cache(os.path.realpath)
+        inside = set()
+        for folder, name in map(os.path.split, paths):
+            path = Path(real(folder), name)
+            if path.is_relative_to(self.path):
+                inside.add(path.relative_to(self.path).as_posix())
+        return frozenset(inside)
 
     def is_same_file(self, relative: str, other: str) -> bool:
         """True when `relative` below OUT and the path `other` are one file on the disk."""

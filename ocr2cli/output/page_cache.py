@@ -6,6 +6,7 @@ prompt, settings and tile rule. Knows nothing about documents or workers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -47,9 +48,13 @@ class PageCache:
             result = from_json(body)
         except PartDamaged as damage:
             logger.warning("page cache: dropped a damaged entry (%s)", damage)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
-        os.utime(path)  # the oldest use is trimmed first
+        # The oldest use is trimmed first. Another user's entry cannot be marked, and another run
+        # may just have trimmed it: the page was read all the same.
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return replace(result, key=key, seconds={}, extra={**result.extra, "source": "cache"})
 
     def store(self, result: PageResult) -> None:

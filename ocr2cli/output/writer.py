@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -62,10 +62,15 @@ class Writer:
         self._documents: dict[str, Expected] = {}
         self._complete: list[Expected] = []
         self._owners: dict[str, str] = {}
+        self._inputs: frozenset[str] = frozenset()
         self._on_document = on_document
         self._clock = clock
         self._start = clock()
         self.summary = Summary(min_confidence=settings.min_confidence)
+
+    def spare(self, inputs: Iterable[str]) -> None:
+        """Paths of the run's inputs: no document's file takes the place of one that lies in OUT."""
+        self._inputs = self._folder.holds(inputs)
 
     def expect(self, job: PageJob) -> None:
         """Says which document a page belongs to and how many pages the run reads of it.
@@ -164,8 +169,14 @@ class Writer:
             self._on_document(assembly.id, assembly.published())
 
     def _claim(self, assembly: Assembly) -> None:
-        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`."""
+        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`; and
+        none writes where another was read from."""
         for relative in assembly.files:
+            if relative in self._inputs:
+                raise DocumentFault(
+                    f"{printable(relative)} would replace an input of this run. "
+                    "Choose another folder with `-o`."
+                )
             owner = self._owners.setdefault(relative, assembly.id)
             if owner != assembly.id:
                 raise DocumentFault(

@@ -27,9 +27,9 @@ logger = logging.getLogger("ocr2")
 _NAME = "journal.jsonl"
 # A row takes about 500 bytes; a document's name up to 4 KiB, escaped six times that.
 _MAX_LINE_BYTES = 1 << 16
-# Failures of a document that could not be opened, or had no such page: what the next run is told (a
-# password, other --pages) may mend them, and the file's digest does not show that.
-_BEFORE_THE_PAGE = ("encrypted", "empty")
+# Failures that neither the page nor the settings explain: what the next run is told (a password,
+# other --pages) may mend them, or a server that answers again.
+_NOT_THE_PAGES = ("encrypted", "empty", "request")
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -112,7 +112,7 @@ class Journal:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return None if row.error in _BEFORE_THE_PAGE else row
+        return None if row.error in _NOT_THE_PAGES else row
 
     def was_read(self, document: str) -> bool:
         """Whether an earlier run read any page of a document under this fingerprint, whatever the

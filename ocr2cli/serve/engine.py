@@ -69,6 +69,7 @@ class ServeEngine:
         self.pages_by_status: Counter[str] = Counter()
         self.status = RunStatus()
         self.fault: str = ""
+        self._ended = ""  # why no page is taken any more
         self._jobs: queue.SimpleQueue[PageJob | None] = queue.SimpleQueue()
         self._futures: dict[PageKey, Future[PageResult]] = {}
         self._lock = threading.Lock()
@@ -105,18 +106,27 @@ class ServeEngine:
     ) -> list[Future[PageResult]]:
         """Queue every page of one document; futures in page order.
 
-        Raises: QueueFull, TooManyPages, UsageError for a bad page range.
+        Raises: QueueFull, TooManyPages, UsageError for a bad page range, Ocr2Error when the engine
+        has stopped.
         """
+        self._check_running()
         if self.num_queued >= self.limits.queued:
             raise QueueFull(self._retry_after())
         name = f"request-{next(self._numbers)}"
         path = Path(self._spool.name) / f"{name}{ending}"
-        path.write_bytes(body)
-        jobs = self._list(path, name, pages, ask)
-        if self.num_queued + len(jobs) > self.limits.queued:
-            path.unlink()
-            raise QueueFull(self._retry_after())
-        return self._enqueue(jobs, path)
+        try:
+            path.write_bytes(body)
+            jobs = self._list(path, name, pages, ask)
+            if self.num_queued + len(jobs) > self.limits.queued:
+                raise QueueFull(self._retry_after())
+            return self._enqueue(jobs, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise Ocr2Error(self._ended)
 
     def _list(self, path: Path, name: str, pages: str, ask: Ask) -> list[PageJob]:
         jobs: list[PageJob] = []
@@ -124,23 +134,21 @@ class ServeEngine:
         is_isolated = path.suffix == ".pdf"
         for job in find_jobs([str(path)], pages, self.cfg.raster, is_isolated=is_isolated):
             if len(jobs) >= self.limits.pages:
-                path.unlink()
                 raise TooManyPages(f"at most {self.limits.pages} pages in one request")
             jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
         return jobs
 
     def _enqueue(self, jobs: Sequence[PageJob], path: Path) -> list[Future[PageResult]]:
-        futures: list[Future[PageResult]] = []
         open_pages = [len(jobs)]
-        for job in jobs:
-            future: Future[PageResult] = Future()
+        futures = {job.key: Future[PageResult]() for job in jobs}
+        for future in futures.values():
             future.add_done_callback(lambda _: self._one_done(open_pages, path))
-            with self._lock:
-                self._futures[job.key] = future
-            futures.append(future)
+        with self._lock:
+            self._check_running()
+            self._futures |= futures
         for job in jobs:
             self._jobs.put(job)
-        return futures
+        return list(futures.values())
 
     def _one_done(self, open_pages: list[int], path: Path) -> None:
         """The document's file goes with its last page."""
@@ -162,6 +170,9 @@ class ServeEngine:
         except Ocr2Error as error:
             self.fault = str(error)
             logger.error("the engine stopped: %s", error)
+        except Exception as error:
+            self.fault = f"a bug in ocr2: {type(error).__name__}"
+            logger.exception("the engine stopped by %s", self.fault)
         finally:
             self._fail_all(self.fault or "the server is shutting down")
 
@@ -185,7 +196,9 @@ class ServeEngine:
             future.set_result(result)
 
     def _fail_all(self, reason: str) -> None:
+        """The end: what waits is refused, and so is what comes later."""
         with self._lock:
+            self._ended = reason
             left, self._futures = list(self._futures.values()), {}
         for future in left:
             if future.set_running_or_notify_cancel():

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ocr2cli.pages import FinishReason, PageResult, Status
-from ocr2cli.text.prompt import PROMPTS
+from ocr2cli.output.markdown import document_markdown
+from ocr2cli.pages import Document, FinishReason, PageResult
+from ocr2cli.serve.fetching import FETCH_ERRORS, NotPublic, TooLarge, download
+from ocr2cli.text.prompt import PROMPTS, is_text
 
 _MAX_PROMPT = 4_000
 _ENDINGS = {
@@ -85,8 +83,8 @@ def _parts(content: object) -> tuple[list[str], list[str]]:
 
 def _prompt(text: str) -> str:
     """The model's prompt for a request's text; empty text asks for markdown."""
-    if len(text) > _MAX_PROMPT or "<image>" in text:
-        raise BadRequest(f"a prompt has up to {_MAX_PROMPT} characters and no <image>")
+    if len(text) > _MAX_PROMPT or "<image>" in text or not is_text(text):
+        raise BadRequest(f"a prompt has up to {_MAX_PROMPT} characters, all whole, and no <image>")
     return f"<image>\n{text}" if text else PROMPTS["markdown"]
 
 
@@ -113,27 +111,14 @@ def fetch_image(url: str, *, allow_http: bool, max_bytes: int) -> bytes:
         raise BadRequest("image_url takes a data: URL")
     if not allow_http:
         raise BadRequest("http image URLs are off; send a data: URL, or start with --allow-http")
-    _refuse_private(url)
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            body: bytes = answer.read(max_bytes + 1)
-    except OSError as error:
+        return download(url, max_bytes=max_bytes)
+    except NotPublic:
+        raise BadRequest("the image's host is not a public address") from None
+    except TooLarge:
+        raise BadRequest(f"the image is larger than {max_bytes} bytes", 413) from None
+    except FETCH_ERRORS as error:
         raise BadRequest(f"the image could not be fetched: {error}") from None
-    if len(body) > max_bytes:
-        raise BadRequest(f"the image is larger than {max_bytes} bytes", 413)
-    return body
-
-
-def _refuse_private(url: str) -> None:
-    """A server that fetches must not be a way into its own network."""
-    host = urllib.parse.urlsplit(url).hostname or ""
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError:
-        raise BadRequest(f"the host {host!r} is not known") from None
-    for *_, address in found:
-        if not ipaddress.ip_address(address[0]).is_global:
-            raise BadRequest("the image's host is not a public address")
 
 
 def ending_of(body: bytes) -> str:
@@ -220,12 +205,5 @@ def page_row(result: PageResult) -> dict[str, Any]:
 
 
 def as_markdown(results: Sequence[PageResult]) -> str:
-    """The pages as one text, with markers between them as `ocr2 run` writes them."""
-    if len(results) == 1 and results[0].status is not Status.FAILED:
-        return results[0].markdown + "\n"
-    pieces = []
-    for result in results:
-        number, error = result.key.page + 1, result.error
-        text = f"> page {number} failed: {error.message}" if error else result.markdown
-        pieces.append(f"<!-- page: {number} -->\n\n{text}\n")
-    return "\n".join(pieces)
+    """The pages as one text, as `ocr2 run` writes them; no file holds figures here."""
+    return document_markdown(Document("", "", tuple(results)))

@@ -30,6 +30,7 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
+from starlette.types import Message
 
 from ocr2cli.document.preview import page_previews
 from ocr2cli.errors import Ocr2Error, UsageError
@@ -114,7 +115,9 @@ class Server:
         if refusal := self._refuse(request):
             return refusal
         try:
-            ask = protocol.parse_chat(
+            # Fetching an image may take its time, which is not the other clients'.
+            ask = await run_in_threadpool(
+                protocol.parse_chat,
                 await self._body(request),
                 allow_http=self.settings.allow_http,
                 max_bytes=self.engine.limits.body_bytes,
@@ -210,32 +213,36 @@ class Server:
     async def _document(self, request: Request) -> bytes:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             return await self._body(request)
-        await self._check_length(request)
-        form = await request.form(max_files=1, max_fields=8)
-        upload = form.get("file")
-        if upload is None or isinstance(upload, str):
-            raise protocol.BadRequest("send the document as the form's field `file`")
-        body: bytes = await upload.read()
-        if len(body) > self.engine.limits.body_bytes:
-            raise protocol.BadRequest("the document is too large", 413)
-        return body
+        async with self._limited(request).form(max_files=1, max_fields=8) as form:
+            upload = form.get("file")
+            if upload is None or isinstance(upload, str):
+                raise protocol.BadRequest("send the document as the form's field `file`")
+            return bytes(await upload.read())
 
     async def _body(self, request: Request) -> bytes:
-        """The body, read no further than the limit whatever its headers say."""
-        await self._check_length(request)
-        pieces, size = [], 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > self.engine.limits.body_bytes:
-                raise protocol.BadRequest("the body is too large", 413)
-            pieces.append(piece)
-        return b"".join(pieces)
+        body: bytes = await self._limited(request).body()
+        return body
 
-    async def _check_length(self, request: Request) -> None:
+    def _limited(self, request: Request) -> Request:
+        """The same request, its body read no further than the limit whatever its headers say.
+
+        Raises: BadRequest, at once when the headers themselves say too much.
+        """
+        limit, taken = self.engine.limits.body_bytes, 0
+        too_large = protocol.BadRequest(f"at most {limit} bytes in one request", 413)
         length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.engine.limits.body_bytes:
-            limit = self.engine.limits.body_bytes
-            raise protocol.BadRequest(f"at most {limit} bytes in one request", 413)
+        if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
+            raise too_large
+
+        async def receive() -> Message:
+            nonlocal taken
+            message = await request.receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise too_large
+            return message
+
+        return Request(request.scope, receive)
 
     def _refuse(self, request: Request) -> Response | None:
         key = self.settings.api_key
@@ -291,6 +298,6 @@ async def _events(chunks: list[dict[str, Any]]) -> AsyncIterator[str]:
 
 def _limit(query: Any) -> int:
     text = query.get("max_new_tokens", "0")
-    if not text.isdigit():
-        raise protocol.BadRequest("max_new_tokens is a whole number")
+    if not text.isdecimal() or len(text) > 9:
+        raise protocol.BadRequest("max_new_tokens is a whole number of up to 9 digits")
     return int(text)

@@ -51,6 +51,11 @@ def prompt_ids(
     return [tokenizer.bos_id, *tokenizer.encode(before), *places, *tokenizer.encode(after)]
 
 
+def is_text(text: str) -> bool:
+    """False for half a character (JSON and command lines can hold one): no tokenizer takes it."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def split_at_page(text: str) -> tuple[str, str]:
     """The prompt's text before and after the page.
 
@@ -67,7 +72,7 @@ def _checked_object(what: str) -> str:
     if not what:
         raise UsageError("locate needs to know what: for example --prompt 'locate:the total'")
     # A special token in here would end the reference early and could add an instruction.
-    if "<|" in what or IMAGE_TOKEN in what or len(what) > _MAX_WHAT:
+    if "<|" in what or IMAGE_TOKEN in what or len(what) > _MAX_WHAT or not is_text(what):
         raise UsageError(
             f"--prompt locate: takes up to {_MAX_WHAT} plain characters, without '<|' or <image>"
         )
