@@ -198,9 +198,22 @@ def written_files(out: Path) -> frozenset[str]:
     found: set[str] = set()
     for path in Path(real, STATE, "documents").glob("*.json"):
         with contextlib.suppress(OSError):
-            files = _Record.of(path.read_bytes()).written
-            found.update(os.path.join(real, name) for name in files)
+            record = _Record.of(path.read_bytes())
+            found.update(os.path.join(real, name) for name in record.files)
+            # The next run writes none of these: by now the name may be another file's.
+            for name, sha256 in record.earlier.items():
+                if _sha256(earlier := os.path.join(real, name)) == sha256:
+                    found.add(earlier)
     return frozenset(found)
+
+
+def _sha256(path: str) -> str:
+    """"" for a file that is not there."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Images by URL, from public addresses only.
 
 A server that fetches must not be a way into its own network. What a name stands for may change
-between a look and the next, and a redirect may lead anywhere: so the address that each connection
-really has is looked at before anything is asked of it. Knows nothing about requests.
+between one look and the next, and a redirect may lead anywhere: so every connection goes to an
+address that was looked at. Knows nothing about requests.
 """
 
 from __future__ import annotations
 
 import http.client
 import ipaddress
+import socket
 import time
 import urllib.request
 from typing import Any
@@ -49,17 +50,30 @@ def download(url: str, *, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
+def is_public(address: str) -> bool:
+    """Whether an IP address, with or without a zone, is one of the whole internet's."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_global
+
+
 class _Checked(http.client.HTTPConnection):
     def connect(self) -> None:
-        super().connect()
-        address = self.sock.getpeername()[0].partition("%")[0]
-        if not ipaddress.ip_address(address).is_global:
-            self.close()
+        """To an address that was looked at, not to a name that may mean another a moment later."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = [str(address[0]) for *_, address in found]
+        if not all(map(is_public, addresses)):
             raise NotPublic
+        fault: OSError | None = None
+        for address in addresses:
+            try:
+                self.sock = socket.create_connection((address, self.port), self.timeout)
+                return
+            except OSError as error:
+                fault = error
+        raise fault or OSError(f"{self.host} has no address")
 
 
 class _CheckedTls(http.client.HTTPSConnection, _Checked):
-    """Looks at the address as well: HTTPSConnection.connect begins with _Checked's."""
+    """Its own `connect` begins with `_Checked`'s, and asks for the name's certificate."""
 
 
 class _PublicHttp(urllib.request.HTTPHandler):

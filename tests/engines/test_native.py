@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
 from ocr2cli.engines.native import EncodeWorker
 from ocr2cli.errors import UsageError
-from ocr2cli.pages import FinishReason, PageImage, PageKey, PageResult, Status
+from ocr2cli.pages import Ask, FinishReason, PageImage, PageKey, PageResult, Status
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +176,68 @@ def test_pages_that_do_not_fit_together_are_encoded_one_by_one(
             with pytest.raises(ValueError):
                 worker.encode(group)
             return
+        worker.together = len(group)
         got = worker.encode(group)
     assert worker.together == 1
     assert all(torch.equal(one.tokens, other) for one, other in zip(got, expected, strict=True))
+
+
+class Listed:
+    """An inbox of items at hand, and what a worker did with them: how many it took, and emitted."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+        self.deeds: list[str] = []
+        self.emitted: list[Any] = []
+
+    def take(self, max_items: int, *, wait: bool) -> list[Any]:
+        taken, self.items = self.items[:max_items], self.items[max_items:]
+        self.deeds += [f"take {len(taken)}"] * bool(taken)
+        return taken
+
+    def emit(self, item: Any) -> None:
+        self.deeds.append("emit")
+        self.emitted.append(item)
+
+    def note_progress(self) -> None:
+        self.deeds.append("tell")
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.items
+
+
+def test_on_a_cpu_each_page_is_encoded_in_a_time_of_its_own(model: Path) -> None:
+    """Four pages shared one --page-timeout: it was spent before the first of them came out."""
+    encode = plan_engine(config(model, [])).stages[1]
+    shades = [np.full((300, 400, 3), shade, np.uint8) for shade in (0, 90, 200)]
+    inbox = Listed([
+        make_views(PageImage(PageKey("p", n), pixels, 144.0), TileConfig())
+        for n, pixels in enumerate(shades)
+    ])  # fmt: skip
+    encode.make_worker().run(inbox, inbox.emit)
+    assert inbox.deeds == ["take 1", "emit"] * 3
+
+
+def test_a_prompt_that_came_with_a_request_is_that_pages_failure_alone(model: Path) -> None:
+    """It ended the engine, and with it every other request of the server."""
+    cfg = config(model, [])
+    encode, decode = plan_engine(
+        replace(cfg, engine=replace(cfg.engine, kv_tokens=300))
+    ).stages[1:]  # fmt: skip
+    pixels = np.full((300, 400, 3), 90, np.uint8)
+    views = make_views(PageImage(PageKey("p", 0), pixels, 144.0), TileConfig())
+    prompts = ["<image>\nFree OCR.", "<image>\n" + 200 * "word", "<image>\n" + 2000 * "word", ""]
+    pages = [
+        replace(views, key=PageKey("p", n), ask=Ask(prompt=prompt, max_new_tokens=2))
+        for n, prompt in enumerate(prompts)
+    ]
+    encoded = Listed(pages)
+    encode.make_worker().run(encoded, encoded.emit)
+    read = Listed(encoded.emitted)
+    decode.make_worker().run(read, read.emit)
+    codes = {page.key.page: page.error and page.error.code for page in read.emitted}
+    assert codes == {0: None, 1: "too_large", 2: "too_large", 3: None}
 
 
 def test_bare_tiles_change_no_visual_token(model: Path) -> None:

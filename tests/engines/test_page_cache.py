@@ -50,6 +50,25 @@ def test_a_damaged_entry_is_dropped(cache: PageCache) -> None:
         assert cache.find(PageKey("b", 0), "p" * 64) is None and not entry.exists()
 
 
+@pytest.mark.parametrize("fault", [PermissionError(1, "no"), FileNotFoundError(2, "gone")])
+def test_an_entry_that_cannot_be_marked_or_removed_costs_no_page(
+    cache: PageCache, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    """Another user's folder, or another run that trimmed it a moment ago."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise fault
+
+    cache.store(GOOD)
+    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found = cache.find(PageKey("b", 0), "p" * 64)
+    assert found is not None and found.markdown == "text"
+    (entry,) = [path for path in cache.folder.rglob("*") if path.is_file()]
+    entry.write_bytes(b"damaged")
+    assert cache.find(PageKey("b", 0), "p" * 64) is None
+
+
 def test_the_folder_stays_under_its_limit(tmp_path: Path) -> None:
     small = PageCache(tmp_path, "f", 20_000)
     for number in range(200):

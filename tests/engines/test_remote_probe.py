@@ -91,6 +91,12 @@ def test_an_end_token_that_is_written_out_is_no_text() -> None:
     assert to_generation(PageKey("a", 0), answer, answer["choices"][0], 1.0).text == "words"
 
 
+def test_tokens_that_a_server_only_counts_get_no_ids() -> None:
+    answer = chat("words")
+    generation = to_generation(PageKey("a", 0), answer, answer["choices"][0], 1.0)
+    assert generation.token_ids == () and generation.num_new_tokens == 20
+
+
 def test_a_server_too_old_to_tell_is_believed(server: str) -> None:
     assert run_probe(server) == "llamacpp"
 

@@ -82,6 +82,29 @@ def test_what_a_run_wrote_is_no_input_of_the_next(how: str, tmp_path: Path, run:
     assert summary(run(given, "-o", out, "--format", "md,pdf", "--json"))["documents"] == 2
 
 
+def test_what_a_run_wrote_in_other_formats_is_no_input_either(tmp_path: Path, run: Run) -> None:
+    write_pdf(tmp_path / "a.pdf", 1)
+    for formats in ("md,pdf", "md", "md"):
+        done = run(tmp_path, "-o", tmp_path, "--format", formats, "--json")
+        assert (done.returncode, summary(done)["documents"]) == (ExitCode.OK, 1)
+    (tmp_path / "a.ocr.pdf").unlink()
+    write_pdf(tmp_path / "a.ocr.pdf", 2)  # a person's own by now
+    assert summary(run(tmp_path, "-o", tmp_path, "--json"))["pages"] == 3
+
+
+def test_no_document_is_written_in_the_place_of_another_input(tmp_path: Path, run: Run) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    write_pdf(box / "scan.pdf", 1)
+    own = write_pdf(box / "scan.ocr.pdf", 1).read_bytes()
+    done = run(box, "-o", box, "--format", "md,pdf", "--json")
+    assert done.returncode == ExitCode.PAGES_FAILED
+    (note,) = summary(done)["document_errors"]
+    assert note["document"] == "scan" and "would replace an input" in note["message"]
+    assert (box / "scan.ocr.pdf").read_bytes() == own
+    assert run(box, "-o", tmp_path / "out", "--format", "md,pdf").returncode == ExitCode.OK
+
+
 def test_a_metrics_file_that_cannot_be_written_is_told_before_page_one(
     inputs: Path, tmp_path: Path, run: Run
 ) -> None:

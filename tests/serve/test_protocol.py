@@ -79,8 +79,13 @@ def test_the_streams_deltas_add_up_to_the_text() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_failed_page_leaves_its_reason_in_the_markdown() -> None:
-    bad = PageResult(PageKey("a", 1), Status.FAILED, error=PageError("unreadable", "broken xref"))
+def test_a_documents_markdown_is_what_a_run_writes() -> None:
+    """What is missing is said, and no page's open fence swallows the next."""
     good = PageResult(PageKey("a", 0), Status.OK, markdown="hello")
-    joined = protocol.as_markdown([good, bad])
-    assert "<!-- page: 1 -->\n\nhello" in joined and "page 2 failed: broken xref" in joined
+    loop = PageResult(PageKey("a", 1), Status.LOOP, markdown="```\nx x x")
+    bad = PageResult(PageKey("a", 2), Status.FAILED, error=PageError("unreadable", "broken xref"))
+    joined = protocol.as_markdown([good, loop, bad])
+    assert joined.startswith("<!-- page: 1 -->\n\nhello\n")
+    assert "```\nx x x\n```\n" in joined and "the rest of this page is missing" in joined
+    assert "> **Page 3 could not be read:** broken xref" in joined
+    assert protocol.as_markdown([good]) == "hello\n"

@@ -1,0 +1,267 @@
+"""A server with a stub in the model's place, met by bad requests, slow hosts and a dead engine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from ocr2cli.config import RunConfig
+from ocr2cli.document.preview import page_previews
+from ocr2cli.engines.choose import EnginePlan
+from ocr2cli.errors import EngineError, Ocr2Error, UsageError
+from ocr2cli.pages import Ask, PageResult, Status
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+from ocr2cli.serve import fetching, protocol
+from ocr2cli.serve.engine import Limits, ServeEngine
+from ocr2cli.serve.server import Server, ServerSettings
+
+LIMIT_BYTES = 100_000
+
+
+class Reader:
+    """Every page is read at once, or the engine ends with the first."""
+
+    def __init__(self, is_dying: bool) -> None:
+        self.is_dying = is_dying
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while jobs := inbox.take(1, wait=True):
+            if self.is_dying:
+                raise EngineError("the device is lost")
+            emit(PageResult(jobs[0].key, Status.OK, markdown="text"))
+
+
+def make_engine(*, is_dying: bool = False) -> ServeEngine:
+    stage = Stage("read", partial(Reader, is_dying), 1, credit=2, timeout_s=60, num_threads=1)
+    limits = Limits(body_bytes=LIMIT_BYTES, pages=4, queued=4, seconds=30)
+    plan = EnginePlan((stage,), "stub")
+    return ServeEngine(RunConfig(inputs=(), runner="inline", drain=1.0), limits, plan)
+
+
+@pytest.fixture
+def engine() -> Iterator[ServeEngine]:
+    engine = make_engine()
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def page() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def chat(image: str, words: str = "Free OCR.") -> str:
+    parts = [
+        {"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": words},
+    ]  # fmt: skip
+    return json.dumps({"messages": [{"role": "user", "content": parts}]})
+
+
+def talk(
+    engine: ServeEngine, work: Callable[[httpx.AsyncClient], Awaitable[None]], **settings: bool
+) -> None:
+    """Do something with a client of a server around the engine, which runs already."""
+
+    async def main() -> None:
+        app = Server(engine, ServerSettings(**settings)).app()
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(base_url="http://ocr2", transport=transport) as client:
+            await work(client)
+
+    asyncio.run(main())
+
+
+def test_after_the_engine_has_died_every_request_is_refused_at_once_with_the_reason() -> None:
+    engine = make_engine(is_dying=True)
+    engine.start()
+    with pytest.raises(Ocr2Error, match="device is lost"):
+        engine.submit(page(), ending=".png", ask=Ask())[0].result(20)
+    for _ in range(6):  # more than may wait
+        with pytest.raises(Ocr2Error, match="device is lost"):
+            engine.submit(page(), ending=".png", ask=Ask())
+    assert engine.num_queued == 0 and not engine.is_healthy
+    engine.close()
+
+
+def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:
+    spool = Path(engine._spool.name)
+    with pytest.raises(UsageError):
+        engine.submit(page(), ending=".png", ask=Ask(), pages="abc")
+    assert list(spool.iterdir()) == []
+    assert engine.submit(page(), ending=".png", ask=Ask())[0].result(20).markdown == "text"
+
+
+def test_a_form_without_a_length_is_read_no_further_than_the_limit(engine: ServeEngine) -> None:
+    sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield (b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n'
+               b"Content-Type: image/png\r\n\r\n")  # fmt: skip
+        for _ in range(1000):
+            sent += 10_000
+            yield bytes(10_000)
+        yield b"\r\n--b--\r\n"
+
+    async def work(client: httpx.AsyncClient) -> None:
+        head = {"Content-Type": "multipart/form-data; boundary=b"}
+        for path in ("/v1/ocr", "/v1/preview"):
+            answer = await client.post(path, content=pieces(), headers=head)
+            assert answer.status_code == 413
+
+    talk(engine, work)
+    assert sent <= 2 * (LIMIT_BYTES + 20_000)
+
+
+def test_a_form_within_the_limit_is_read(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/ocr", files={"file": ("a.png", page())})
+        assert answer.text == "text\n"
+
+    talk(engine, work)
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "-1", "1.5", ""])
+def test_a_token_limit_that_is_no_number_is_the_requests_fault(
+    engine: ServeEngine, number: str
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/ocr", params={"max_new_tokens": number}, content=page())
+        assert answer.status_code == 400 and "whole number" in answer.text
+
+    talk(engine, work)
+
+
+def test_half_a_character_in_a_prompt_is_the_requests_fault(engine: ServeEngine) -> None:
+    """JSON can hold it, no tokenizer takes it, and the decoder is every client's."""
+    url = "data:image/png;base64," + base64.b64encode(page()).decode()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/chat/completions", content=chat(url, "Free OCR. \ud83d"))
+        assert answer.status_code == 400 and "whole" in answer.text
+
+    talk(engine, work)
+
+
+def test_a_slow_host_holds_up_nobody_else(
+    engine: ServeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow(url: str, *, max_bytes: int) -> bytes:
+        is_asked.set()
+        assert may_answer.wait(20)
+        return page()
+
+    monkeypatch.setattr(protocol, "download", slow)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        asked = asyncio.create_task(
+            client.post("/v1/chat/completions", content=chat("http://host/a.png"))
+        )
+        await asyncio.to_thread(is_asked.wait, 20)
+        assert (await client.get("/health")).status_code == 200
+        may_answer.set()
+        assert (await asked).status_code == 200
+
+    talk(engine, work, allow_http=True)
+
+
+class Host(BaseHTTPRequestHandler):
+    """/away leads to another address of this host, where /secret is."""
+
+    asked: list[str]
+    secret: str
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(302 if self.path == "/away" else 200)
+        if self.path == "/away":
+            self.send_header("Location", self.secret)
+        self.end_headers()
+        self.wfile.write(b"png")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Host]]:
+    """A host whose address counts as public; its others do not."""
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    with ThreadingHTTPServer(("", 0), Host) as http:
+        Host.asked = []
+        Host.secret = f"http://127.0.0.2:{http.server_address[1]}/secret"
+        Host.port = http.server_address[1]
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield Host
+        http.shutdown()
+
+
+def fetch(path: str, *, at: str = "127.0.0.1", max_bytes: int = 100) -> bytes:
+    url = f"http://{at}:{Host.port}{path}"
+    return protocol.fetch_image(url, allow_http=True, max_bytes=max_bytes)
+
+
+def test_a_redirect_does_not_lead_into_the_servers_own_network(host: type[Host]) -> None:
+    assert fetch("/a.png") == b"png"
+    with pytest.raises(protocol.BadRequest, match="not a public address"):
+        fetch("/away")
+    assert host.asked == ["/a.png", "/away"]
+
+
+def test_a_name_that_means_another_address_a_moment_later_is_asked_at_the_first(
+    host: type[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda name, *rest, **more: real(
+            next(answers) if name == "moving" else name, *rest, **more
+        ),
+    )
+    assert fetch("/a.png", at="moving") == b"png"
+
+
+def test_an_image_larger_than_asked_for_is_not_taken(host: type[Host]) -> None:
+    with pytest.raises(protocol.BadRequest) as caught:
+        fetch("/a.png", max_bytes=2)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://a b/c.png", "http://" + "x" * 70 + ".org/a", "http:///a.png"]
+)
+def test_a_url_that_is_none_is_the_requests_fault(url: str) -> None:
+    with pytest.raises(protocol.BadRequest):
+        protocol.fetch_image(url, allow_http=True, max_bytes=10)
+
+
+def test_a_page_that_cannot_be_drawn_does_not_tell_where_the_server_keeps_its_files(
+    tmp_path: Path,
+) -> None:
+    import numpy as np
+
+    noise = np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (row,) = page_previews(str(tmp_path / "cut.png"), max_pages=2)
+    assert "cannot be decoded" in row["error"] and str(tmp_path) not in row["error"]
