@@ -91,6 +91,7 @@ class Batch:
     journal: Journal
     writer: Writer
     jobs_under_way: dict[PageKey, PageJob]
+    stop: StopRequests
     cache: PageCache | None = None
     ladder: Ladder = field(default_factory=Ladder)
     outlook: Outlook = field(default_factory=lambda: Outlook(0))
@@ -126,7 +127,7 @@ def run_batch(
         with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
             told = bucket.offer if bucket else None
             writer = Writer(cfg.out, settings, raster=cfg.raster, on_document=told)
-            batch = Batch(cfg, journal, writer, {}, plan.cache)
+            batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
@@ -206,7 +207,10 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
             continue
         kept = replace(_with_earlier(batch, job, result), input_sha256=job.sha256)
         sha256 = batch.writer.add(kept)
-        batch.journal.record(kept, sha256)
+        # What could not be opened today may be tomorrow (an extra, a password): its row is to
+        # match no page that is found then, though the file is the same.
+        row = kept if job.error is None else replace(kept, input_sha256="")
+        batch.journal.record(row, sha256)
         batch.writer.assemble_complete()
         if batch.cache is not None:
             batch.cache.store(kept)
@@ -216,14 +220,17 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
 def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """The pages without a result of an earlier run; those with one go to the writer at once.
 
-    None means: nothing now, ask again. Recovery steps of looping pages come in between.
+    None means: nothing now, ask again. Recovery steps of looping pages come in between. A request
+    to stop ends the list at once: a runner that waits for a large document here sees none.
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
     sources = find_sources(cfg.inputs, **where, tell=logger.warning)
     batch.outlook = Outlook(len(sources))
     batch.writer.spare(source.path for source in sources)
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
+    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where, stop=batch.stop):
+        if batch.stop():
+            return
         if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)
             batch.outlook.note(job)
@@ -253,12 +260,13 @@ def _admitted(batch: Batch, job: PageJob) -> PageJob:
 
 
 def _with_earlier(batch: Batch, job: PageJob, result: PageResult) -> PageResult:
-    """The earlier run's result when the file changed but this page's pixels did not."""
+    """The earlier run's result when the file changed but this page's pixels did not; marked, since
+    its tokens and seconds are that run's."""
     if not result.extra.get("same_pixels"):
         return result
     earlier = _earlier(batch, job.key)
     assert earlier is not None, "the part was there when the page was handed out"
-    return earlier
+    return replace(earlier, extra={**earlier.extra, "same_pixels": True})
 
 
 def _earlier(batch: Batch, key: PageKey) -> PageResult | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Bump when a change alters the pixels, the prompt or the text for the same input: resume and the
 # page cache look at it.
-OUTPUT_VERSION = 2
+OUTPUT_VERSION = 3
 
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
 EXEMPT_TOKENS = ("<td>", "</td>")

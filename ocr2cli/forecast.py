@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ocr2cli.config import RunConfig, TileConfig
+from ocr2cli.config import EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
-from ocr2cli.document.tiles import view_layout
+from ocr2cli.document.tiles import v1_tile_config, view_layout
 from ocr2cli.errors import ExitCode
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.rates import Rates, load_forecast, load_rates, store_forecast
 from ocr2cli.output.summary import Summary
+from ocr2cli.weights.checkpoint import open_checkpoint
+from ocr2cli.weights.hub import HUB_NAMES, ModelFiles, cached_folder, hub_repo, resolve_model
 
 # Characters of a text layer per new token, and tokens of a page without one. Measured on the
 # bundled suite with nano; a large vocabulary needs fewer.
@@ -83,20 +86,24 @@ class Forecast:
 
 
 def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
-    """Count the pages of `cfg.inputs` without rendering one. Raises: UsageError."""
+    """Count the pages of `cfg.inputs` without rendering one.
+
+    Raises: UsageError; ModelError for a model that the run itself would not find.
+    """
     from ocr2cli.document.raster import page_estimate
 
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
-    most = cfg.decode.max_new_tokens or ModelConfig().decoder.max_positions
+    model = _model(cfg)
+    most = cfg.decode.max_new_tokens or model.max_positions
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         seen.add(job.key.document)
         if job.error is not None:
             plan.unreadable.append(f"{job.key.document}: {job.error.message}")
             continue
         width, height, num_characters = page_estimate(job, cfg.raster)
-        layout = view_layout(width, height, TileConfig())
+        layout = view_layout(width, height, model.tiles, is_v1=model.is_v1)
         plan.pages += 1
         plan.tiles += layout.num_tiles
         plan.visual_tokens += layout.visual_tokens
@@ -107,6 +114,45 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     plan.seconds, plan.basis = _time(cfg, plan)
     store_forecast(cfg, plan.to_json())
     return plan
+
+
+class _Model(NamedTuple):
+    """What a forecast needs to know of the model."""
+
+    tiles: TileConfig
+    is_v1: bool
+    max_positions: int
+
+
+def _model(cfg: RunConfig) -> _Model:
+    """By the model's own config; a model of the hub that is not on this machine, or one that a
+    server holds, is taken for its published version. Raises: ModelError."""
+    config, is_v1 = ModelConfig(), False
+    if cfg.engine.engine != "openai":
+        files, repo = _find_model(cfg.engine)
+        config = _config_of(files) if files else config
+        is_v1 = config.is_v1 if files else repo == HUB_NAMES["deepseek-ocr"]
+    tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
+    return _Model(tiles, is_v1, config.decoder.max_positions)
+
+
+def _find_model(engine: EngineConfig) -> tuple[ModelFiles | None, str]:
+    """(its files, or None when the hub has it and this machine does not; its repository)."""
+    path = Path(engine.model).expanduser()
+    if engine.model == "nano" or path.suffix == ".gguf" or path.exists():
+        return resolve_model(engine.model, engine.mmproj), ""
+    # Not `resolve_model`: a dry run downloads nothing.
+    repo, revision = hub_repo(engine.model)
+    folder = cached_folder(repo, revision)
+    return (ModelFiles(engine.model, folder) if folder else None), repo
+
+
+def _config_of(files: ModelFiles) -> ModelConfig:
+    checkpoint = open_checkpoint(files)
+    try:
+        return checkpoint.config
+    finally:
+        checkpoint.close()
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float, str]:
@@ -126,10 +172,10 @@ def expected(cfg: RunConfig, summary: Summary) -> dict[str, Any]:
     By the last dry run for this output folder, else by the last runs on this machine. A run that
     found pages read already is held to its share of the dry run.
     """
-    read = summary.pages - summary.pages_resumed
+    read = summary.pages_read
     dry_run, rates = load_forecast(cfg), load_rates(cfg)
     if read and dry_run.get("pages"):
-        share = read / dry_run["pages"] if summary.pages_resumed else 1.0
+        share = read / dry_run["pages"] if read < summary.pages else 1.0
         return {
             "pages": round(share * dry_run["pages"]),
             "new_tokens": round(share * dry_run["predicted_new_tokens"]),

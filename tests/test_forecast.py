@@ -7,17 +7,24 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pymupdf
 import pytest
 
+from ocr2cli.cli.progress import Progress
 from ocr2cli.config import EngineConfig, RunConfig
+from ocr2cli.errors import ModelError
 from ocr2cli.forecast import expected, forecast
 from ocr2cli.output.rates import Rates, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
+from ocr2cli.pages import PageKey, PageResult, Status
 
 REPO = Path(__file__).parents[1]
+sys.path.append(str(REPO / "tests" / "engines"))  # the toy model's own room
+
+from toy_engine import write_toy_model  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +87,63 @@ def test_a_short_run_an_empty_one_and_another_model_teach_nothing(cfg: RunConfig
     store_rates(cfg, Rates(5, 5000, 500, 1, 2, 3))
     other = RunConfig(out=cfg.out, engine=EngineConfig(model="deepseek-ocr-2"))
     assert load_rates(other) is None
+
+
+def test_pages_that_were_only_looked_up_teach_nothing(cfg: RunConfig) -> None:
+    """A run out of the page cache seemed to read a page in no time, and so would the next."""
+    read = PageResult(PageKey("a", 0), Status.OK, visual_tokens=1121, new_tokens=500,
+                      seconds={"encode": 2.0})  # fmt: skip
+    found = [replace(read, key=PageKey("a", n), extra=extra) for n, extra in
+             enumerate(({"source": "cache"}, {"same_pixels": True}), start=1)]  # fmt: skip
+    mixed = Summary(wall_seconds=20.0)
+    for result in (read, *found, *(replace(read, key=PageKey("b", n)) for n in range(3))):
+        mixed.count(result, is_resumed=False)
+    assert (mixed.pages, mixed.new_tokens, mixed.seconds["encode"]) == (6, 2000, 8.0)
+    rates = rates_of(mixed, 1.0)
+    assert rates is not None and (rates.pages, rates.new_tokens) == (4, 2000)
+    store_rates(cfg, rates)
+    assert expected(cfg, mixed)["pages"] == 4
+    for number in range(3):
+        mixed.count(replace(found[0], key=PageKey("c", number)), is_resumed=False)
+    assert rates_of(mixed, 1.0) is None, "the time went into looking up"
+
+
+def test_a_page_read_by_an_earlier_run_does_not_say_how_long_this_one_took_to_start() -> None:
+    progress = Progress()
+    progress.started -= 5.0
+    progress.page(PageResult(PageKey("a", 0), Status.OK, seconds={"encode": 60.0},
+                             extra={"same_pixels": True}))  # fmt: skip
+    assert progress.startup_s == pytest.approx(5.0, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("is_v1", "mode", "tokens"), [(False, "gundam", 1121), (True, "tiny", 73), (True, "base", 273)]
+)
+def test_a_forecast_cuts_pages_as_the_model_does(
+    cfg: RunConfig, tmp_path: Path, is_v1: bool, mode: str, tokens: int
+) -> None:
+    model = write_toy_model(tmp_path / "toy", is_v1=is_v1)
+    plan = forecast(replace(cfg, engine=EngineConfig(model=str(model), mode=mode)))
+    assert plan.visual_tokens == 2 * tokens
+
+
+def test_a_model_of_the_hub_is_forecast_before_it_is_downloaded(
+    cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, mode, tokens in (("deepseek-ocr-2", "gundam", 1121), ("deepseek-ocr", "tiny", 73)):
+        plan = forecast(replace(cfg, engine=EngineConfig(model=name, mode=mode)))
+        assert plan.visual_tokens == 2 * tokens
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "gone.gguf", "a:b/c"])
+def test_a_forecast_for_a_model_that_is_nowhere_fails_as_the_run_would(
+    cfg: RunConfig, name: str
+) -> None:
+    with pytest.raises(ModelError):
+        forecast(replace(cfg, engine=EngineConfig(model=name)))
+    there = EngineConfig(model=name, engine="openai", server="http://127.0.0.1:1")
+    assert forecast(replace(cfg, engine=there)).pages == 2
 
 
 @pytest.mark.parametrize("junk", ["", "[]", '{"x": 1}', "\x00", '{"KEY": {"pages": "many"}}'])

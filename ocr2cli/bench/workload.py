@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ocr2cli.config import EngineConfig, TileConfig
-from ocr2cli.document.tiles import make_views
+from ocr2cli.document.tiles import make_views, v1_tile_config, view_layout
+from ocr2cli.errors import UsageError
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig, SamConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.model.quantized import expect_int8
@@ -89,6 +90,30 @@ class Subject:
         self.loaded = None
 
 
+def model_config(engine: EngineConfig) -> ModelConfig:
+    """The sizes of the engine's model, without loading it. Raises: ModelError."""
+    from ocr2cli.weights.checkpoint import open_checkpoint
+    from ocr2cli.weights.hub import resolve_model
+
+    if engine.model in RANDOM_MODELS:
+        return RANDOM_MODELS[engine.model]
+    checkpoint = open_checkpoint(resolve_model(engine.model, engine.mmproj))
+    checkpoint.close()
+    return checkpoint.config
+
+
+def check_request(config: ModelConfig, new_tokens: int, against: str | None) -> None:
+    """Raises: UsageError for what this model cannot do, before it is loaded."""
+    if against and config.is_v1:
+        raise UsageError(f"--against {against} reads DeepSeek-OCR-2 only. Leave it out for v1.")
+    most = max(0, config.decoder.max_positions - prompt_tokens(config))
+    if new_tokens > most:
+        raise UsageError(
+            f"--new-tokens {new_tokens} does not fit: after a page's prompt this model has room "
+            f"for {most}. Give at most that."
+        )
+
+
 def make_subject(engine: EngineConfig) -> Subject:
     """`random-full`, `random-tiny`, or any model that `--model` takes, vision and decoder.
 
@@ -162,9 +187,9 @@ def fill_randomly(module: nn.Module) -> None:
 
 def make_work(subject: Subject, num_pages: int, new_tokens: int, *, encoded: int) -> Work:
     """num_pages prompts as long as a page's, of which `encoded` pages exist as pixels."""
-    pages = make_pages(min(num_pages, encoded))
+    pages = make_pages(min(num_pages, encoded), tile_config(subject.config))
     generator = torch.Generator().manual_seed(0)
-    shape = (prompt_tokens(subject.config, pages[0]), subject.config.decoder.hidden_size)
+    shape = (prompt_tokens(subject.config), subject.config.decoder.hidden_size)
     prompts = [
         torch.randn(shape, generator=generator).to(subject.dtype).to(subject.device)
         for _ in range(num_pages)
@@ -172,14 +197,18 @@ def make_work(subject: Subject, num_pages: int, new_tokens: int, *, encoded: int
     return Work(pages, prompts, new_tokens)
 
 
-def prompt_tokens(config: ModelConfig, page: Views) -> int:
+def tile_config(config: ModelConfig) -> TileConfig:
+    """The tile rule's numbers; v1's are those of its usual mode."""
+    return v1_tile_config(EngineConfig().mode) if config.is_v1 else TileConfig()
+
+
+def prompt_tokens(config: ModelConfig) -> int:
     """Tokens of a page's prompt: those of its views, the separator and the text."""
-    encoder = config.query_encoder
-    assert encoder is not None
-    return page.num_tiles * encoder.tile_queries + encoder.global_queries + 1 + PROMPT_TOKENS
+    layout = view_layout(*PAGE_SIZE, tile_config(config), is_v1=config.is_v1)
+    return layout.visual_tokens + PROMPT_TOKENS
 
 
-def make_pages(num_pages: int) -> list[Views]:
+def make_pages(num_pages: int, tiles: TileConfig) -> list[Views]:
     """Views of A4 pages of noise on paper: their content changes no speed."""
     width, height = PAGE_SIZE
     rng = np.random.default_rng(0)
@@ -187,5 +216,5 @@ def make_pages(num_pages: int) -> list[Views]:
     for number in range(num_pages):
         rgb = rng.integers(180, 256, (height, width, 3), dtype=np.uint8)
         page = PageImage(PageKey("bench", number), rgb, 144)
-        pages.append(make_views(page, TileConfig()))
+        pages.append(make_views(page, tiles))
     return pages

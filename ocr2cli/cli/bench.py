@@ -45,11 +45,19 @@ def bench(
     )  # fmt: skip
     from ocr2cli.bench.raster import measure_raster
     from ocr2cli.bench.report import as_text, report
-    from ocr2cli.bench.workload import make_subject, make_work
+    from ocr2cli.bench.workload import (
+        check_request,
+        make_subject,
+        make_work,
+        model_config,
+        tile_config,
+    )
     from ocr2cli.engines.host import num_cores
 
     torch.set_num_threads(threads or num_cores())
-    subject = make_subject(EngineConfig(model=model, device=device, dtype=dtype))
+    engine = EngineConfig(model=model, device=device, dtype=dtype)
+    check_request(model_config(engine), new_tokens, against)
+    subject = make_subject(engine)
     encoded = ENCODED_GROUPS * pages_at_once(subject.device)
     work = make_work(subject, pages, new_tokens, encoded=encoded)
     ceilings = measure_ceilings(subject.device, subject.dtype)
@@ -61,7 +69,6 @@ def bench(
 
         subject.give_up_model()
         peers["transformers"] = measure_hf(subject, work)
-    facts = report(
-        subject, ours, ceilings, raster_ms=measure_raster(), peak_bytes=peak, peers=peers
-    )
+    raster_ms = measure_raster(tile_config(subject.config))
+    facts = report(subject, ours, ceilings, raster_ms=raster_ms, peak_bytes=peak, peers=peers)
     click.echo(json.dumps(facts) if as_json else as_text(facts))

@@ -1,20 +1,25 @@
 """The command group and the one border where an exception becomes an exit code.
 
-Knows nothing about any command until it is asked for: commands are imported by name, so
-`ocr2 --help` finishes without torch.
+A stdout or stderr that nobody reads any more costs what is printed, and nothing else. Knows
+nothing about any command until it is asked for: commands are imported by name, so `ocr2 --help`
+finishes without torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from ocr2cli import __version__
-from ocr2cli.cli.options import quiet_end
 from ocr2cli.errors import ExitCode, Ocr2Error
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # name -> (module, attribute, one line for --help). The line stands here so that listing the
 # commands imports none of them; `tests/cli` checks that it equals the command's own.
@@ -45,12 +50,6 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def invoke(self, ctx: click.Context) -> object:
-        # Before click meets a stdout that nobody reads, and answers with the exit code of a bug.
-        with quiet_end():
-            return super().invoke(ctx)
-        return ExitCode.OK
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
@@ -64,7 +63,40 @@ def ocr2() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of cli.md."""
+    # Not where a caller has put streams of its own.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _unbroken(sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _unbroken(sys.stderr)
     sys.exit(_run(argv))
+
+
+class _Unbroken(io.FileIO):
+    """A file that takes what nobody reads: `ocr2 ... | head -1` wanted no more."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _unbroken(stream: TextIO | None) -> TextIO | None:
+    """The same stream, but a closed pipe is no error; None where there is no stream.
+
+    Here and not around what is printed: then it holds for progress, logs and libraries too, and
+    a run goes on after the first line that nobody read.
+    """
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Unbroken(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        newline="\n",
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
 
 
 def _run(argv: Sequence[str] | None) -> int:

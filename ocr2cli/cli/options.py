@@ -6,14 +6,13 @@ default. Knows nothing about what the values are used for.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,7 +107,7 @@ def _load_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
         table = tomllib.loads(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{found}: not a readable TOML file: {error}") from error
-    ctx.default_map = _settings_for(ctx.command, table, found)
+    ctx.default_map = _settings_for(ctx, table, found)
 
 
 def _first_config_file() -> Path | None:
@@ -124,34 +123,67 @@ def _first_config_file() -> Path | None:
     return None
 
 
-def _settings_for(command: click.Command, table: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Top-level keys and those of the command's own table, checked against its options."""
-    from ocr2cli.cli.main import COMMANDS
+def _settings_for(ctx: click.Context, table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Top-level keys and those of the command's own table, checked against its options.
 
-    known = _keys_of(command)
+    A command of a command has both its parent's and its own, [models] and [models.list].
+    """
+    lineage = [ctx]
+    while lineage[0].parent is not None:
+        lineage.insert(0, lineage[0].parent)
     settings: dict[str, Any] = {}
-    others = {key for key, value in table.items() if isinstance(value, dict)}
-    for name in others - set(COMMANDS):
-        raise UsageError(f"{path}: [{name}] is not a command.{_nearest(name, list(COMMANDS))}")
-    own = table.get(command.name or "", {})
-    for key, value in {**{k: v for k, v in table.items() if k not in others}, **own}.items():
-        name = key.replace("-", "_")
-        if name in known:
-            settings[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else value
-        elif key in own or not _is_known_anywhere(name):
-            words = [word.replace("_", "-") for word in known]
-            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, words)}")
+    for at in lineage:
+        if at.parent is not None:
+            table = table.get(at.info_name or "", {})
+        names = at.command.list_commands(at) if isinstance(at.command, click.Group) else []
+        _check_tables(table, names, path)
+        keys = {key: value for key, value in table.items() if key not in names}
+        settings |= _options(ctx.command, keys, path, is_own=at is ctx)
     return settings
 
 
-def _keys_of(command: click.Command) -> dict[str, str]:
-    """What a file may call each option, with _ for -: its long name, or the parameter's; -> the
-    parameter's."""
+def _check_tables(table: dict[str, Any], names: list[str], path: Path) -> None:
+    """Raises: UsageError for a table of no command, and for a command that is no table."""
+    for key, value in table.items():
+        if isinstance(value, dict) and key not in names:
+            raise UsageError(f"{path}: [{key}] is not a command.{_nearest(key, names)}")
+        if key in names and not isinstance(value, dict):
+            raise UsageError(
+                f"{path}: {key!r} is a command, not an option. Write its options below [{key}]."
+            )
+
+
+def _options(
+    command: click.Command, keys: dict[str, Any], path: Path, *, is_own: bool
+) -> dict[str, Any]:
+    """Values by the parameters' names. is_own: the keys are meant for this command alone."""
+    known = _keys_of(command)
+    values = {}
+    for key, value in keys.items():
+        name = key.replace("-", "_")
+        if name in known:
+            values[known[name].name or ""] = _value(known[name], value)
+        elif is_own or not _is_known_anywhere(name):
+            words = [word.replace("_", "-") for word in known]
+            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, words)}")
+    return values
+
+
+def _value(parameter: click.Parameter, value: Any) -> Any:
+    """A value of the file as click wants it: a list where the option may be repeated, as `--suite`;
+    else a list is the comma list of the command line, as of `--format`."""
+    if getattr(parameter, "multiple", False) or parameter.nargs != 1:
+        return value if isinstance(value, list) else [value]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _keys_of(command: click.Command) -> dict[str, click.Parameter]:
+    """What a file may call each option, with _ for -: its long name, or the parameter's."""
     keys = {}
     for parameter in command.params:
         for word in (*parameter.opts, parameter.name or ""):
             if word.startswith("--") or word == parameter.name:
-                keys[word.removeprefix("--").replace("-", "_")] = parameter.name or ""
+                keys[word.removeprefix("--").replace("-", "_")] = parameter
     return keys
 
 
@@ -163,27 +195,18 @@ def _is_known_anywhere(name: str) -> bool:
 
     for module, attribute, _ in COMMANDS.values():
         command = getattr(importlib.import_module(module), attribute)
-        if name in _keys_of(command):
+        if any(name in _keys_of(each) for each in (command, *_commands_of(command))):
             return True
     return name in _COMMON
+
+
+def _commands_of(command: click.Command) -> list[click.Command]:
+    return list(command.commands.values()) if isinstance(command, click.Group) else []
 
 
 def _nearest(word: str, names: list[str]) -> str:
     close = difflib.get_close_matches(word.replace("_", "-"), names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-@contextlib.contextmanager
-def quiet_end() -> Iterator[None]:
-    """Print to a stdout that may be closed (`ocr2 ... | head -1`): nobody wanted more, and the
-    exit code stays what it was."""
-    try:
-        yield
-        if sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would complain once more when it flushes the stream at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_terminal() -> bool:

@@ -5,13 +5,15 @@ Knows nothing about where the counts come from.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
+
 from ocr2cli.cli.options import one_line
+from ocr2cli.output.summary import is_reused
 from ocr2cli.pages import PageResult
 
 _LINE_EVERY_S = 10.0
@@ -38,7 +40,8 @@ class Progress:
         """One more page has its result."""
         if not self.num_done:
             spent = time.monotonic() - self.started
-            self.startup_s = max(0.0, spent - sum(result.seconds.values()))
+            own_s = 0.0 if is_reused(result) else sum(result.seconds.values())
+            self.startup_s = max(0.0, spent - own_s)
         self.num_done += 1
         self.num_bad += not result.status.is_good
         self.show(result)
@@ -68,7 +71,8 @@ class LineProgress(Progress):
         self._last = now
         of = f"/{self.total}" if self.total else ""
         bad = f", {self.num_bad} to look at" if self.num_bad else ""
-        print(f"{self.num_done}{of} pages, {self.pages_per_minute:.1f}/min{bad}", file=sys.stderr)
+        line = f"{self.num_done}{of} pages, {self.pages_per_minute:.1f}/min{bad}"
+        click.echo(line, err=True)  # `print` would go to stdout where stderr is closed
 
 
 class BarProgress(Progress):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocr2cli.cli.options import common, is_terminal, option, quiet_end, set_up_logging
+from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
 from ocr2cli.config import (
     DRAFT_MODES,
     DTYPE_NAMES,
@@ -186,8 +186,7 @@ def execute(
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
     if as_json:
-        with quiet_end():
-            click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+        click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
     code = stop.exit_code or summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
         click.echo(summary.to_text(), err=True)
@@ -296,7 +295,12 @@ def _password(text: str, file: Path | None) -> str:
         return text
     if text:
         raise UsageError("give --password or --password-file, not both")
-    return file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+    try:
+        return file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(
+            f"--password-file {file}: not a readable text file. Save the password as UTF-8 text"
+        ) from None
 
 
 def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:

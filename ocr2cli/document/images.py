@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ocr2cli.document.files import InputFile, Kind, shown
 from ocr2cli.errors import PageFault
@@ -30,6 +31,12 @@ UNKNOWN_DPI = 72.0
 _EXIF_ORIENTATION = 0x0112
 # Orientations 5 to 8 lie on their side.
 _FIRST_SIDEWAYS_ORIENTATION = 5
+
+_TIFF_BITS = 258
+_TIFF_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+# Below a quarter of 16 bits, the values are those of a scanner with 10 to 14.
+_FULL_RANGE = 2**14
 
 
 class ImageDocument:
@@ -52,10 +59,11 @@ class ImageDocument:
         try:
             image = self._frame(page)
             own_dpi = _dpi(image)
+            tags = _tiff_tags(image)  # an image that is turned has lost them
             with _bombs_are_errors():
                 image.load()
                 image = ImageOps.exif_transpose(image)
-            image = _shrink(_to_rgb(image, notes), max_pixels, notes)
+            image = _shrink(_to_rgb(image, tags, notes), max_pixels, notes)
         except PageFault:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
@@ -141,10 +149,15 @@ def _register_heif(path: str) -> None:
     pi_heif.register_heif_opener()
 
 
-def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+def _tiff_tags(image: Image.Image) -> Mapping[int, object]:
+    """The frame's tags by number; empty for all other formats."""
+    return dict(getattr(image, "tag_v2", {}))
+
+
+def _to_rgb(image: Image.Image, tags: Mapping[int, object], notes: list[str]) -> Image.Image:
     """RGB; alpha composited on white where the image really is transparent."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image, notes)
+        return _deep_grey_to_rgb(image, tags, notes)
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
@@ -168,21 +181,43 @@ def _composite_on_white(image: Image.Image, notes: list[str]) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _deep_grey_to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """16-bit grey keeps its range; 32-bit and float ones are stretched from darkest to lightest."""
+def _deep_grey_to_rgb(
+    image: Image.Image, tags: Mapping[int, object], notes: list[str]
+) -> Image.Image:
+    """16-bit grey keeps its range, or the one its TIFF states; all else is stretched.
+
+    Stretched from darkest to lightest: 32-bit and float grey, and what uses little of 16 bits.
+    """
     from PIL import Image
 
     values = np.asarray(image)
-    if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (
-        image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535
-    ):
-        grey = values.astype(np.float64) * 255 / 65535
+    is_16_bit = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    if is_16_bit or (image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535):
+        white = _stated_white(tags)
+        # 12 bits in 16, which nothing states, would be black on black, and taken for empty
+        is_stretched = white == 65535 and values.min() < values.max() < _FULL_RANGE
     else:
-        finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
-        low, high = float(finite.min()), float(finite.max())
-        grey = (finite - low) * (255.0 / (high - low) if high > low else 0.0)
-        notes.append(f"grey values {low:g} to {high:g} stretched to black and white")
+        white, is_stretched = 65535, True
+    grey = _stretch(values, notes) if is_stretched else values.astype(np.float64) * 255 / white
+    if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey  # Pillow inverts up to 8 bits and leaves deeper ones as stored
     return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+
+
+def _stated_white(tags: Mapping[int, object]) -> int:
+    """The largest value that a TIFF's number of bits allows; 16 bits where it states no fewer."""
+    stated = tags.get(_TIFF_BITS)
+    bits = stated[0] if isinstance(stated, tuple) and stated else stated
+    return 2**bits - 1 if isinstance(bits, int) and 8 < bits < 16 else 65535
+
+
+def _stretch(values: npt.NDArray[Any], notes: list[str]) -> npt.NDArray[np.float64]:
+    """0 to 255, from darkest to lightest; 0 where all are equal."""
+    finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    low, high = float(finite.min()), float(finite.max())
+    notes.append(f"grey values {low:g} to {high:g} stretched to black and white")
+    stretched: npt.NDArray[np.float64] = (finite - low) * (255 / (high - low) if high > low else 0)
+    return stretched
 
 
 def _shrink(image: Image.Image, max_pixels: int, notes: list[str]) -> Image.Image:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from ocr2cli.config import RasterConfig
@@ -31,6 +32,8 @@ MAX_ADDRESS_SPACE = 8 << 30
 
 # Files named to the child ahead of time, so that it works while the pages of one are read.
 _AHEAD = 4
+# How late a wish to stop is seen while a file is opened.
+_TICK_S = 0.1
 _BOOT = "from ocr2cli.document.listing import serve; serve()"
 
 
@@ -43,10 +46,23 @@ class Listing:
     error: PageError | None = None
 
 
+def never() -> bool:
+    """For a listing that nobody stops."""
+    return False
+
+
 def list_documents(
-    paths: Sequence[str], cfg: RasterConfig, *, is_isolated: bool = True
+    paths: Sequence[str],
+    cfg: RasterConfig,
+    *,
+    is_isolated: bool = True,
+    stop: Callable[[], object] = never,
 ) -> Iterator[Listing]:
-    """One listing a path, in order. Nothing here raises for what a file holds."""
+    """One listing a path, in order. Nothing here raises for what a file holds.
+
+    stop: asked while a file is opened by the other process, which may take minutes; once it is
+    true the listings end there, whatever is left.
+    """
     if not is_isolated:
         yield from (inspect(path, cfg) for path in paths)
         return
@@ -57,7 +73,11 @@ def list_documents(
         while waiting:
             if child is None:
                 child = stack.enter_context(_Child(cfg))
-            listing = child.next_listing(waiting)
+            child.name(waiting)
+            while not child.has_answer(_TICK_S):
+                if stop():
+                    return
+            listing = child.next_listing()
             if listing is None:
                 death = child.death_of(waiting[0])
                 child = None
@@ -117,11 +137,11 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=child_environment(),
-            text=True,
-            encoding="ascii",
             start_new_session=True,
         )
         self._num_named = 0
+        self._answers = b""
+        self._is_dead = False
         self._say(asdict(cfg))
 
     def __enter__(self) -> _Child:
@@ -135,14 +155,30 @@ class _Child:
                 assert pipe is not None
                 pipe.close()
 
-    def next_listing(self, waiting: deque[str]) -> Listing | None:
-        """The listing of `waiting[0]`; None when the child died of it."""
+    def name(self, waiting: deque[str]) -> None:
+        """Tell it the next files, so that it is never idle."""
         while self._num_named < min(len(waiting), _AHEAD):
             self._say(waiting[self._num_named])
             self._num_named += 1
+
+    def has_answer(self, within_s: float) -> bool:
+        """Wait so long at most until there is a listing, or the child has died."""
         assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer.endswith("\n"):
+        pipe = self._process.stdout.fileno()
+        if not (self._is_dead or b"\n" in self._answers):
+            # Not `readline`: what it read ahead would be out of sight of `poll`.
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            if poll.poll(within_s * 1000):
+                arrived = os.read(pipe, 1 << 16)
+                self._answers += arrived
+                self._is_dead = not arrived
+        return self._is_dead or b"\n" in self._answers
+
+    def next_listing(self) -> Listing | None:
+        """The listing of the first file it was told of; None when the child died of it."""
+        answer, newline, self._answers = self._answers.partition(b"\n")
+        if not newline:
             return None
         self._num_named -= 1
         fields = json.loads(answer)
@@ -167,7 +203,7 @@ class _Child:
         # Few and short messages: they fit the pipe's buffer, so this never waits for the child.
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
             self._process.stdin.flush()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import ENDINGS, shown
-from ocr2cli.document.listing import Listing, list_documents
+from ocr2cli.document.listing import Listing, list_documents, never
 from ocr2cli.document.naming import common_root, document_ids
 from ocr2cli.document.page_ranges import PageSelection, parse_pages
 from ocr2cli.document.urls import is_url, list_url, local_path, name_of
@@ -54,6 +54,7 @@ def find_jobs(
     out_url: str = "",
     written: Container[str] = (),
     is_isolated: bool = True,
+    stop: Callable[[], object] = never,
 ) -> Iterator[PageJob]:
     """Every page to read, document after document, in page order; made as they are asked for.
 
@@ -61,13 +62,20 @@ def find_jobs(
     that are walked; out_url: the same where the output is a URL; written: real paths of files that
     earlier runs wrote, left out where OUT itself is walked. is_isolated: count pages in a
     process of its own, which a hostile file may hang or kill. A document that cannot be opened
-    gives exactly one job, for page 0, with `error`.
+    gives exactly one job, for page 0, with `error`. stop: once it is true while a document is
+    opened, the jobs end there, as if there were no more.
 
     Raises: UsageError for a bad page range, before anything is opened.
     """
     selection = parse_pages(pages)
     sources = find_sources(inputs, out=out, out_url=out_url, written=written)
-    return _jobs(sources, selection, cfg or RasterConfig(), is_isolated)
+    listings = list_documents(
+        [source.path for source in sources],
+        cfg or RasterConfig(),
+        is_isolated=is_isolated,
+        stop=stop,
+    )
+    return _jobs(sources, listings, selection, (cfg or RasterConfig()).dpi)
 
 
 def find_sources(
@@ -126,11 +134,11 @@ def _identity(path: str) -> str:
 
 
 def _jobs(
-    sources: Sequence[Source], selection: PageSelection, cfg: RasterConfig, is_isolated: bool
+    sources: Sequence[Source], listings: Iterator[Listing], selection: PageSelection, dpi: int
 ) -> Iterator[PageJob]:
-    listings = list_documents([source.path for source in sources], cfg, is_isolated=is_isolated)
-    for source, listing in zip(sources, listings, strict=True):
-        yield from _document_jobs(source, listing, selection, cfg.dpi)
+    # Not strict: there are fewer listings when they were stopped.
+    for source, listing in zip(sources, listings, strict=False):
+        yield from _document_jobs(source, listing, selection, dpi)
 
 
 def _document_jobs(

@@ -193,6 +193,8 @@ def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch:
 def run_fingerprint(cfg: RunConfig, prompt: str, *, model: str, tiles: TileConfig) -> str:
     """SHA-256 over everything that may change a page's text."""
     raster = {k: v for k, v in dataclasses.asdict(cfg.raster).items() if k != "password"}
+    if raster["text_layer"] == "draft":
+        raster["text_layer"] = "never"  # a draft is checked token by token: the text is the same
     facts: dict[str, Any] = {
         "output_version": OUTPUT_VERSION,
         "tile_rule": TILE_RULE,

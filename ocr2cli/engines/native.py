@@ -18,7 +18,7 @@ from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker
 from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
-from ocr2cli.errors import PageFault
+from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ocr2")
 
-# Pages an encoder takes at once: their equal-size views run as one batch on a GPU.
+# Pages an encoder takes at once on a GPU, where their equal-size views run as one batch.
 ENCODE_PAGES = 4
 
 
@@ -117,7 +117,10 @@ class EncodeWorker:
 
         self.vision = load_vision(spec.files, spec.engine)
         self.tiles = PlainTiles(self.vision.encode_views)
-        self.together = ENCODE_PAGES
+        # Elsewhere views are encoded one by one anyway, and pages that are answered together have
+        # one --page-timeout between them.
+        is_on_card = self.vision.view_separator.device.type == "cuda"
+        self.together = ENCODE_PAGES if is_on_card else 1
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         import torch
@@ -254,6 +257,12 @@ class DecodeWorker:
             self._add(page, x_TD, ids, step)
         except PageFault as fault:
             emit(failed(page.visual.key, fault.code, fault.message, _facts(page)))
+        except EngineError as error:
+            # No budget for the run's own prompt would be met by every page; one that came with a
+            # request is nobody else's trouble.
+            if not page.visual.ask.prompt:
+                raise
+            emit(failed(page.visual.key, "too_large", str(error), _facts(page)))
 
     def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int], step: Step) -> None:
         self.generator.add(

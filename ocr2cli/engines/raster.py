@@ -51,7 +51,7 @@ class RasterWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        early = self._known(job, facts) or early_result(job, page, self.raster, facts)
+        early = early_result(job, page, self.raster, facts) or self._known(job, facts)
         if early is not None:
             return early
         views = make_views(
@@ -65,7 +65,9 @@ class RasterWorker:
 
     def _known(self, job: PageJob, facts: PageFacts) -> PageResult | None:
         """A page whose pixels an earlier run has read: in this output folder, or in the cache."""
-        if job.known_pixels and job.known_pixels == facts.pixels_sha256:
+        # Where a text layer may stand for the pixels, equal pixels do not mean an equal text.
+        is_read = self.raster.text_layer not in ("trust", "auto")
+        if is_read and job.known_pixels and job.known_pixels == facts.pixels_sha256:
             return PageResult(job.key, Status.OK, extra={"same_pixels": True})
         return self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
 

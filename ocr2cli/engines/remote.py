@@ -127,8 +127,9 @@ class PngWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        cached = self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
-        early = cached or early_result(job, page, self.raster, facts)
+        early = early_result(job, page, self.raster, facts)
+        if early is None and self.cache:
+            early = self.cache.find(job.key, facts.pixels_sha256)
         return early or PagePng(job.key, to_png(page.rgb), facts)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.config import DecodeConfig, DryConfig, RasterConfig
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present
 from ocr2cli.eval.metrics import METRICS, Scores
@@ -49,6 +50,7 @@ class Case:
     False when the truth is a part of the page only. has_truth: False for pages with facts alone.
     blocks: the truth block by block in reading order, for benchmarks that have them;
     ignored_blocks: texts on the page (page numbers, running heads) that neither help nor harm.
+    mode: for v1 only; "" for the engine's.
     needs: the kind of model the recorded scores belong to, "" for any.
     not_run: why the case cannot be run, "" when it can.
     """
@@ -65,7 +67,7 @@ class Case:
     ignored_blocks: tuple[str, ...] = ()
     prompt: str = "ocr"
     prompt_text: str = ""
-    mode: str = "gundam"
+    mode: str = ""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     needs: str = ""
     recorded: Scores | None = None
@@ -80,7 +82,7 @@ class Suite:
 
     overall: the tolerance on the means. gates_file: None when the suite has no own. facts_gate:
     False where facts are a score, not a promise. is_benchmark: somebody else's pages on the user's
-    disk; fact ids then read `group:id`.
+    disk; fact ids then read `group:id`. left_out: ids of its other cases, which were not asked for.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Suite:
     facts_gate: bool = True
     is_benchmark: bool = False
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def suites_folder() -> Path:
@@ -170,7 +173,7 @@ def _read_case(
         covers_page=take(table, "covers_page", bool, where, True),
         prompt=take(table, "prompt", str, where, "ocr"),
         prompt_text=take(table, "prompt_text", str, where, ""),
-        mode=take(table, "mode", str, where, "gundam"),
+        mode=take(table, "mode", str, where, ""),
         decode=read_decode(take(table, "decode", dict, where, {}), where),
         needs=needs,
         recorded=_read_recorded(table.get("recorded"), where),
@@ -231,12 +234,23 @@ def _plain_suite(folder: Path) -> Suite:
         raise InputError(
             f"{folder}: no suite.toml and no page image. Give a folder with pages and truth."
         )
-    return Suite(
-        name=folder.name, folder=folder, cases=tuple(_plain_case(p, folder) for p in pages)
-    )
+    ids = page_ids([str(page.relative_to(folder)) for page in pages])
+    cases = [_plain_case(page, name, folder.name) for page, name in zip(pages, ids, strict=True)]
+    cases = _with_recorded(cases, folder / "recorded.json")
+    return Suite(name=folder.name, folder=folder, cases=tuple(cases))
 
 
-def _plain_case(page: Path, folder: Path) -> Case:
+def page_ids(names: Sequence[str]) -> list[str]:
+    """Different names of pages to different ids: without their endings, which stay where needed."""
+    taken = Counter([*names, *(_bare(name) for name in names)])
+    return [_bare(name) if taken[_bare(name)] == 1 else name for name in names]
+
+
+def _bare(name: str) -> str:
+    return str(Path(name).with_suffix(""))
+
+
+def _plain_case(page: Path, name: str, suite: str) -> Case:
     text, markdown = page.with_suffix(".txt"), page.with_suffix(".md")
     if not text.is_file() and not markdown.is_file():
         raise InputError(
@@ -244,14 +258,31 @@ def _plain_case(page: Path, folder: Path) -> Case:
         )
     marked = _read_truth(markdown, str(page)) if markdown.is_file() else ""
     plain = _read_truth(text, str(page)) if text.is_file() else ""
+    _refuse_several_pages(page)
     return Case(
-        id=str(page.relative_to(folder).with_suffix("")),
-        suite=folder.name,
+        id=name,
+        suite=suite,
         path=page,
         truth=plain,
         truth_markdown=marked,
         prompt="ocr" if plain else "markdown",
     )
+
+
+def _refuse_several_pages(document: Path) -> None:
+    """The truth of a document is no truth of its first page.
+
+    A file that cannot be opened is left to the run, which says so.
+    """
+    from ocr2cli.document.listing import inspect
+
+    num_pages = inspect(str(document), RasterConfig()).num_pages
+    if num_pages > 1:
+        raise InputError(
+            f"{document} has {num_pages} pages, and a plain folder has one truth for each file. "
+            "Write a suite.toml with one case a page, each with its page_number and truth, or "
+            "split the file."
+        )
 
 
 def read_decode(table: Mapping[str, Any], where: str) -> DecodeConfig:
@@ -276,19 +307,30 @@ def _read_recorded(table: Any, where: str) -> Scores | None:
 
 def _with_recorded(cases: list[Case], file: Path) -> list[Case]:
     """Scores from recorded.json (`ocr2 eval --record`), for cases that state none themselves."""
-    if not file.is_file():
-        return cases
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
-        known = {name: Scores(**scores) for name, scores in rows.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{file}: not recorded scores ({error}). Delete it, record anew."
-        ) from error
+    rows = read_recorded(file)["scores"]
+    known = {name: Scores(**scores) for name, scores in rows.items()}
     return [
         case if case.recorded is not None else replace(case, recorded=known.get(case.id))
         for case in cases
     ]
+
+
+def read_recorded(file: Path) -> dict[str, Any]:
+    """What `ocr2 eval --record` wrote: "scores" by case id, and whose they are.
+
+    Without the file there are no scores. Raises: UsageError when it is damaged.
+    """
+    if not file.is_file():
+        return {"scores": {}}
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for scores in values["scores"].values():
+            Scores(**scores)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file}: not recorded scores ({error}). Delete it, record anew."
+        ) from error
+    return values
 
 
 def _read_tolerance(table: Any, where: str) -> Tolerance | None:

@@ -23,6 +23,7 @@ from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
 # first new token, relative to the reference's largest.
 PARITY_METRICS = ("exact_share", "first_difference", "logit_difference")
 DTYPES = ("", "float32", "bfloat16", "float16", "int8")
+NO_SUCH_CASE = "no case has such a name"
 BOUNDS = ("at_most", "at_least", "at_most_reference_plus", "at_least_reference_minus")
 
 
@@ -52,7 +53,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One gate on one case (or "overall"). rule: the limit in words; note: why unchecked."""
+    """One gate on one case (or "overall"). rule: the limit in words; note: why unchecked.
+
+    where: the case's id; with the note NO_SUCH_CASE, the pattern that names none.
+    """
 
     where: str
     metric: str
@@ -86,10 +90,12 @@ def gates_of(suite: Suite, default_file: Path, dtype: str = "") -> list[Gate]:
     """The suite's own gates file or the default one, and its tolerances as gates.
 
     dtype: the model's; limits for another one are left out, and a limit for this one stands in
-    place of the same limit for any.
+    place of the same limit for any. Raises: UsageError for a mistake in the file.
     """
     file = suite.gates_file or default_file
     gates = load_gates(file) if file.is_file() else []
+    if suite.gates_file is not None:
+        _refuse_other_suites(gates, suite, file)
     gates = [gate for gate in gates if fnmatch(suite.name, gate.suite)]
     gates = _for_dtype(gates, dtype)
     for case in suite.cases:
@@ -98,6 +104,16 @@ def gates_of(suite: Suite, default_file: Path, dtype: str = "") -> list[Gate]:
     if suite.overall is not None:
         gates += _tolerance_gates(suite.overall, is_overall=True)
     return gates
+
+
+def _refuse_other_suites(gates: Sequence[Gate], suite: Suite, file: Path) -> None:
+    """A suite's own limit that names another suite would never be asked."""
+    for number, gate in enumerate(gates, start=1):
+        if not fnmatch(suite.name, gate.suite):
+            raise UsageError(
+                f"{file}: gate {number}: suite = {gate.suite!r} is not this suite, whose name is "
+                f"{suite.name!r}. Correct it, or leave it out."
+            )
 
 
 def _for_dtype(gates: Sequence[Gate], dtype: str) -> list[Gate]:
@@ -114,16 +130,29 @@ def _subject(gate: Gate) -> tuple[object, ...]:
     return gate.metric, gate.bound, gate.suite, gate.cases, gate.is_overall
 
 
-def judge(gates: Sequence[Gate], cases: Sequence[CaseScores]) -> list[Verdict]:
-    """Every gate on every case it is meant for. No cases: no verdicts, so nothing is passed."""
+def judge(
+    gates: Sequence[Gate], cases: Sequence[CaseScores], others: Sequence[str] = ()
+) -> list[Verdict]:
+    """Every gate on every case it is meant for. No cases: no verdicts, so nothing is passed.
+
+    others: ids of the suite's cases that did not run; a gate meant for them alone says nothing. A
+    pattern of no case at all is unchecked, with NO_SUCH_CASE as its note.
+    """
     verdicts: list[Verdict] = []
+    ids = [*(case.id for case in cases), *others]
     for gate in gates:
-        chosen = [c for c in cases if not gate.cases or any(fnmatch(c.id, p) for p in gate.cases)]
+        chosen = [c for c in cases if not gate.cases or any(_names(p, c.id) for p in gate.cases)]
+        unknown = [p for p in gate.cases if not any(_names(p, name) for name in ids)]
+        verdicts += [_verdict(gate, pattern, None, None, NO_SUCH_CASE) for pattern in unknown]
         if gate.is_overall and chosen:
             verdicts.append(_judge_mean(gate, chosen))
         elif not gate.is_overall:
             verdicts += [_judge_case(gate, case) for case in chosen]
     return verdicts
+
+
+def _names(pattern: str, case: str) -> bool:
+    return pattern == case or fnmatch(case, pattern)  # an id may itself hold a bracket
 
 
 def _judge_case(gate: Gate, case: CaseScores) -> Verdict:
@@ -154,7 +183,9 @@ def _verdict(
 ) -> Verdict:
     rule = _RULES[gate.bound].format(gate.limit)
     limit = _limit(gate, reference)
-    if limit is None:
+    if note == NO_SUCH_CASE:
+        state = State.UNCHECKED
+    elif limit is None:
         state, note = State.UNCHECKED, "no reference score"
     elif value is None:
         state, note = State.UNCHECKED, note or "does not apply to this page"
@@ -241,6 +272,11 @@ def group_failed(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
             key = (verdict.metric, verdict.rule, verdict.reason)
             groups.setdefault(key, []).append(verdict)
     return list(groups.values())
+
+
+def without_case(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those whose pattern is the name of no case: most likely a mistake in a gates.toml."""
+    return [verdict for verdict in verdicts if verdict.note == NO_SUCH_CASE]
 
 
 def mean(values: Sequence[float]) -> float | None:

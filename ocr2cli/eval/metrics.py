@@ -152,7 +152,11 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|[-*+][ \t]+)", re.MULTILINE)
-_RULE = re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$|^\s*\|?(?:\s*:?-{2,}:?\s*\|)+.*$", re.MULTILINE)
+# Within a line, each run of blanks with one place to match at: else many blank lines take minutes.
+_RULE = re.compile(
+    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*(?:\|[ \t]*)?(?::?-{2,}:?[ \t]*\|[ \t]*)+.*$",
+    re.MULTILINE,
+)
 _FENCE = re.compile(r"^[ \t]*```[^\n]*$", re.MULTILINE)
 _EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|\*|~~|`)(?=\S)(.{1,1000}?)(?<=\S)\1")
 _UNDERSCORE = re.compile(r"(?<!\w)_(?=\S)([^_\n]+?)(?<=\S)_(?!\w)")

@@ -6,12 +6,14 @@ The format is the one its dataset card describes (versions 1.0 to 1.6). Knows no
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ocr2cli.errors import InputError
-from ocr2cli.eval.cases import Case, Suite
+from ocr2cli.eval.cases import Case, Suite, page_ids
 
 TEXT_BLOCKS = frozenset({
     "title", "text_block", "list_group", "reference", "code_txt", "code_txt_caption",
@@ -43,6 +45,7 @@ def load_omnidocbench(folder: Path, annotations: Path) -> Suite:
     except (OSError, ValueError) as error:
         raise InputError(f"{annotations}: not readable JSON ({error}). Fetch it again.") from error
     cases = [_read_page(row, folder, f"{annotations}: page {n}") for n, row in enumerate(rows, 1)]
+    cases = _with_ids(cases, annotations)
     if all(case.not_run for case in cases):
         raise InputError(
             f"{folder}: none of the {len(cases)} page images is there. Put them in images/."
@@ -68,7 +71,7 @@ def _read_page(row: Any, folder: Path, where: str) -> Case:
     path = next((p for p in (folder / "images" / name, folder / name) if p.is_file()), None)
     texts = [text for text, kind in truth if kind in TEXT_BLOCKS]
     return Case(
-        id=Path(name).stem,
+        id=name,
         suite="omnidocbench",
         path=path or folder / "images" / name,
         truth="\n\n".join(texts),
@@ -79,6 +82,18 @@ def _read_page(row: Any, folder: Path, where: str) -> Case:
         prompt="markdown",
         not_run="" if path else f"image missing: {name}",
     )
+
+
+def _with_ids(cases: Sequence[Case], annotations: Path) -> list[Case]:
+    """Each page named after its image. Raises: InputError when two pages have the same one."""
+    names = [case.path.name for case in cases]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{annotations}: two pages have the image {twice}. Rename one, there and in images/."
+        )
+    ids = page_ids(names)
+    return [replace(case, id=name) for case, name in zip(cases, ids, strict=True)]
 
 
 def _in_order(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

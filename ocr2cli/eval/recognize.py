@@ -50,7 +50,8 @@ def _read_group(
 ) -> dict[PageKey, PageResult]:
     from ocr2cli.batch import iter_pages
 
-    prompt, prompt_own, mode, decode = settings
+    prompt, prompt_own, case_mode, decode = settings
+    mode = case_mode or engine.mode
     cfg = RunConfig(
         engine=replace(engine, prompt=prompt, prompt_text=prompt_own, mode=mode),
         raster=raster,

@@ -15,7 +15,7 @@ from typing import Any
 
 from ocr2cli.errors import InputError, OutputError
 from ocr2cli.eval.cases import file_sha256
-from ocr2cli.eval.gates import State, group_failed
+from ocr2cli.eval.gates import State, group_failed, without_case
 from ocr2cli.eval.metrics import METRICS, Scores, bootstrap_interval, chrf_signature
 from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
@@ -173,6 +173,10 @@ def _verdict_lines(outcome: EvalOutcome) -> list[str]:
         where = ", ".join(v.where if v.value is None else f"{v.where} {v.value:.4f}" for v in group)
         lines.append(f"FAILED {group[0].metric} {group[0].rule}: {where}")
         lines.append(f"       why this limit: {group[0].reason}")
+    for verdict in without_case(outcome.verdicts):
+        lines.append(
+            f"not checked: {verdict.metric} {verdict.rule} for {verdict.where!r}: {verdict.note}"
+        )
     counts = {state: sum(v.state is state for v in outcome.verdicts) for state in State}
     not_run = sum(len(suite.not_run) for suite in outcome.suites)
     lines.append(

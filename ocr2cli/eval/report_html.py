@@ -10,9 +10,13 @@ import io
 from collections.abc import Sequence
 from html import escape
 
+from ocr2cli.config import RasterConfig
+from ocr2cli.errors import InputError, PageFault
+from ocr2cli.eval.cases import Case
 from ocr2cli.eval.diff import diff_html
-from ocr2cli.eval.gates import State, Verdict, group_failed
+from ocr2cli.eval.gates import State, Verdict, group_failed, without_case
 from ocr2cli.eval.metrics import Scores, chrf_signature, fold
+from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.plot import Bar, bar_chart
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
 
@@ -33,7 +37,7 @@ def html_report(outcome: EvalOutcome) -> str:
     failed = {verdict.where for verdict in outcome.failed}
     sections = [_summary(outcome), _gates(outcome)]
     for suite in outcome.suites:
-        sections.append(_suite(suite, failed))
+        sections.append(_suite(suite, failed, outcome.options.raster))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -78,7 +82,7 @@ def _gates(outcome: EvalOutcome) -> str:
         where = ", ".join(f"{v.where} {_number(v.value, 4)}".strip() for v in group)
         rows.append(_gate_row(group[0], State.FAILED.value, where))
     overall = [v for v in outcome.verdicts if v.where == "overall" and v.state is not State.FAILED]
-    for verdict in overall:
+    for verdict in [*overall, *without_case(outcome.verdicts)]:
         state = ": ".join(filter(None, (verdict.state.value, verdict.note)))
         where = f"{verdict.where} {_number(verdict.value, 4)}".strip()
         rows.append(_gate_row(verdict, state, where))
@@ -95,7 +99,7 @@ def _gate_row(verdict: Verdict, state: str, where: str) -> str:
     return f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _suite(suite: SuiteOutcome, failed: set[str]) -> str:
+def _suite(suite: SuiteOutcome, failed: set[str], raster: RasterConfig) -> str:
     worst_first = sorted(suite.cases, key=lambda case: (-badness(case), case.case.id))
     parts = [f"<section><h2>Suite {escape(suite.suite.name)}</h2>"]
     if suite.suite.about:
@@ -113,7 +117,8 @@ def _suite(suite: SuiteOutcome, failed: set[str]) -> str:
     verdicts = [verdict for verdict in suite.verdicts if verdict.state is State.FAILED]
     for number, case in enumerate(worst_first):
         mine = [v for v in verdicts if v.where == case.case.id]
-        parts.append(_page(case, suite.suite.name, mine, has_image=number < MAX_IMAGES))
+        image = _image(case.case, raster) if number < MAX_IMAGES else ""
+        parts.append(_page(case, suite.suite.name, mine, image=image))
     return "".join([*parts, "</section>"])
 
 
@@ -179,7 +184,7 @@ def _cells(scores: Scores, shown: Sequence[tuple[str, str, int]]) -> str:
     )
 
 
-def _page(case: CaseOutcome, suite: str, failed: Sequence[Verdict], *, has_image: bool) -> str:
+def _page(case: CaseOutcome, suite: str, failed: Sequence[Verdict], *, image: str) -> str:
     scores, ours = case.ours.scores, case.ours
     line = ", ".join(
         f"{heading} {_number(v, digits)}"
@@ -197,7 +202,7 @@ def _page(case: CaseOutcome, suite: str, failed: Sequence[Verdict], *, has_image
     if case.result and case.result.error:
         parts.append(f'<p class="failed">not read: {escape(case.result.error.message)}</p>')
     parts += [f"<p>{escape(note)}</p>" for note in (*case.notes, *_parity_notes(case))]
-    columns = [_image(case)] if has_image and case.page is not None else []
+    columns = [image] if image else []
     if case.case.has_truth:
         columns.append(_column("Truth", escape(ours.truth)))
     columns.append(_column("Ours", escape(ours.output)))
@@ -249,16 +254,19 @@ def _diff(heading: str, before: str, after: str) -> str:
     return _column(heading, diff_html(fold(before), fold(after)))
 
 
-def _image(case: CaseOutcome) -> str:
+def _image(case: Case, raster: RasterConfig) -> str:
+    """The page made small; "" when it cannot be read, which its result has said already."""
     from PIL import Image
 
-    assert case.page is not None
-    image = Image.fromarray(case.page.rgb)
+    try:
+        image = Image.fromarray(load_page(case, raster).rgb)
+    except (PageFault, InputError):
+        return ""
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     buffer = io.BytesIO()
     image.quantize(64).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
-    alt = escape(f"page image of {case.case.id}")
+    alt = escape(f"page image of {case.id}")
     return (
         f'<div class="column picture"><h5>Page</h5><img alt="{alt}" '
         f'src="data:image/png;base64,{data}"></div>'

@@ -13,9 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ocr2cli.config import EngineConfig, RasterConfig
+from ocr2cli.document.tiles import v1_tile_config
 from ocr2cli.errors import GateFailed, InputError, PageFault, UsageError
 from ocr2cli.eval.cases import Case, Suite, find_suite_folder, load_suite, suites_folder
-from ocr2cli.eval.gates import CaseScores, State, Verdict, gates_of, judge
+from ocr2cli.eval.gates import CaseScores, Gate, State, Verdict, gates_of, judge
 from ocr2cli.eval.metrics import METRICS, Scores
 from ocr2cli.eval.olmocr_bench import is_olmocr_bench, load_olmocr_bench
 from ocr2cli.eval.omnidocbench import find_annotations, load_omnidocbench
@@ -52,7 +53,7 @@ class EvalOptions:
 @dataclass(frozen=True, slots=True)
 class CaseOutcome:
     """A case that ran. reference: scores and text of the reference, recorded scores alone have no
-    text. page: its pixels for the report, None when it could not be rendered."""
+    text. Without the page's pixels: those of a benchmark fill any memory."""
 
     case: Case
     result: PageResult | None
@@ -60,7 +61,6 @@ class CaseOutcome:
     reference: Scored | None = None
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
-    page: PageImage | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,14 @@ def run_eval(
     suites = [_load(name, options) for name in dict.fromkeys(options.suites)]
     _check_names(suites)
     model = model or model_facts(options.engine)
-    suites = [_choose(suite, options.only, model) for suite in suites]
+    suites = [_choose(suite, options, model) for suite in suites]
     runnable = [case for suite in suites for case in suite.cases if not case.not_run]
     if not runnable:
         raise InputError(f"no case could be run. {_why_nothing(suites)}")
+    if model.kind != "v2":
+        for case in runnable:
+            v1_tile_config(case.mode)  # refuses what is no mode, before anything is read
+    gates = [gates_of(suite, suites_folder() / "gates.toml", model.dtype) for suite in suites]
     _check_pages(suites, options.raster)
     if reference is None and options.ref not in ("recorded", "none"):
         from ocr2cli.eval.choose_reference import make_reference
@@ -141,8 +145,8 @@ def run_eval(
         options=options,
         model=model,
         suites=tuple(
-            _judge_suite(suite, by_case, options, reference, first_logits, model.dtype)
-            for suite in suites
+            _judge_suite(suite, limits, by_case, options, reference, first_logits)
+            for suite, limits in zip(suites, gates, strict=True)
         ),
         seconds=seconds,
         reference_identity=tuple(reference.identity.items()) if reference else (),
@@ -167,10 +171,18 @@ def _check_names(suites: Sequence[Suite]) -> None:
         raise UsageError(f"two suites have the name {twice!r}. Run them one after the other.")
 
 
-def _choose(suite: Suite, only: Sequence[str], model: ModelFacts) -> Suite:
-    """The cases asked for, those for another kind of model marked as not run."""
+def _choose(suite: Suite, options: EvalOptions, model: ModelFacts) -> Suite:
+    """The cases asked for, with their mode; those for another kind of model marked as not run."""
+    only = options.only
     cases = [c for c in suite.cases if not only or any(fnmatch(c.id, p) for p in only)]
-    return replace(suite, cases=tuple(_mark(case, model) for case in cases))
+    chosen = {case.id for case in cases}
+    # one mode for our reading and for the reference and its cache
+    cases = [replace(case, mode=case.mode or options.engine.mode) for case in cases]
+    return replace(
+        suite,
+        cases=tuple(_mark(case, model) for case in cases),
+        left_out=tuple(case.id for case in suite.cases if case.id not in chosen),
+    )
 
 
 def _mark(case: Case, model: ModelFacts) -> Case:
@@ -207,11 +219,11 @@ def _why_nothing(suites: Sequence[Suite]) -> str:
 
 def _judge_suite(
     suite: Suite,
+    gates: Sequence[Gate],
     results: dict[tuple[str, str], PageResult],
     options: EvalOptions,
     reference: Reference | None,
     first_logits: FirstLogits | None,
-    dtype: str,
 ) -> SuiteOutcome:
     outcomes = []
     for case in suite.cases:
@@ -227,11 +239,10 @@ def _judge_suite(
         )
         for o in outcomes
     ]
-    gates = gates_of(suite, suites_folder() / "gates.toml", dtype)
-    verdicts = judge(gates, scores)
+    not_run = tuple(case for case in suite.cases if case.not_run)
+    verdicts = judge(gates, scores, [*suite.left_out, *(case.id for case in not_run)])
     if suite.facts_gate:
         verdicts += [verdict for outcome in outcomes for verdict in _fact_verdicts(outcome)]
-    not_run = tuple(case for case in suite.cases if case.not_run)
     return SuiteOutcome(suite, tuple(outcomes), not_run, tuple(verdicts))
 
 
@@ -242,15 +253,15 @@ def _judge_case(
     reference: Reference | None,
     first_logits: FirstLogits | None,
 ) -> CaseOutcome:
-    try:
-        page: PageImage | None = load_page(case, options.raster)
-    except (PageFault, InputError):
-        page = None  # our own result says why; a reference cannot read it either
-    outcome = CaseOutcome(case, result, score_result(case, result), page=page)
+    outcome = CaseOutcome(case, result, score_result(case, result))
     if options.ref == "recorded" and case.recorded is not None:
         return replace(outcome, reference=Scored(case.recorded))
-    if reference is None or page is None:
+    if reference is None:
         return outcome
+    try:
+        page = load_page(case, options.raster)
+    except (PageFault, InputError):
+        return outcome  # our own result says why; a reference cannot read it either
     theirs = read_cached(reference, case, page, options.cache)
     return replace(
         outcome,

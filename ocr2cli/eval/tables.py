@@ -23,7 +23,7 @@ MAX_SPAN = 100
 # must not take minutes.
 MAX_NODES = 800
 
-_MARKDOWN_RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
+_MARKDOWN_RULE = re.compile(r"^\s*(?:\|\s*)?:?-+:?\s*(?:\|\s*:?-+:?\s*)*(?:\|\s*)?$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Knows nothing about text, pages or processes; keys are opaque.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,7 +146,9 @@ class Generator:
         self._config = config
         self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
         self._num_slots, self._kv_tokens = num_slots, kv_tokens
-        self._context = min(decoder.config.max_positions, kv_tokens, max_context or kv_tokens)
+        # What the model can hold, and what of that the budget allows.
+        self._longest = min(decoder.config.max_positions, max_context or sys.maxsize)
+        self._context = min(self._longest, kv_tokens)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
@@ -205,8 +208,8 @@ class Generator:
         max_new_tokens: a limit for this one, 0 for the config's. config: rules for this one,
         None for the generator's; whether drafts are tried stays the generator's to say.
 
-        Raises: PageFault too_large when the prompt fills the model's context; EngineError when
-        it is kv_tokens that is too small.
+        Raises: PageFault too_large when the prompt fills the model's context, whatever the
+        budget; EngineError when it is kv_tokens that is too small.
         """
         num_prompt = int(prompt_embeddings_TD.shape[0])
         room = self._room_after(num_prompt)
@@ -387,15 +390,15 @@ class Generator:
         room = self._context - num_prompt
         if room > 0:
             return room
-        if self._context < self._kv_tokens:
+        if num_prompt >= self._longest:
             raise PageFault(
                 "too_large",
-                f"the prompt has {num_prompt} tokens and the model's context is {self._context}: "
+                f"the prompt has {num_prompt} tokens and the model's context is {self._longest}: "
                 "shorten --prompt-text.",
             )
         raise EngineError(
             f"the prompt has {num_prompt} tokens and the KV cache budget is {self._kv_tokens}: "
-            "raise --kv-tokens."
+            "shorten the prompt or raise --kv-tokens."
         )
 
     def _allocate(self, make_cache: MakeCache) -> Cache:

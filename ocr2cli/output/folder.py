@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from ocr2cli.errors import OutputError
 from ocr2cli.output.names import printable
+from ocr2cli.pipeline.durable import sync_folder
 
 STATE = ".ocr2"
 _TMP = f"{STATE}/tmp"
@@ -126,7 +127,7 @@ class OutFolder:
             descriptor = self._folder(folder, is_made=True)
             try:
                 os.rename(staged.name, name, src_dir_fd=self._tmp, dst_dir_fd=descriptor)
-                _sync_folder(descriptor)
+                sync_folder(descriptor)
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
                     raise DocumentFault(
@@ -240,7 +241,7 @@ class OutFolder:
         if is_made:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, dir_fd=parent)
-                _sync_folder(parent)
+                sync_folder(parent)
         return os.open(part, _FOLDER_FLAGS, dir_fd=parent)
 
     def _sweep(self) -> None:
@@ -281,15 +282,6 @@ def output_error(path: Path, error: OSError) -> OutputError:
     number = error.errno or 0
     advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
     return OutputError(f"cannot write {printable(str(path))}: {advice}; finished pages are kept.")
-
-
-def _sync_folder(descriptor: int) -> None:
-    """Makes new names durable; some network file systems cannot, and say EINVAL."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
 
 
 def _split(relative: str) -> tuple[str, str]:

@@ -50,8 +50,11 @@ class Rates:
 
 def rates_of(summary: Summary, startup_s: float) -> Rates | None:
     """One run's rates; None when it read too little to tell."""
-    pages = summary.pages - summary.pages_resumed
-    if pages < MIN_PAGES or not summary.visual_tokens or not summary.new_tokens:
+    pages = summary.pages_read
+    # Where most pages were only looked up, the time went into that.
+    if pages < max(MIN_PAGES, summary.pages_reused):
+        return None
+    if not summary.visual_tokens or not summary.new_tokens:
         return None
     reading = max(summary.wall_seconds - startup_s, 0.01)
     # Pages are decoded together, so their decoding times overlap: what encoding leaves is text's.

@@ -48,10 +48,17 @@ class PageNote:
         return f"{self.document} page {self.page}: {self.status}{why}{sure}"
 
 
+def is_reused(result: PageResult) -> bool:
+    """True for a page of this run that no model read: its text was there for its pixels, in the
+    page cache or in this output folder. Its tokens and seconds are another run's."""
+    return result.extra.get("source") == "cache" or bool(result.extra.get("same_pixels"))
+
+
 @dataclass(slots=True)
 class Summary:
-    """What the run did. seconds and tokens: this run's pages only; seconds per stage, summed.
+    """What the run did. seconds and tokens: of the pages it read; seconds per stage, summed.
 
+    pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     """
 
@@ -63,6 +70,7 @@ class Summary:
     document_faults: list[tuple[str, str]] = field(default_factory=list)
     pages: int = 0
     pages_resumed: int = 0
+    pages_reused: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     visual_tokens: int = 0
     new_tokens: int = 0
@@ -80,6 +88,8 @@ class Summary:
         self.by_status[result.status.value] += 1
         if is_resumed:
             self.pages_resumed += 1
+        elif is_reused(result):
+            self.pages_reused += 1
         else:
             self.visual_tokens += result.visual_tokens
             self.new_tokens += result.new_tokens
@@ -101,6 +111,11 @@ class Summary:
             self._num_input_failures += note.code in INPUT_CODES
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
+
+    @property
+    def pages_read(self) -> int:
+        """Pages that this run read itself."""
+        return self.pages - self.pages_resumed - self.pages_reused
 
     @property
     def pages_per_minute(self) -> float:
@@ -165,7 +180,7 @@ class Summary:
     def _against_forecast(self) -> list[str]:
         if not self.forecast:
             return []
-        expected, read = self.forecast, self.pages - self.pages_resumed
+        expected, read = self.forecast, self.pages_read
         return [
             f"forecast {_count(expected['pages'], 'page')}, {expected['new_tokens']:,} new tokens, "
             f"{expected['seconds']:.1f} s by {expected['basis']}; it was {_count(read, 'page')}, "

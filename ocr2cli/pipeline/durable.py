@@ -6,6 +6,7 @@ Knows nothing about what the bytes mean or which folder is allowed; callers chec
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -38,9 +39,19 @@ def fsync_dir(folder: Path) -> None:
     """Make renames and new names in `folder` durable. Raises: OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        sync_folder(fd)
     finally:
         os.close(fd)
+
+
+def sync_folder(fd: int) -> None:
+    """Make new names in an open folder durable; some network file systems cannot, and say EINVAL:
+    files are still written whole there. Raises: OSError for any other reason."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def sweep_temps(folder: Path) -> int:

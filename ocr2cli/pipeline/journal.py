@@ -36,7 +36,8 @@ _MIN_SUPERSEDED = 256
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One finished page. page: 0-based. part_sha256: digest of the page part on the disk."""
+    """One finished page. page: 0-based. part_sha256: digest of the page part on the disk.
+    input_sha256: "" for a document that could not be listed: such a row settles no page."""
 
     document: str
     page: int
@@ -93,7 +94,10 @@ class Journal:
         except OSError as error:
             os.close(fd)
             raise _cannot_write(path, error) from error
-        if found.wants_compaction and _compact(path, found.rows):
+        if found.wants_compaction:
+            _compact(path, found.rows)
+            # Whatever came of it: a disk may fail after the new file has taken the old one's
+            # place, and rows appended to the old one would be lost.
             os.close(fd)
             fd = open_state_file(out, _NAME)
         return cls(fd, found.rows, fingerprint, path)
@@ -200,14 +204,12 @@ def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _compact(path: Path, rows: dict[PageKey, Row]) -> bool:
+def _compact(path: Path, rows: dict[PageKey, Row]) -> None:
     """Rewrite the file with the live rows only; a full disk can do without."""
     try:
         atomic_write(path, b"".join(map(_to_line, rows.values())))
     except OSError as error:
         logger.warning("%s was not compacted: %s", path, error.strerror)
-        return False
-    return True
 
 
 def _fold(rows: dict[PageKey, Row], row: Row) -> None:

@@ -323,6 +323,7 @@ class _Supervisor:
                 self._ledger.rewind(ticket)
                 self._stages[ticket.stage].enqueue(ticket, is_first=True)
             elif result := self._ledger.fault(ticket, fault):
+                self._stages[worker.stage_index].note_failure(worker)
                 self._ready.append(result)
             else:
                 self._stages[ticket.stage].enqueue(ticket, is_first=True)

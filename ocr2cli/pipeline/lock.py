@@ -16,6 +16,7 @@ from types import TracebackType
 
 from ocr2cli.errors import OutputError, OutputInUse
 from ocr2cli.pipeline.channel import above_standard
+from ocr2cli.pipeline.durable import sync_folder
 
 logger = logging.getLogger("ocr2")
 
@@ -102,7 +103,7 @@ def open_state_file(out: Path, name: str) -> int:
         )
         try:
             fd = above_standard(os.open(name, _FILE_FLAGS, 0o666, dir_fd=folder))
-            os.fsync(folder)
+            sync_folder(folder)
         finally:
             os.close(folder)
     except OSError as error:

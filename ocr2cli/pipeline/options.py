@@ -86,7 +86,8 @@ class RunnerOptions:
     stop: number of stop requests so far: 1 drains, 2 ends at once (`StopRequests` is one).
     drain_s: seconds that pages under way may still take after the first stop request.
     heartbeat_s: how often a worker process gives a sign of life.
-    hopeless_after: deaths of one stage before its first item is out, after which the run ends.
+    hopeless_after: deaths of one stage before its first item is out, after which the run ends;
+    those of a page that was alone with its worker, and has failed by name, do not count.
     cluster: for a runner on many machines; the others do not look at it.
     """
 

@@ -17,6 +17,8 @@ from ocr2cli.pipeline.stage import Stage
 
 # A worker that dies with no page to blame is replaced this often in a row.
 _MAX_UNBLAMED_DEATHS = 10
+# A stage that has read nothing, and failed at so many pages, is not killed by its pages.
+_MAX_DEADLY_PAGES = 100
 
 
 class Staff:
@@ -32,6 +34,8 @@ class Staff:
         self.num_moves = 0
         self.num_deaths = 0
         self.num_unblamed_deaths = 0
+        self.num_unsettled_deaths = 0
+        self.num_deadly_pages = 0
         self.was_ready = False
         self.busy_s = 0.0
 
@@ -92,8 +96,16 @@ class Staff:
         worker.quiet_since = time.monotonic()
         self.num_moves += 1
 
+    def note_failure(self, worker: WorkerProcess) -> None:
+        """A page failed because of this worker's death. Where the worker had taken no other, it is
+        known which one is deadly, and the next one may be read: all is not lost."""
+        if len(worker.taken) == 1:
+            self.num_deadly_pages += 1
+            self.num_unsettled_deaths = 0
+
     def note_death(self, worker: WorkerProcess) -> None:
         self.num_deaths += 1
+        self.num_unsettled_deaths += 1
         if not worker.taken:
             self.num_unblamed_deaths += 1
         if worker.held:
@@ -123,7 +135,10 @@ class Staff:
                 f"the {name} worker {describe_exit(exit_status)} while loading; "
                 "if that was for want of memory, use fewer workers or a smaller --dtype"
             )
-        is_useless = not self.num_emitted and self.num_deaths >= hopeless_after
+        is_useless = not self.num_emitted and (
+            self.num_unsettled_deaths >= hopeless_after
+            or self.num_deadly_pages >= _MAX_DEADLY_PAGES
+        )
         if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
             return EngineError(f"giving up: {self.num_deaths} {name} workers have died")
         return None

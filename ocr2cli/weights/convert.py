@@ -8,15 +8,17 @@ Knows which dtype each tensor gets; knows nothing about containers' bytes.
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ocr2cli.errors import ModelError, UsageError
+from ocr2cli.errors import ModelError, OutputError, UsageError
 from ocr2cli.model.config import DecoderConfig, ModelConfig, QueryEncoderConfig
 from ocr2cli.text.prompt import PROMPTS
 from ocr2cli.text.tokenizer import Tokenizer
@@ -34,6 +36,7 @@ from ocr2cli.weights.names import Naming, Param, Piece, model_params
 from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
 from ocr2cli.weights.read_gguf import GgufHeader, Value
 from ocr2cli.weights.tensors import TORCH_DTYPES
+from ocr2cli.weights.weight_file import WeightFile
 from ocr2cli.weights.write_config import (
     native_config,
     original_config,
@@ -75,8 +78,9 @@ def convert(
 
     quant: bf16, f16, f32, or q8_0 (GGUF only). naming: of a folder's tensors, original or
     transformers. progress: called with (bytes done, bytes in all).
-    Raises: UsageError, ModelError, OutputError. Nothing half-written stays behind.
+    Raises: UsageError, ModelError, OutputError. No half-written weights stay behind.
     """
+    dst = Path(os.path.abspath(dst))  # "." has no name to put anything beside
     is_gguf = dst.suffix == ".gguf"
     if quant not in QUANTS:
         raise UsageError(f"--quant {quant} is not known. Use one of {', '.join(QUANTS)}.")
@@ -89,6 +93,11 @@ def convert(
         if is_gguf:
             return _Conversion(checkpoint, QUANTS[quant], Naming.GGUF, progress).to_gguf(dst, quant)
         return _Conversion(checkpoint, QUANTS[quant], Naming(naming), progress).to_folder(dst)
+    except OSError as error:  # reading has turned its own into a ModelError
+        raise OutputError(
+            f"{error.filename or dst} cannot be written: {error.strerror or error}. Make room or "
+            "choose another DST."
+        ) from error
     finally:
         checkpoint.close()
 
@@ -118,6 +127,7 @@ class _Conversion:
     def to_folder(self, dst: Path) -> ConvertReport:
         config = self._config_json()
         tokenizer, warnings = self._tokenizer()
+        companions = self._companions()
         dst.mkdir(parents=True, exist_ok=True)
         path = dst / "model.safetensors"
         entries = [self._entry(param, piece) for param, piece in self._pieces(self.params)]
@@ -126,10 +136,8 @@ class _Conversion:
         (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="ascii")
         if tokenizer:
             (dst / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        source = self.checkpoint.files
-        for name in COMPANIONS:
-            if not source.is_gguf and (source.path / name).is_file():
-                shutil.copyfile(source.path / name, dst / name)
+        for name, data in companions.items():
+            (dst / name).write_bytes(data)
         return self._report((path,), warnings)
 
     def to_gguf(self, dst: Path, quant: str) -> ConvertReport:
@@ -193,7 +201,7 @@ class _Conversion:
             box = source[piece.index] if piece.index else source
             offset = writer.begins[piece.name]
             for values in torch.split(box.reshape(-1), CHUNK_ITEMS):
-                data = _encode(values, entry.dtype, row)
+                data = _encode(values, entry, row)
                 writer.write_at(offset, data)
                 offset += len(data)
                 self.num_done += len(data)
@@ -224,29 +232,58 @@ class _Conversion:
             return "", (f"{source.path} has no vocabulary, so the result has none either",)
         return read_tokenizer_json(source), ()
 
+    def _companions(self) -> dict[str, bytes]:
+        """The small files that go along, by name, read before anything is written."""
+        source = self.checkpoint.files
+        if source.is_gguf:
+            return {}
+        found = {}
+        for path in (source.path / name for name in COMPANIONS):
+            if path.is_file():
+                with WeightFile(path) as file:
+                    found[path.name] = file.read(0, file.size)
+        return found
+
     def _report(self, paths: tuple[Path, ...], warnings: tuple[str, ...]) -> ConvertReport:
         rows = tuple(self.rows.values())
         return ConvertReport(paths, sum(p.stat().st_size for p in paths), rows, warnings)
 
 
-def _encode(values: torch.Tensor, dtype: str, row: ErrorRow) -> memoryview:
-    """One-dimensional values as bytes of `dtype`; the rounding is added to `row`."""
+def _encode(values: torch.Tensor, entry: Entry, row: ErrorRow) -> memoryview:
+    """One-dimensional values as bytes of the entry's dtype; the rounding is added to `row`.
+
+    Raises: ModelError for a value that is larger than the dtype holds.
+    """
     row.numel += values.numel()
-    target = TORCH_DTYPES.get(dtype)
+    target = TORCH_DTYPES.get(entry.dtype)
     if target is not None:
         out = values.to(target)
         if _is_lossless(values.dtype, target):
             return _view(out)
         back, data = out.float(), _view(out)
     else:
-        blocks = quantise_q8_0(values.float().numpy())
-        data = blocks.data.cast("B")
-        back = torch.from_numpy(dequantise(dtype, data))
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
+            blocks = quantise_q8_0(values.float().numpy())
+            data = blocks.data.cast("B")
+            back = torch.from_numpy(dequantise(entry.dtype, data))
     difference = (back - values.float()).abs_()
-    row.max_abs = max(row.max_abs, float(difference.max()))
+    worst = float(difference.max())
+    if not math.isfinite(worst):
+        _refuse_overflow(values, back, entry)
+    row.max_abs = max(row.max_abs, worst)
     row.squared_error += float(difference.square_().sum(dtype=torch.float64))
     row.squared_value += float(values.float().square().sum(dtype=torch.float64))
     return data
+
+
+def _refuse_overflow(values: torch.Tensor, back: torch.Tensor, entry: Entry) -> None:
+    lost = values[values.isfinite() & ~back.isfinite()]
+    if len(lost):
+        other = "f32" if entry.dtype == "BF16" else "bf16"
+        raise ModelError(
+            f"{entry.name} holds {float(lost[0]):g}, which is too large for "
+            f"{entry.dtype.lower()}. Use --quant {other}."
+        )
 
 
 def _is_lossless(source: torch.dtype, target: torch.dtype) -> bool:
@@ -305,13 +342,19 @@ def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:
 
 def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
     """A source must not be written over while it is read."""
-    targets = {dst.with_name(f"mmproj-{dst.name}"), dst, dst / "model.safetensors"}
+    is_gguf = dst.suffix == ".gguf"
+    targets = {dst / "model.safetensors"}
+    if is_gguf:
+        targets = {dst, dst.with_name(f"mmproj-{dst.name}")}
     sources = {file.path.resolve() for file in checkpoint.open_files}
     if sources & {target.resolve() for target in targets}:
         raise UsageError(f"{dst} is the source itself. Choose another DST.")
-    if dst.suffix == ".gguf" and dst.is_dir():
+    above = next((folder for folder in dst.parents if folder.exists()), dst)
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, so {dst} cannot be in it. Choose another DST.")
+    if is_gguf and dst.is_dir():
         raise UsageError(f"{dst} is a folder. Choose another DST.")
-    if dst.suffix != ".gguf" and dst.exists() and not dst.is_dir():
+    if not is_gguf and dst.exists() and not dst.is_dir():
         raise UsageError(f"{dst} is a file. Choose a folder, or a name that ends in .gguf.")
     if dst.is_dir() and any(dst.glob("*.safetensors")) and not (dst / "model.safetensors").exists():
         raise ModelError(f"{dst} holds another model's shards. Choose an empty folder.")

@@ -158,8 +158,10 @@ def pull_model(
         ))
         tell("checking sha256")
         _verify(repo, revision, path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's HTTP and transfer libraries have errors of their own
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise ModelError(
             f"{repo} could not be downloaded: {reason}. Run `ocr2 models pull {name}` again; it "
             "goes on where it stopped."

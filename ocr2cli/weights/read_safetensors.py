@@ -93,11 +93,11 @@ def _indexed_shards(index: Path) -> list[Path]:
 
 def _parse(file: WeightFile, data: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
-            raise _damaged(file, f"{twice[:80]!r} stands in it twice")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise _damaged(file, f"{name[:80]!r} stands in it twice")
+            found[name] = value
         return found
 
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from ocr2cli.bench import workload
 from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
 from ocr2cli.bench.raster import measure_raster
 from ocr2cli.bench.report import (
@@ -19,12 +21,20 @@ from ocr2cli.bench.report import (
 )
 from ocr2cli.bench.workload import (
     RANDOM_MODELS,
+    Subject,
+    check_request,
     make_subject,
     make_work,
+    model_config,
+    prompt_tokens,
     random_like,
     random_model,
 )
-from ocr2cli.config import EngineConfig
+from ocr2cli.cli.main import main
+from ocr2cli.config import EngineConfig, TileConfig
+from ocr2cli.engines.encoding import encode_pages
+from ocr2cli.errors import UsageError
+from ocr2cli.model.config import ClipConfig
 from ocr2cli.weights.names import count_parameters
 
 
@@ -52,6 +62,61 @@ def test_every_page_writes_all_its_tokens(subject) -> None:
     assert timing.num_pages == 3 and timing.decode_steps == 4
     assert timing.prompt_tokens == 3 * 1126
     assert timing.encode_s > 0 and timing.prefill_s > 0 and timing.decode_s > 0
+
+
+def test_a_v1_model_is_measured_on_its_own_views() -> None:
+    tiny = RANDOM_MODELS["random-tiny"]
+    clip = ClipConfig(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2)
+    config = replace(tiny, query_encoder=None, clip=clip)
+    model = random_model(config, torch.float32, torch.device("cpu"))
+    v1 = Subject("toy", config, torch.device("cpu"), torch.float32, model)
+    work = make_work(v1, 2, 3, encoded=1)
+    assert work.pages[0].tiles.shape == (6, 3, 640, 640) and work.pages[0].grid == (2, 3)
+    (visual,) = encode_pages(model.vision, work.pages)
+    # 30 rows of 20 and a newline, 16 rows of 16 and a newline, the separator, the text
+    assert prompt_tokens(config) == len(visual) + 5 == 630 + 272 + 1 + 5
+    timing = measure_ours(v1, work)
+    assert timing.prompt_tokens == 2 * 908 and timing.decode_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "new_tokens", "against", "message"),
+    [
+        ({"query_encoder": None, "clip": ClipConfig()}, 64, "hf", "--against hf .* Leave it out"),
+        ({}, 2971, None, r"--new-tokens 2971 does not fit.*room for 2970\. Give at most that"),
+        ({"query_encoder": None, "clip": ClipConfig()}, 4000, None, "room for 3188"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_before_it_is_loaded(
+    changes, new_tokens, against, message
+) -> None:
+    config = replace(RANDOM_MODELS["random-tiny"], **changes)
+    with pytest.raises(UsageError, match=message):
+        check_request(config, new_tokens, against)
+
+
+def test_the_largest_number_of_new_tokens_is_taken_and_written(subject) -> None:
+    config = subject.config
+    most = config.decoder.max_positions - prompt_tokens(config)
+    check_request(config, most, "hf")
+    # as long a prompt as leaves room for three
+    width = config.decoder.hidden_size
+    prompt = torch.zeros(config.decoder.max_positions - 3, width)
+    work = replace(make_work(subject, 1, 3, encoded=1), prompts=[prompt])
+    assert measure_ours(subject, work).decode_steps == 2
+
+
+def test_a_models_sizes_are_known_without_loading_it(nano_folder) -> None:
+    nano = model_config(EngineConfig(model=str(nano_folder)))
+    assert nano.query_encoder is not None and nano.decoder.max_positions > 1126
+    assert model_config(EngineConfig(model="random-full")) == RANDOM_MODELS["random-full"]
+
+
+def test_the_command_refuses_before_it_loads(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(workload, "make_subject", lambda engine: pytest.fail("loaded"))
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "--model", "random-tiny", "--new-tokens", "5000", "--threads", "1"])
+    assert caught.value.code == 2 and "room for 2970" in capsys.readouterr().err
 
 
 def test_the_least_bytes_of_one_sequence_are_those_of_the_specification() -> None:
@@ -109,7 +174,7 @@ def test_a_repeated_block_fills_any_shape() -> None:
 
 
 def test_the_stages_before_the_encoder_are_timed_one_by_one() -> None:
-    found = measure_raster()
+    found = measure_raster(TileConfig())
     assert list(found) == ["render", "digest", "tile", "send", "total"]
     assert all(value > 0 for value in found.values())
     assert found["total"] == pytest.approx(sum(found.values()) - found["total"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from ocr2cli.cli.main import COMMANDS, main
-from ocr2cli.errors import ExitCode
+from ocr2cli.errors import ExitCode, UsageError
 
 
 def run_main(*argv: str) -> int:
@@ -123,6 +124,71 @@ def test_every_option_has_its_long_name_in_the_file(tmp_path, monkeypatch) -> No
 
 
 @pytest.mark.parametrize(
+    ("lines", "suites", "cases"),
+    [
+        ('suite = ["bundled", "seed"]', ("bundled", "seed"), ()),
+        ('suite = "seed"\ncase = ["a*", "b"]', ("seed",), ("a*", "b")),
+    ],
+)
+def test_an_option_that_may_be_repeated_is_a_list_in_the_file(
+    lines, suites, cases, tmp_path, monkeypatch
+) -> None:
+    from ocr2cli.eval import run as eval_run
+
+    seen = []
+
+    def keep(options):
+        seen.append((options.suites, options.only))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(eval_run, "run_eval", keep)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(f"[eval]\n{lines}\n")
+    assert run_main("eval") == ExitCode.USAGE
+    assert seen == [(suites, cases)]
+
+
+def test_a_command_of_a_command_has_its_own_table_and_its_parents(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in ("[models]\njson = true\n", "[models.list]\njson = true\n"):
+        (tmp_path / "ocr2.toml").write_text(text)
+        assert run_main("models", "list") == ExitCode.OK
+        assert json.loads(capsys.readouterr().out)[0]["name"] == "nano"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run = true", "'run' is a command"),
+        ("bench = 3", "'bench' is a command"),
+        ("models = 3", "'models' is a command"),
+        ("[models]\nlist = true", "'list' is a command"),
+        ("[models.lst]\njson = true", "[lst] is not a command. Did you mean 'list'?"),
+        ("[models.list]\nsuite = 3", "unknown key 'suite'"),
+        ("[list]\njson = true", "[list] is not a command"),
+    ],
+)
+def test_a_table_that_no_command_reads_is_refused_by_name(
+    text, words, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(text + "\n")
+    assert run_main("models", "list") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert words in error and "ocr2.toml" in error and len(error.splitlines()) == 1
+
+
+def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
+    (tmp_path / "word").write_bytes("pässword".encode("latin-1"))
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--password-file", str(tmp_path / "word"))
+    assert run_main(*argv) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "--password-file" in error and "UTF-8" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         *(f"--{name} -1" for name in (
@@ -132,6 +198,7 @@ def test_every_option_has_its_long_name_in_the_file(tmp_path, monkeypatch) -> No
         )),
         "--page-timeout 0", "--page-timeout nan", "--cache-size inf", "--dtype foo",
         "--server http://127.0.0.1:1", "--address auto",
+        "--save-tokens --engine openai --server http://127.0.0.1:1",
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_is_refused_before_the_run(flags, tmp_path, capsys) -> None:
@@ -168,6 +235,27 @@ def test_a_closed_stdout_is_a_quiet_end() -> None:
     command = f"{sys.executable} -m ocr2cli --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.startswith("Usage")
+
+
+@pytest.mark.parametrize("words", ["2>&1 | true", "2>&1 >/dev/null | true", "2>&-"])
+def test_streams_that_nobody_reads_leave_the_exit_code_as_it_is(words: str, tmp_path) -> None:
+    """It was 0: a wrapper script took a run that had failed for a good one."""
+    line = f"{sys.executable} -m ocr2cli run {tmp_path}/gone.pdf -o {tmp_path}/o {words}"
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INPUT, "", "")
+
+
+def test_progress_is_not_put_on_a_stdout_that_holds_results(monkeypatch, capsys) -> None:
+    """Without a stderr Python's `print` takes stdout instead."""
+    from ocr2cli.cli import progress
+    from ocr2cli.pages import PageKey, PageResult, Status
+
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", None)
+    progress.LineProgress().page(PageResult(PageKey("a", 0), Status.OK))
+    assert capsys.readouterr().out == ""
 
 
 def test_help_starts_fast() -> None:

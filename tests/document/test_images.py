@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -151,6 +152,65 @@ def test_16_bit_grey_keeps_its_range(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
     Image.fromarray(np.repeat(values, 4, axis=0)).save(tmp_path / name)
     assert _render(tmp_path / name).rgb[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+
+
+def _grey_tiff(path: Path, row: list[int], *, bits: int, photometric: int) -> None:
+    """One row of grey values, each in `bits` bits without gaps, as Pillow cannot write them."""
+    packed = "".join(format(value, f"0{bits}b") for value in row)
+    packed += "0" * (-len(packed) % 8)
+    data = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    if bits == 16:
+        data = np.array(row, "<u2").tobytes()
+    start = 8 + 2 + 9 * 12 + 4
+    tags = ((256, len(row)), (257, 1), (258, bits), (259, 1), (262, photometric), (273, start),
+            (277, 1), (278, 1), (279, len(data)))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(head + entries + struct.pack("<I", 0) + data)
+
+
+def test_12_bit_grey_keeps_the_range_its_tiff_states(tmp_path: Path) -> None:
+    row = [0, 1024, 2048, 4095]
+    _grey_tiff(tmp_path / "a.tif", row, bits=12, photometric=BLACK_IS_ZERO)
+    page = _render(tmp_path / "a.tif")
+    assert page.rgb[0, :, 0].tolist() == [0, 64, 128, 255] and page.warnings == ()
+    _grey_tiff(tmp_path / "dark.tif", [0, 8, 16, 32], bits=12, photometric=BLACK_IS_ZERO)
+    assert _render(tmp_path / "dark.tif").rgb.max() == 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_scan_that_fills_a_part_of_its_16_bits_is_stretched_and_says_so(
+    tmp_path: Path, name: str, bits: int
+) -> None:
+    values = np.array([[0, 2**bits // 4, 2**bits - 1]], np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    page = _render(tmp_path / name)
+    assert page.rgb[0, :, 0].tolist() == [0, 64, 255]
+    assert page.warnings == (f"grey values 0 to {2**bits - 1:g} stretched to black and white",)
+
+
+def test_16_bit_grey_that_reaches_a_quarter_of_its_range_or_is_all_one_value_is_not_stretched(
+    tmp_path: Path,
+) -> None:
+    for row, expected in (([0, 2**14], [0, 64]), ([2571, 2571], [10, 10])):
+        Image.fromarray(np.array([row], np.uint16)).save(tmp_path / "a.png")
+        page = _render(tmp_path / "a.png")
+        assert page.rgb[0, :, 0].tolist() == expected and page.warnings == ()
+
+
+def test_deep_grey_of_which_zero_is_white_is_white_at_zero(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    _grey_tiff(path, [0, 257, 65535], bits=16, photometric=WHITE_IS_ZERO)
+    assert _render(path).rgb[0, :, 0].tolist() == [255, 254, 0]
+    _grey_tiff(path, [0, 1024, 4095], bits=16, photometric=WHITE_IS_ZERO)
+    assert _render(path).rgb[0, :, 0].tolist() == [255, 191, 0]
+    # Pillow has inverted these already
+    _grey_tiff(path, [0, 1, 255], bits=8, photometric=WHITE_IS_ZERO)
+    assert _render(path).rgb[0, :, 0].tolist() == [255, 254, 0]
 
 
 def test_float_and_32_bit_grey_are_stretched_and_say_so(tmp_path: Path) -> None:

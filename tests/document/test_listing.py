@@ -75,6 +75,18 @@ def test_a_file_that_hangs_or_kills_its_opener_is_one_error(make_pdf: MakePdf) -
     assert found[3].error is not None and "status 3" in found[3].error.message
 
 
+@pytest.mark.usefixtures("hostile_opener")
+def test_a_stop_ends_the_list_while_a_file_is_being_opened(make_pdf: MakePdf) -> None:
+    wishes: list[str] = []
+    paths = [str(make_pdf(name)) for name in ("1.pdf", "hang.pdf", "2.pdf")]
+    entries = list_documents(paths, RasterConfig(), stop=lambda: wishes)
+    assert next(entries).num_pages == 1
+    wishes.append("stop")
+    start = time.perf_counter()
+    assert list(entries) == [] and time.perf_counter() - start < 2
+    assert _children() == []
+
+
 def test_the_child_is_gone_when_the_listing_is_dropped(make_pdf: MakePdf) -> None:
     entries = list_documents([str(make_pdf("a.pdf"))] * 3, RasterConfig())
     next(entries)

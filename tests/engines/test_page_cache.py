@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pymupdf
 import pytest
 from PIL import Image, ImageDraw
 from toy_engine import write_toy_model
 
 from ocr2cli.batch import run_batch
-from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
+from ocr2cli.document.source import find_jobs
+from ocr2cli.engines.raster import RasterWorker
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.pages import PageKey, PageResult, Status
 
@@ -77,6 +80,30 @@ def test_the_folder_stays_under_its_limit(tmp_path: Path) -> None:
     assert size < 20_000 + 64 * 1_500
 
 
+@pytest.mark.parametrize(
+    ("use", "text"), [("trust", "new"), ("auto", None), ("never", None), ("draft", None)]
+)
+def test_equal_pixels_keep_no_text_that_a_text_layer_gave(
+    tmp_path: Path, cache: PageCache, use: str, text: str | None
+) -> None:
+    """The text layer of a PDF was mended, its pixels stayed: the old text stayed too."""
+    pdf = pymupdf.open()
+    page = pdf.new_page(width=200, height=100)
+    page.draw_rect((20, 20, 120, 60), fill=(0, 0, 0))
+    page.insert_text((20, 90), "new", render_mode=3)  # invisible
+    pdf.save(tmp_path / "a.pdf")
+    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
+    worker = RasterWorker(RasterConfig(text_layer=use), TileConfig())
+    pixels = worker.read(job).pixels_sha256
+    again = worker.read(replace(job, known_pixels=pixels))
+    if text:
+        assert again.markdown.strip() == text and again.extra == {"source": "text-layer"}
+    assert ("same_pixels" in getattr(again, "extra", {})) == (use in ("never", "draft"))
+    cache.store(replace(GOOD, pixels_sha256=pixels))
+    found = RasterWorker(RasterConfig(text_layer=use), TileConfig(), cache=cache).read(job)
+    assert found.markdown.strip() == (text or "text")
+
+
 def test_a_second_run_into_another_folder_reads_nothing_again(tmp_path: Path) -> None:
     """The toy model ends pages of its own accord here: its end token is the likeliest one."""
     page = Image.new("RGB", (300, 200), "white")
@@ -94,3 +121,8 @@ def test_a_second_run_into_another_folder_reads_nothing_again(tmp_path: Path) ->
     assert second.seconds.get("decode", 0) == 0 and second.by_status["ok"] == 1
     one, two = ((tmp_path / name / "page.md").read_bytes() for name in ("one", "two"))
     assert one == two
+    page.save(tmp_path / "page.png", compress_level=1)  # another file, the same pixels
+    third = run_batch(replace(cfg, cache=""))
+    assert (third.pages_resumed, (tmp_path / "one" / "page.md").read_bytes()) == (0, one)
+    for reused in (second, third):
+        assert (reused.pages_reused, reused.pages_read, reused.new_tokens) == (1, 0, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ocr2cli.config import EngineConfig, RunConfig
+from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.engines import choose, host
 from ocr2cli.engines.native import ENCODE_PAGES, encode_credit
 from ocr2cli.model.config import ModelConfig
@@ -167,6 +167,20 @@ def test_a_cpu_keeps_its_batch_beside_a_card(
     _fake_cards(tmp_path, monkeypatch, some=81_000)
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
     assert (_planned_batch("cpu"), _planned_batch("auto")) == (BATCH, 128)
+
+
+def test_drafts_from_the_text_layer_are_no_other_run() -> None:
+    """They never change a token: pages that were read with them, or without, need no rerun."""
+
+    def fingerprint(text_layer: str) -> str:
+        draft = "text-layer" if text_layer == "draft" else "off"
+        cfg = RunConfig(
+            inputs=(), raster=RasterConfig(text_layer=text_layer), decode=DecodeConfig(draft=draft)
+        )
+        return choose.run_fingerprint(cfg, "prompt", model="m", tiles=TileConfig())
+
+    assert fingerprint("draft") == fingerprint("never")
+    assert len({fingerprint(use) for use in ("never", "trust", "auto")}) == 3
 
 
 @pytest.mark.parametrize(("device", "limit"), [("cuda", 0), ("cpu", 8 << 30)])

@@ -17,6 +17,7 @@ from ocr2cli.eval.olmocr_bench import is_olmocr_bench, load_olmocr_bench
 from ocr2cli.eval.omnidocbench import find_annotations, load_omnidocbench
 from ocr2cli.eval.provenance import ModelFacts
 from ocr2cli.eval.report import json_report, text_report
+from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import EvalOptions, run_eval
 from ocr2cli.pages import PageResult
 
@@ -30,7 +31,7 @@ def block(kind: str, text: str, order: int | None, anno: int, **more: Any) -> di
 
 
 TABLE = "<table><tr><td>Mon</td><td>31</td></tr></table>"
-PAGE = {
+PAGE: dict[str, Any] = {
     "layout_dets": [
         block("text_block", "Fish gather below the weir in July.", 3, 3),
         block("title", "River news", 1, 1),
@@ -75,6 +76,22 @@ def test_omnidocbench_pages_become_cases_in_reading_order(omnidocbench: Path) ->
     assert case.ignored_blocks == ("14",)
     assert case.truth_markdown == TABLE
     assert (case.id, case.page, case.not_run) == ("river", 0, "")
+
+
+def test_omnidocbench_images_of_one_name_are_two_cases_and_one_image_twice_is_refused(
+    omnidocbench: Path,
+) -> None:
+    draw_page(omnidocbench / "images" / "river.jpg", "Other")
+    file = omnidocbench / "OmniDocBench.json"
+
+    def ids(*names: str) -> list[str]:
+        pages = [PAGE | {"page_info": PAGE["page_info"] | {"image_path": name}} for name in names]
+        file.write_text(json.dumps(pages), encoding="utf-8")
+        return [case.id for case in load_omnidocbench(omnidocbench, file).cases]
+
+    assert ids("river.png", "river.jpg", "lake.png") == ["river.png", "river.jpg", "lake"]
+    with pytest.raises(InputError, match=r"two pages have the image river\.png\. Rename one"):
+        ids("river.png", "lake.png", "other/river.png")
 
 
 def run_with(folder: Path, text: str, model: ModelFacts) -> Any:
@@ -196,8 +213,8 @@ def test_an_unreadable_page_of_a_benchmark_is_a_wrong_page(
     (olmocr / "pdfs" / "multi" / "a.pdf").write_bytes(b"this is no PDF")
     options = EvalOptions(suites=(str(olmocr),))
     outcome = run_eval(options, lambda cases: [failed_result(c) for c in cases], model=v2_model)
-    assert outcome.cases[0].page is None
     assert outcome.cases[0].ours.scores.facts == pytest.approx(1 / 6)
+    assert "multi/a p1" in html_report(outcome)
 
 
 def test_a_damaged_olmocr_line_is_named(olmocr: Path) -> None:

@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pymupdf
 import pytest
 from eval_toys import SEED_FILES
+from PIL import Image
 
 from ocr2cli.config import DryConfig
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.cases import find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.facts import CellIs
+from ocr2cli.eval.metrics import Scores
 
 MakeSuite = Callable[..., Path]
 
@@ -98,6 +101,42 @@ def test_a_plain_folder_is_a_suite_when_every_page_has_its_truth(tmp_path: Path)
     (tmp_path / "c.pdf").write_text("%PDF", encoding="utf-8")
     with pytest.raises(InputError, match=r"c\.pdf: no truth\. Put c\.txt or c\.md beside it"):
         load_suite(tmp_path)
+
+
+def test_pages_of_one_name_in_a_plain_folder_keep_their_endings(tmp_path: Path) -> None:
+    for name in ("scan.jpg", "scan.png", "a.png", "a.png.tif", "scan.txt", "a.txt", "a.png.txt"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    ids = {case.path.name: case.id for case in load_suite(tmp_path).cases}
+    assert ids == {
+        "scan.jpg": "scan.jpg", "scan.png": "scan.png", "a.png": "a", "a.png.tif": "a.png.tif",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.tif"])
+def test_a_document_of_several_pages_in_a_plain_folder_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    if name == "a.pdf":
+        with pymupdf.open() as document:
+            for _ in range(3):
+                document.new_page(width=50, height=50)
+            document.save(tmp_path / name)
+    else:
+        frames = [Image.new("L", (8, 8), shade) for shade in (0, 100, 200)]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    (tmp_path / "a.txt").write_text("text of three pages", encoding="utf-8")
+    said = rf"{name} has 3 pages.*suite\.toml.*page_number"
+    with pytest.raises(InputError, match=said) as caught:
+        load_suite(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_folder_has_the_scores_that_were_recorded_for_it(tmp_path: Path) -> None:
+    for name in ("a.png", "a.txt", "b.png", "b.txt"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    rows = '{"scores": {"b": {"cer": 0.25}}}'
+    (tmp_path / "recorded.json").write_text(rows, encoding="utf-8")
+    assert [case.recorded for case in load_suite(tmp_path).cases] == [None, Scores(cer=0.25)]
 
 
 def test_an_empty_folder_is_no_suite(tmp_path: Path) -> None:

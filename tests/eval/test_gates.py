@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ocr2cli.errors import UsageError
 from ocr2cli.eval.cases import Suite, Tolerance, find_suite_folder, load_suite, suites_folder
-from ocr2cli.eval.gates import CaseScores, Gate, State, gates_of, judge, load_gates
+from ocr2cli.eval.gates import (
+    CaseScores,
+    Gate,
+    State,
+    gates_of,
+    judge,
+    load_gates,
+    without_case,
+)
 from ocr2cli.eval.metrics import Scores
 
 REASON = "because"
@@ -54,6 +63,41 @@ def test_a_gate_is_for_the_cases_its_patterns_name() -> None:
     gate = Gate("cer", "at_most", 0.0, REASON, cases=("v2-*",))
     verdicts = judge([gate], [case("v1-a", cer=1.0), case("v2-b", cer=1.0)])
     assert [verdict.where for verdict in verdicts] == ["v2-b"]
+
+
+def test_a_pattern_that_names_no_case_is_unchecked_and_says_so() -> None:
+    gate = Gate("cer", "at_most", 0.0, REASON, cases=("v2-*", "v3-*"))
+    found = judge([gate], [case("v2-b", cer=0.0)])
+    assert [(v.where, v.state, v.note) for v in found] == [
+        ("v3-*", State.UNCHECKED, "no case has such a name"),
+        ("v2-b", State.PASSED, ""),
+    ]
+    mean = Gate("cer", "at_most_reference_plus", 0.0, REASON, cases=("typo",), is_overall=True)
+    assert [v.where for v in without_case(judge([mean], [case("v2-b", cer=0.0)]))] == ["typo"]
+
+
+def test_a_pattern_of_cases_that_did_not_run_says_nothing() -> None:
+    gate = Gate("cer", "at_most", 0.0, REASON, cases=("v2-*", "v3-*"))
+    verdicts = judge([gate], [case("v2-b", cer=0.0)], ["v3-a"])
+    assert [verdict.where for verdict in verdicts] == ["v2-b"]
+
+
+def test_a_limit_finds_its_case_whatever_is_in_the_name() -> None:
+    gate = Gate("cer", "at_most", 0.0, REASON, cases=("page [1]",))
+    assert states(gate, case("page [1]", cer=1.0)) == [State.FAILED]
+
+
+def test_a_suites_own_limit_for_another_suite_is_refused(tmp_path: Path) -> None:
+    row = '[[gate]]\nmetric = "cer"\nat_most = 0.1\nreason = "x"\n'
+    file = tmp_path / "gates.toml"
+    file.write_text(row + row + 'suite = "toi"\n', encoding="utf-8")
+    suite = Suite("toy", tmp_path, (), gates_file=file)
+    with pytest.raises(UsageError, match=r"gate 2: suite = 'toi' is not this suite.*'toy'"):
+        gates_of(suite, tmp_path / "none.toml")
+    # in the file for all suites it is for others
+    assert len(gates_of(replace(suite, gates_file=None), file)) == 1
+    file.write_text(row + 'suite = "t*"\n', encoding="utf-8")
+    assert len(gates_of(suite, tmp_path / "none.toml")) == 1
 
 
 def test_an_overall_gate_takes_the_mean_of_pages_both_have_read() -> None:

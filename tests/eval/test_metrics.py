@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import jiwer
 import pytest
 from hypothesis import given
@@ -107,6 +109,33 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
 )
 def test_markup_is_stripped_and_text_is_kept(markdown: str, plain: str) -> None:
     assert metrics.fold(plain_text(markdown)) == plain
+
+
+@pytest.mark.parametrize(
+    ("markdown", "plain"),
+    [
+        ("| a | b |\n|---|---|\n| 1 | 2 |", "a b 1 2"),
+        ("|a|b|\n| :--- | ---: |\n|1|2|", "a b 1 2"),
+        ("a | b\n--- | ---\n1 | 2", "a | b 1 | 2"),
+        ("  |  a  |\n\t|\t:--:\t|\t\n  |  1  |", "a 1"),
+        ("| a |\r\n|---|\r\n| 1 |", "a 1"),
+        ("above\n\n\n\n|----|:--|\n\n\nbelow", "above below"),
+        ("above\n\n---\n* * *\n_ _ _ _\nbelow", "above below"),
+        ("a - b -- c | d", "a - b -- c | d"),
+        ("-- a\n-5 | 3", "-- a -5 | 3"),
+    ],
+)
+def test_rules_of_tables_and_pages_vanish_and_dashes_of_a_text_stay(
+    markdown: str, plain: str
+) -> None:
+    assert metrics.fold(plain_text(markdown)) == plain
+
+
+@pytest.mark.parametrize("piece", ["\n ", " ", "\t\n", "| ", "|--", "-- ", ":--", "- ", "\n\n|\n"])
+def test_long_runs_of_blanks_and_rules_take_well_under_a_second(piece: str) -> None:
+    start = time.process_time()
+    plain_text(piece * (20_000 // len(piece)))
+    assert time.process_time() - start < 0.5
 
 
 def test_tables_are_scored_where_the_truth_has_them_and_only_there() -> None:

@@ -60,6 +60,21 @@ def test_every_case_gets_its_own_result_in_order(engine: EngineConfig, cases: li
     assert error is not None and "gone.png" in error.message
 
 
+def test_a_case_without_a_mode_of_its_own_has_the_engines(
+    engine: EngineConfig, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str] = []
+
+    def iter_pages(cfg, jobs):  # type: ignore[no-untyped-def]
+        modes.append(cfg.engine.mode)
+        return []
+
+    monkeypatch.setattr(batch, "iter_pages", iter_pages)
+    two = [cases[1], replace(cases[0], mode="tiny")]
+    batch_recognizer(replace(engine, mode="large"), RasterConfig())(two)
+    assert modes == ["large", "tiny"]
+
+
 def test_pages_of_equal_settings_are_read_in_one_run_without_recovery(
     engine: EngineConfig, cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:

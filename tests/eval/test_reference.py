@@ -192,6 +192,19 @@ def test_the_cache_key_changes_with_all_that_decides_the_output(case: Case) -> N
     assert cache_key(reference, replace(case, id="other", truth="other"), page) in keys
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_another_config_or_tokenizer_beside_the_same_weights_is_another_reference(
+    tmp_path: Path, case: Case, name: str
+) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    page = page_of(case)
+    before = cache_key(make_hf(folder), case, page)
+    assert cache_key(make_hf(folder), case, page) == before
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert cache_key(make_hf(folder), case, page) != before
+
+
 def test_a_damaged_cache_entry_is_made_again(case: Case, tmp_path: Path) -> None:
     page = page_of(case)
     read_cached(output_of("first"), case, page, tmp_path)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from eval_toys import TRUTH, failed_result, page_result
 
+from ocr2cli.config import RasterConfig
 from ocr2cli.errors import OutputError
+from ocr2cli.eval import report_html
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.diff import diff_html, diff_words
+from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.plot import Bar, bar_chart
 from ocr2cli.eval.provenance import ModelFacts
 from ocr2cli.eval.reference import Reference, ReferenceOutput
@@ -147,6 +152,44 @@ def test_each_page_shows_image_truth_ours_reference_and_differences(outcome: Eva
         assert f"<h5>{heading}</h5>" in article
     assert 'src="data:image/png;base64,' in article
     assert "<del>Mo</del><ins>Su</ins>nday" in article
+
+
+def _holds_pixels(value: object) -> bool:
+    """Whether a page's pixels hang on anything below `value`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(_holds_pixels(getattr(value, f.name)) for f in fields(value))
+    if isinstance(value, tuple | list | dict):
+        return any(map(_holds_pixels, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, np.ndarray) and value.size > 1000
+
+
+def test_an_outcome_keeps_no_pixels(outcome: EvalOutcome) -> None:
+    assert len(outcome.cases) == 4 and not _holds_pixels(outcome)
+
+
+def test_only_so_many_pages_are_drawn_and_only_when_the_report_is_made(
+    outcome: EvalOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def load(case: Case, raster: RasterConfig) -> PageImage:
+        assert raster is outcome.options.raster
+        drawn.append(case.id)
+        return load_page(case, raster)
+
+    monkeypatch.setattr(report_html, "load_page", load)
+    monkeypatch.setattr(report_html, "MAX_IMAGES", 2)
+    assert html_report(outcome).count('src="data:image/png;base64,') == 2
+    assert drawn == ["lost", "hostile"]  # the worst ones
+
+
+def test_a_page_that_has_gone_since_leaves_the_rest_of_the_report(outcome: EvalOutcome) -> None:
+    by_id = {case.case.id: case.case.path for case in outcome.cases}
+    by_id["good"].unlink()
+    by_id["worse"].write_bytes(b"this is no image")
+    html = html_report(outcome)
+    assert html.count('src="data:image/png;base64,') == 2
+    assert html.count("<h5>Truth</h5>") == 4
 
 
 def test_the_report_is_written_whole_or_refused_in_one_line(

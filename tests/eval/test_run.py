@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from eval_toys import TRUTH, failed_result, page_result, reads, reads_truth
+from eval_toys import TRUTH, draw_page, failed_result, page_result, reads, reads_truth
 
-from ocr2cli.errors import ExitCode, GateFailed, InputError, UsageError
-from ocr2cli.eval.cases import Case
-from ocr2cli.eval.gates import State
+from ocr2cli.config import EngineConfig
+from ocr2cli.errors import ExitCode, GateFailed, InputError, OutputError, UsageError
+from ocr2cli.eval.cases import Case, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.gates import State, gates_of, judge
 from ocr2cli.eval.provenance import ModelFacts
 from ocr2cli.eval.record import record_scores
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.eval.report import json_report, text_report
+from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import EvalOptions, EvalOutcome, run_eval
 from ocr2cli.pages import FinishReason, PageImage, PageResult, Status
 
@@ -251,6 +257,147 @@ def test_a_references_scores_can_be_recorded_and_judge_a_later_run(
     file.write_text('{"scores": {"one": {"cerr": 1}}}', encoding="utf-8")
     with pytest.raises(UsageError, match="not recorded scores"):
         run_eval(later, reads_truth(), model=v2_model)
+
+
+def test_recording_some_cases_keeps_the_scores_of_the_others(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    folder = make_suite(("one", "two"))
+    options = EvalOptions(suites=(str(folder),), ref="hf")
+
+    def recorded(text: str, version: str, *only: str) -> dict[str, Any]:
+        reference = replace(reference_of(text), identity={"transformers": version})
+        chosen = replace(options, only=only)
+        (file,) = record_scores(
+            run_eval(chosen, reads_truth(), reference=reference, model=v2_model)
+        )
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return values
+
+    first = recorded("rubbish", "1")
+    assert set(first["scores"]) == {"one", "two"} and "sources" not in first
+    second = recorded(TRUTH, "2", "two")
+    assert second["scores"]["one"] == first["scores"]["one"]
+    assert second["scores"]["two"]["whole_cer"] == 0.0
+    # and whose they are is not forgotten
+    by_first = {"by": {"reference": "hf", "transformers": "1"}, "model": "toy"}
+    assert second["by"]["transformers"] == "2" and second["sources"] == {"one": by_first}
+    third = recorded(TRUTH, "2")
+    assert third["scores"]["one"]["whole_cer"] == 0.0 and "sources" not in third
+    assert not list(folder.glob(".*"))
+
+
+def test_recorded_scores_are_replaced_whole_or_left_alone(
+    make_suite: MakeSuite, v2_model: ModelFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EvalOptions(suites=(str(make_suite()),), ref="hf")
+    outcome = run_eval(options, reads_truth(), reference=reference_of(TRUTH), model=v2_model)
+    (file,) = record_scores(outcome)
+    before = file.read_bytes()
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match=r"recorded\.json cannot be written \(No space left"):
+        record_scores(outcome)
+    assert file.read_bytes() == before and [p.name for p in file.parent.glob(".*")] == []
+
+
+def test_recorded_scores_of_a_plain_folder_judge_a_later_run(
+    v2_model: ModelFacts, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    draw_page(folder / "one.png", "one")
+    (folder / "one.txt").write_text(TRUTH, encoding="utf-8")
+    options = EvalOptions(suites=(str(folder),), ref="hf")
+    outcome = run_eval(options, reads_truth(), reference=reference_of(TRUTH), model=v2_model)
+    record_scores(outcome)
+    later = replace(options, ref="recorded")
+    assert "whole_cer" in failed_metrics(run_eval(later, reads("rubbish"), model=v2_model))
+
+
+def test_a_gate_for_a_case_that_is_not_in_the_suite_is_said_in_the_reports(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    gates = STRICT + 'cases = ["page-*", "pgae-b"]\n'
+    folder = str(make_suite(("page-a", "page-b"), gates=gates))
+    # what --case leaves out is in the suite all the same
+    for only in ((), ("page-b",)):
+        outcome = run_eval(
+            EvalOptions(suites=(folder,), only=only), reads_truth(), model=v2_model
+        )
+        outcome.raise_for_gates()
+        said = "not checked: whole_cer <= 0.1 for 'pgae-b': no case has such a name\n"
+        assert text_report(outcome).count("not checked: ") == 1
+        assert said in text_report(outcome)
+        row = "<td>not checked: no case has such a name</td><td>pgae-b</td>"
+        assert row in html_report(outcome)
+
+
+@pytest.mark.parametrize("name", ["bundled", "seed"])
+def test_the_suites_that_come_with_the_tool_have_no_gate_without_a_case(
+    name: str, v2_model: ModelFacts
+) -> None:
+    suite = load_suite(find_suite_folder(name))
+    gates = gates_of(suite, suites_folder() / "gates.toml", v2_model.dtype)
+    assert gates and judge(gates, [], [case.id for case in suite.cases]) == []
+
+
+def test_a_mistake_in_the_gates_is_said_before_anything_runs(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    folder = make_suite(gates=STRICT + 'suite = "toi"\n')
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        raise AssertionError("nothing may be read")
+
+    with pytest.raises(UsageError, match="suite = 'toi' is not this suite"):
+        run_eval(EvalOptions(suites=(str(folder),)), reader, model=v2_model)
+
+
+def test_a_case_without_a_mode_is_read_in_the_one_that_was_asked_for(
+    make_suite: MakeSuite, v2_model: ModelFacts, tmp_path: Path
+) -> None:
+    folder = make_suite(("one", "two"))
+    text = (folder / "suite.toml").read_text(encoding="utf-8")
+    text = text.replace('id = "two"', 'id = "two"\nmode = "tiny"')
+    (folder / "suite.toml").write_text(text, encoding="utf-8")
+    read: list[tuple[str, str]] = []
+    asked: list[tuple[str, str]] = []
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        read.extend((case.id, case.mode) for case in cases)
+        return reads_truth()(cases)
+
+    def reference(case: Case, page: PageImage) -> ReferenceOutput:
+        asked.append((case.id, case.mode))
+        return ReferenceOutput(TRUTH)
+
+    for mode in ("base", "base", "large"):
+        run_eval(
+            EvalOptions(
+                suites=(str(folder),), ref="hf", cache=tmp_path / "cache",
+                engine=EngineConfig(mode=mode),
+            ),
+            reader, reference=Reference("hf", {}, reference), model=v2_model,
+        )  # fmt: skip
+    base, large, own = ("one", "base"), ("one", "large"), ("two", "tiny")
+    assert read == [base, own, base, own, large, own]
+    assert asked == [base, own, large]  # the cache knows the mode
+
+
+def test_a_mode_that_there_is_not_is_refused_for_v1_before_anything_runs(
+    make_suite: MakeSuite, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(suites=(str(make_suite()),), engine=EngineConfig(mode="gundma"))
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        raise AssertionError("nothing may be read")
+
+    with pytest.raises(UsageError, match="there is no mode 'gundma'; choose one of tiny"):
+        run_eval(options, reader, model=replace(v2_model, kind="v1"))
 
 
 def test_cases_are_chosen_by_pattern_and_an_unknown_name_is_said(

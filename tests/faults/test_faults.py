@@ -10,8 +10,10 @@ import json
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,28 @@ def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
     assert not (out / "long.md").exists()
     again = run(tmp_path / "long.pdf", "-o", out, "--json")
     assert summary(again)["pages_resumed"] >= kept and again.returncode == ExitCode.OK
+
+
+def test_a_signal_is_heard_while_a_document_is_being_opened(inputs, tmp_path) -> None:
+    """A file of 100 GB takes minutes to digest; the run was deaf until then."""
+    opener = """
+import time
+from ocr2cli.document import listing
+real = listing.inspect
+listing.inspect = lambda path, cfg: real(path, cfg) if "c.pdf" not in path else time.sleep(60)
+listing.serve()
+"""
+    boot = f"from ocr2cli.document import listing; listing._BOOT = {opener!r}; "
+    _, _, *arguments = command(inputs, "-o", tmp_path / "out")
+    process = subprocess.Popen(
+        [sys.executable, "-c", boot + "import stub; stub.main()", *arguments],
+        env=environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for((tmp_path / "out" / "b.md").exists)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert process.wait(30) == ExitCode.SIGTERM and time.monotonic() - started < 8
+    assert process.stderr and "Traceback" not in process.stderr.read()
 
 
 def test_a_second_signal_stops_at_once(tmp_path) -> None:
@@ -289,8 +313,6 @@ def test_a_password_is_neither_in_the_output_nor_in_the_log(tmp_path, run) -> No
     ],
 )
 def test_bare_surroundings_are_enough(inputs, tmp_path, shell) -> None:
-    import shlex
-
     line = shell.format(shlex.join(command(inputs, "-o", tmp_path / "out")))
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line], env=environment(), capture_output=True, text=True,
@@ -299,6 +321,19 @@ def test_bare_surroundings_are_enough(inputs, tmp_path, shell) -> None:
     assert done.returncode in (ExitCode.OK, 141), done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "a.md").exists()
+
+
+def test_progress_that_nobody_reads_does_not_end_the_run(inputs, tmp_path) -> None:
+    """The run ended with its first line of progress, and said that all was well."""
+    boot = "from ocr2cli.cli import progress; progress._LINE_EVERY_S = 0; import stub; stub.main()"
+    _, _, *arguments = command(inputs, "-o", tmp_path / "out", "--json")
+    line = shlex.join([sys.executable, "-c", boot, *arguments])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} 2>&1 >{tmp_path}/summary.json | true; exit ${{PIPESTATUS[0]}}"],
+        env=environment({"a:2": "loop", "*": "slow 0.05"}), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.PAGES_FAILED
+    assert json.loads((tmp_path / "summary.json").read_text())["pages"] == 9
 
 
 def test_a_cron_run_is_silent_when_all_is_well_and_short_when_not(inputs, tmp_path, run) -> None:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pymupdf
 import pytest
+from stub import stub_stages
 from stub_runs import Run, write_pdf
 
+from ocr2cli.batch import run_batch
+from ocr2cli.config import RunConfig
+from ocr2cli.document import listing
 from ocr2cli.errors import ExitCode
 
 
@@ -56,6 +60,29 @@ def test_a_password_that_is_given_later_is_used(tmp_path: Path, run: Run) -> Non
     assert run(source, "-o", out).returncode == ExitCode.INPUT
     assert run(source, "-o", out, "--password", "swordfish").returncode == ExitCode.INPUT
     assert run(source, "-o", out, "--password", "hunter2").returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize("code", ["unsupported", "timeout", "unreadable"])
+def test_a_document_that_could_not_be_opened_is_read_once_it_can_be(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A .heic stayed failed when the extra for it had been installed: the file was the same."""
+    opener = f"""
+from dataclasses import replace
+from ocr2cli.document import listing
+from ocr2cli.pages import PageError
+real, error = listing.inspect, PageError({code!r}, "not now")
+listing.inspect = lambda path, cfg: replace(real(path, cfg), num_pages=0, error=error)
+listing.serve()
+"""
+    source = write_pdf(tmp_path / "a.pdf", 2)
+    cfg = RunConfig(inputs=(str(source),), out=tmp_path / "out", runner="inline")
+    with monkeypatch.context() as today:
+        today.setattr(listing, "_BOOT", opener)
+        first = run_batch(cfg, stages=stub_stages(cfg))
+    assert [page.code for page in first.bad_pages] == [code]
+    second = run_batch(cfg, stages=stub_stages(cfg))
+    assert (second.exit_code, second.by_status["ok"]) == (ExitCode.OK, 2)
 
 
 def test_pages_that_failed_before_say_how_to_read_them_again(tmp_path: Path, run: Run) -> None:

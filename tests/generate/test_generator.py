@@ -368,9 +368,10 @@ def test_a_preempted_sequence_is_watched_for_loops_anew() -> None:
 
 def test_a_prompt_longer_than_the_model_is_the_pages_fault_and_than_the_budget_the_runs() -> None:
     toy = ToyDecoder(max_positions=20)
-    with pytest.raises(PageFault, match="20") as fault:
-        add(generator(toy), toy, "page", [4] * 20)
-    assert fault.value.code == "too_large"
+    for limits in ({}, {"kv_tokens": 20}, {"kv_tokens": 10}, {"max_context": 20}):
+        with pytest.raises(PageFault, match="context is 20: shorten") as fault:
+            add(generator(toy, **limits), toy, "page", [4] * 20)
+        assert fault.value.code == "too_large"
     with pytest.raises(EngineError, match="--kv-tokens"):
         add(generator(toy, kv_tokens=10), toy, "page", [4] * 10)
 

@@ -19,7 +19,7 @@ from toys import Recipe, ReportingWorker, RollingMaker, jobs, line, stage
 
 from ocr2cli.errors import EngineError, ModelError
 from ocr2cli.pages import PageJob, PageResult, Status
-from ocr2cli.pipeline import local
+from ocr2cli.pipeline import local, staff
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
@@ -271,13 +271,29 @@ def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:
     assert got == [0, 1]
 
 
-def test_a_stage_whose_every_worker_dies_ends_the_run() -> None:
+def test_a_stage_whose_every_worker_dies_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staff, "_MAX_DEADLY_PAGES", 2)
     bad = Recipe("a", misdeeds=tuple((page, "exit") for page in range(50)), is_last=True)
     got = []
     with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):
-        for result in local.run([stage(bad)], jobs(50), options=RunnerOptions(hopeless_after=4)):
+        for result in local.run([stage(bad)], jobs(50)):
             got.append(result)
     assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
+
+
+def test_a_page_that_kills_every_worker_before_it_is_given_up_ends_the_run() -> None:
+    bad = Recipe("a", misdeeds=((0, "exit"),), is_last=True)
+    options = RunnerOptions(hopeless_after=4, retries=10)
+    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):
+        list(local.run([stage(bad)], jobs(3), options=options))
+
+
+def test_deadly_pages_at_the_start_fail_by_name_and_the_rest_is_read() -> None:
+    """Ten of them were taken for a stage that cannot work, and ended the run."""
+    bad = Recipe("a", misdeeds=tuple((page, "exit") for page in range(3)), is_last=True)
+    options = RunnerOptions(hopeless_after=4)
+    results = by_page(local.run([stage(bad)], jobs(5), options=options))
+    assert sorted(results) == list(range(5)) and failed_pages(results) == [0, 1, 2]
 
 
 def test_workers_have_settled_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ocr2cli.pipeline.durable import atomic_write, sweep_temps
+from ocr2cli.errors import OutputError
+from ocr2cli.pipeline.durable import atomic_write, fsync_dir, sweep_temps
+from ocr2cli.pipeline.lock import OutputLock
 
 REPO = Path(__file__).parents[2]
 
@@ -72,6 +75,36 @@ def test_the_name_appears_only_after_the_bytes_are_on_the_disk(
     monkeypatch.setattr(os, "replace", seen_replace)
     atomic_write(tmp_path / "a", b"x")
     assert events == ["file", "rename", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems say EINVAL; they were refused as an output folder."""
+    fsync = os.fsync
+
+    def no_folders(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    with OutputLock(tmp_path / "out"):
+        atomic_write(tmp_path / "out" / "a.md", b"text")
+    assert (tmp_path / "out" / "a.md").read_bytes() == b"text"
+
+
+def test_a_folder_on_a_broken_disk_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OutputError, match="Input/output error"):
+        OutputLock(tmp_path / "out").__enter__()
+    with pytest.raises(OSError, match="Input/output error"):
+        fsync_dir(tmp_path)
 
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:

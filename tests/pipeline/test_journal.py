@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from ocr2cli.pages import (
     PageResult,
     Status,
 )
+from ocr2cli.pipeline import durable
 from ocr2cli.pipeline import journal as journal_module
 from ocr2cli.pipeline.journal import Journal
 
@@ -367,6 +369,26 @@ def test_ten_thousand_rows_open_fast(out: Path) -> None:
     journal = reopened(out)
     assert len(journal) == 10_000 and journal.find(job(9_000, sha256="i"))
     assert time.perf_counter() - started < 5
+
+
+def test_a_journal_goes_on_with_the_new_file_when_the_disk_fails_after_its_rewrite(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows went into the old file, which had no name any more: the next run read them again."""
+    reopened(out).record(result(0), "p0")
+    journal_file(out).write_bytes(b"damaged\n" + journal_file(out).read_bytes())
+    fails = [OSError(errno.EIO, "Input/output error")]
+
+    def failing(folder: Path) -> None:
+        if fails:
+            raise fails.pop()
+
+    monkeypatch.setattr(durable, "fsync_dir", failing)
+    journal = reopened(out)
+    assert not fails, "the rewrite was under test"
+    journal.record(result(1), "p1")
+    again = reopened(out)
+    assert again.find(job(0)) and again.find(job(1))
 
 
 def test_the_runner_and_the_journal_fit_together(out: Path) -> None:

@@ -39,7 +39,6 @@ from ocr2cli.bench.report import KEYS, figures, times_faster  # noqa: E402
 from ocr2cli.bench.workload import (  # noqa: E402
     PAGE_SIZE,
     RANDOM_MODELS,
-    make_pages,
     prompt_tokens,
 )
 from ocr2cli.weights.convert import convert  # noqa: E402
@@ -107,7 +106,7 @@ def llama(asked: argparse.Namespace, programs: Path, pair: Path) -> dict[str, fl
     """Its rows of every batch; returns the one with the fastest page. Encoding is of one page."""
     encode_s = llama_encode_s(asked, programs, pair)
     batches = sorted({1, min(8, asked.pages), asked.pages})
-    prompt = prompt_tokens(RANDOM_MODELS["random-full"], make_pages(1)[0])
+    prompt = prompt_tokens(RANDOM_MODELS["random-full"])
     command = [
         str(programs / PROGRAMS[0]), "-m", str(pair), "-npp", str(prompt),
         "-ntg", str(asked.new_tokens), "-npl", ",".join(map(str, batches)),

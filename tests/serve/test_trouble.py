@@ -183,11 +183,12 @@ def test_a_slow_host_holds_up_nobody_else(
 class Host(BaseHTTPRequestHandler):
     """/away leads to another address of this host, where /secret is."""
 
-    asked: list[str]
+    asked: list[tuple[str, str]]  # at which address, for what
     secret: str
+    port: int
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.asked.append((self.connection.getsockname()[0], self.path))
         self.send_response(302 if self.path == "/away" else 200)
         if self.path == "/away":
             self.send_header("Location", self.secret)
@@ -220,7 +221,7 @@ def test_a_redirect_does_not_lead_into_the_servers_own_network(host: type[Host])
     assert fetch("/a.png") == b"png"
     with pytest.raises(protocol.BadRequest, match="not a public address"):
         fetch("/away")
-    assert host.asked == ["/a.png", "/away"]
+    assert host.asked == [("127.0.0.1", "/a.png"), ("127.0.0.1", "/away")]
 
 
 def test_a_name_that_means_another_address_a_moment_later_is_asked_at_the_first(
@@ -238,6 +239,7 @@ def test_a_name_that_means_another_address_a_moment_later_is_asked_at_the_first(
         ),
     )
     assert fetch("/a.png", at="moving") == b"png"
+    assert host.asked == [("127.0.0.1", "/a.png")]
 
 
 def test_an_image_larger_than_asked_for_is_not_taken(host: type[Host]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -185,6 +186,56 @@ def test_the_source_is_never_written_over(tmp_path, v2_folder):
 def test_wishes_that_cannot_be_met_are_usage_errors(tmp_path, v2_folder, dst, quant, word):
     with pytest.raises(UsageError, match=word):
         convert(v2_folder, tmp_path / dst, quant=quant)
+
+
+def test_the_current_folder_can_be_converted_into(tmp_path, v2_folder, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    report = convert(v2_folder, Path())
+    assert report.paths == (tmp_path / "here" / "model.safetensors",)
+    assert equal_files(v2_folder, tmp_path / "here")
+
+
+@pytest.mark.parametrize("name", ["file/out", "file/deep/out", "file/m.gguf"])
+def test_a_place_below_a_file_is_a_usage_error(tmp_path, v2_folder, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file is a file, so .* Choose another DST"):
+        convert(v2_folder, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_small_file_that_cannot_be_written_is_one_line(tmp_path, v2_folder, name):
+    (v2_folder / "generation_config.json").write_text("{}")
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(OutputError, match=rf"{name} cannot be written: .* another DST"):
+        convert(v2_folder, tmp_path / "out")
+
+
+def test_a_name_that_no_disk_takes_is_one_line(tmp_path, v2_folder):
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        convert(v2_folder, tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(("dst", "quant", "value"), [
+    ("out", "f16", 65_536.0), ("m.gguf", "f16", -1e30), ("m.gguf", "q8_0", 1e30),
+])
+@pytest.mark.filterwarnings("error")
+def test_values_too_large_for_a_format_are_refused_and_nothing_is_written(
+    tmp_path, dst, quant, value
+):
+    tensors = random_tensors(original_shapes(V2_CONFIG))
+    name = "model.layers.1.self_attn.q_proj.weight"
+    tensors[name].view(-1)[7] = value
+    folder = write_checkpoint(tmp_path / "large", V2_CONFIG, tensors)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ModelError, match=r"q(_proj)?\.weight holds .*too large.*--quant bf16"):
+        convert(folder, out if dst == "out" else out / dst, quant=quant)
+    assert list(out.iterdir()) == []
+    # the largest number of 16 bits is none of these
+    tensors[name].view(-1)[7] = 65_280.0
+    write_checkpoint(tmp_path / "large", V2_CONFIG, tensors)
+    convert(folder, tmp_path / "fits.gguf", quant=quant)
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path, v2_folder):

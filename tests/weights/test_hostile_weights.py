@@ -161,6 +161,15 @@ def header_of(path: Path, content: bytes):
         return read_header(file)
 
 
+def test_a_name_twice_among_very_many_is_found_at_once(tmp_path):
+    names = [f'"{number}":1' for number in range(40_000)]
+    content = safetensors_bytes(("{" + ",".join([*names, names[-1]]) + "}").encode())
+    start = time.process_time()
+    with pytest.raises(ModelError, match="'39999' stands in it twice"):
+        table_of(tmp_path / "many.safetensors", content)
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize("kind", GGUF)
 def test_a_lying_gguf_header_is_refused_by_name(tmp_path, kind):
     content, word = GGUF[kind]

@@ -197,11 +197,33 @@ def test_a_known_name_is_pulled_and_checked_at_its_pinned_commit(monkeypatch, tm
     assert asked[1:] == [(repo, hub.PINNED[repo]) for repo in hub.HUB_NAMES.values()]
 
 
-def test_a_failed_download_is_one_line_that_says_how_to_go_on(monkeypatch, online):
+class ReadTimeout(Exception):
+    """As the hub's own HTTP library raises it: neither an OSError nor a ValueError."""
+
+
+BROKEN_DOWNLOADS = [OSError("connection reset\nby peer"), ReadTimeout("timed out\nreading")]
+
+
+@pytest.mark.parametrize("error", [*BROKEN_DOWNLOADS, ReadTimeout()], ids=repr)
+def test_a_failed_download_is_one_line_that_says_how_to_go_on(monkeypatch, online, error):
     def fail(repo, **options):
-        raise OSError("connection reset\nby peer")
+        raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ModelError, match="goes on where it stopped") as caught:
+        pull_model("a/b")
+    assert "\n" not in str(caught.value)
+    reason = str(error).partition("\n")[0] or "ReadTimeout"
+    assert f"a/b could not be downloaded: {reason}. Run" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", BROKEN_DOWNLOADS, ids=repr)
+def test_digests_that_cannot_be_fetched_are_one_line_too(monkeypatch, tmp_path, online, error):
+    def fail(self, repo, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **o: fill(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     with pytest.raises(ModelError, match="goes on where it stopped") as caught:
         pull_model("a/b")
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ocr2cli.config import DecodeConfig, DryConfig, TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.errors import ModelError, UsageError
-from ocr2cli.eval.cases import Case
+from ocr2cli.eval.cases import Case, file_sha256
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pages import PageImage
@@ -50,9 +50,16 @@ def hf_reference(
         "device": device,
         "dtype": dtype,
         "processor": "transformers" if has_own_processor else "ocr2",
+        **_small_files(folder),
         **versions,
     }
     return Reference("hf-processor" if has_own_processor else "hf", identity, reader.read)
+
+
+def _small_files(folder: Path) -> dict[str, str]:
+    """sha256 of the files beside the weights that decide the text too."""
+    paths = (folder / "config.json", folder / "tokenizer.json")
+    return {path.name: file_sha256(path) for path in paths if path.is_file()}
 
 
 def native_config(config: ModelConfig) -> Any:
