@@ -51,7 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return widened_linear(x, weight, bias)
     num_rows = x.numel() // x.shape[-1]
     is_plain = x.dtype != torch.float32 or num_rows > STEADY_ROWS or torch.is_grad_enabled()
-    if is_plain or not _has_onednn(x):
+    # A compiler makes products of its own, and does not know this one of a weight as it is.
+    if is_plain or torch.compiler.is_compiling() or not _has_onednn(x):
         return F.linear(x, weight, bias)
     return packed_linear(x, weight, bias)
 
