@@ -19,7 +19,7 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.rates import Rates, load_forecast, load_rates, store_forecast
 from ocr2cli.output.summary import Summary
-from ocr2cli.weights.checkpoint import open_checkpoint
+from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.hub import HUB_NAMES, ModelFiles, cached_folder, hub_repo, resolve_model
 
 # Characters of a text layer per new token, and tokens of a page without one. Measured on the
@@ -130,7 +130,7 @@ def _model(cfg: RunConfig) -> _Model:
     config, is_v1 = ModelConfig(), False
     if cfg.engine.engine != "openai":
         files, repo = _find_model(cfg.engine)
-        config = _config_of(files) if files else config
+        config = config_of(files) if files else config
         is_v1 = config.is_v1 if files else repo == HUB_NAMES["deepseek-ocr"]
     tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
     return _Model(tiles, is_v1, config.decoder.max_positions)
@@ -145,14 +145,6 @@ def _find_model(engine: EngineConfig) -> tuple[ModelFiles | None, str]:
     repo, revision = hub_repo(engine.model)
     folder = cached_folder(repo, revision)
     return (ModelFiles(engine.model, folder) if folder else None), repo
-
-
-def _config_of(files: ModelFiles) -> ModelConfig:
-    checkpoint = open_checkpoint(files)
-    try:
-        return checkpoint.config
-    finally:
-        checkpoint.close()
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float, str]:

@@ -92,14 +92,12 @@ class Subject:
 
 def model_config(engine: EngineConfig) -> ModelConfig:
     """The sizes of the engine's model, without loading it. Raises: ModelError."""
-    from ocr2cli.weights.checkpoint import open_checkpoint
+    from ocr2cli.weights.checkpoint import config_of
     from ocr2cli.weights.hub import resolve_model
 
     if engine.model in RANDOM_MODELS:
         return RANDOM_MODELS[engine.model]
-    checkpoint = open_checkpoint(resolve_model(engine.model, engine.mmproj))
-    checkpoint.close()
-    return checkpoint.config
+    return config_of(resolve_model(engine.model, engine.mmproj))
 
 
 def check_request(config: ModelConfig, new_tokens: int, against: str | None) -> None:

@@ -75,7 +75,7 @@ def find_jobs(
         is_isolated=is_isolated,
         stop=stop,
     )
-    return _jobs(sources, listings, selection, (cfg or RasterConfig()).dpi)
+    return _jobs(sources, listings, selection, (cfg or RasterConfig()).dpi, stop)
 
 
 def find_sources(
@@ -134,10 +134,17 @@ def _identity(path: str) -> str:
 
 
 def _jobs(
-    sources: Sequence[Source], listings: Iterator[Listing], selection: PageSelection, dpi: int
+    sources: Sequence[Source],
+    listings: Iterator[Listing],
+    selection: PageSelection,
+    dpi: int,
+    stop: Callable[[], object],
 ) -> Iterator[PageJob]:
-    # Not strict: there are fewer listings when they were stopped.
-    for source, listing in zip(sources, listings, strict=False):
+    for source in sources:
+        listing = next(listings, None)
+        if listing is None:
+            assert stop(), "every document has its listing"
+            return
         yield from _document_jobs(source, listing, selection, dpi)
 
 

@@ -15,11 +15,10 @@ from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.model.attention import token_kernel
 from ocr2cli.model.linear import has_bf16_products
 from ocr2cli.weights import load
-from ocr2cli.weights.checkpoint import open_checkpoint
+from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.names import count_parameters
 
 if TYPE_CHECKING:
-    from ocr2cli.model.config import ModelConfig
     from ocr2cli.model.decoder import Decoder
     from ocr2cli.model.vision import VisionEncoder
     from ocr2cli.text.tokenizer import Tokenizer
@@ -40,15 +39,6 @@ class Place(NamedTuple):
     def packs(self) -> bool:
         """Weights can be kept in oneDNN's order: products take them as they are."""
         return self.device.type == "cpu" and self.matrices == self.dtype
-
-
-def model_config(files: ModelFiles) -> ModelConfig:
-    """The sizes alone; no weight is read. Raises: ModelError."""
-    checkpoint = open_checkpoint(files)
-    try:
-        return checkpoint.config
-    finally:
-        checkpoint.close()
 
 
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
@@ -82,7 +72,7 @@ def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
 
 def place(files: ModelFiles, engine: EngineConfig) -> Place:
     """Where and in which arithmetic the model runs, with `auto` resolved."""
-    return place_of_size(engine, count_parameters(model_config(files)))
+    return place_of_size(engine, count_parameters(config_of(files)))
 
 
 def place_of_size(engine: EngineConfig, num_parameters: int) -> Place:

@@ -196,11 +196,12 @@ class DecodeWorker:
     """Visual tokens -> page results, many pages at a time. Holds the decoder weights only."""
 
     def __init__(self, spec: NativeSpec) -> None:
-        from ocr2cli.engines.loading import load_decoder, load_tokenizer, model_config
+        from ocr2cli.engines.loading import load_decoder, load_tokenizer
+        from ocr2cli.weights.checkpoint import config_of
 
         self.spec = spec
         self.tokenizer = load_tokenizer(spec.files)
-        self.config = model_config(spec.files)
+        self.config = config_of(spec.files)
         self.decoder = load_decoder(spec.files, spec.engine)
         self.exempt_ids = tuple(
             i for token in EXEMPT_TOKENS if (i := self.tokenizer.id_of(token)) is not None

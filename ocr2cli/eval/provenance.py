@@ -50,13 +50,11 @@ def model_facts(engine: EngineConfig) -> ModelFacts:
         return ModelFacts(engine.model, kind, device=engine.server, versions=versions())
     from ocr2cli.engines.device import pick_device, pick_dtype
     from ocr2cli.model.config import ModelConfig
-    from ocr2cli.weights.checkpoint import open_checkpoint
+    from ocr2cli.weights.checkpoint import config_of
     from ocr2cli.weights.names import count_parameters
 
     files = resolve_model(engine.model, engine.mmproj)
-    checkpoint = open_checkpoint(files)
-    checkpoint.close()
-    config = checkpoint.config
+    config = config_of(files)
     device = pick_device(engine.device, engine.dtype)
     num_parameters = count_parameters(config)
     computes_in = str(pick_dtype(engine.dtype, device, num_parameters)).removeprefix("torch.")

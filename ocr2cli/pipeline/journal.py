@@ -27,9 +27,8 @@ logger = logging.getLogger("ocr2")
 _NAME = "journal.jsonl"
 # A row takes about 500 bytes; a document's name up to 4 KiB, escaped six times that.
 _MAX_LINE_BYTES = 1 << 16
-# Failures that neither the page nor the settings explain: what the next run is told (a password,
-# other --pages) may mend them, or a server that answers again.
-_NOT_THE_PAGES = ("encrypted", "empty", "request")
+# The code of a failure that neither the page nor the settings explain: a server's.
+_SERVERS_FAULT = "request"
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -109,14 +108,15 @@ class Journal:
         """The row that settles this job: same page, same input, same fingerprint.
 
         retry_failed: rows that are not good settle nothing. A job that could not even be listed
-        is never settled, nor is one by a row of that kind: looking again costs nothing.
+        is never settled, nor is one by a row of that kind: looking again costs nothing. A server
+        that refused a page is asked again.
         """
         row = self._rows.get(job.key)
         if row is None or job.error or row.fingerprint != self._fingerprint:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return None if row.error in _NOT_THE_PAGES else row
+        return None if row.error == _SERVERS_FAULT else row
 
     def was_read(self, document: str) -> bool:
         """Whether an earlier run read any page of a document under this fingerprint, whatever the

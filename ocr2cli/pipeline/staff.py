@@ -18,7 +18,7 @@ from ocr2cli.pipeline.stage import Stage
 # A worker that dies with no page to blame is replaced this often in a row.
 _MAX_UNBLAMED_DEATHS = 10
 # A stage that has read nothing, and failed at so many pages, is not killed by its pages.
-_MAX_DEADLY_PAGES = 100
+_MAX_DEADLY_PAGES = 25
 
 
 class Staff:

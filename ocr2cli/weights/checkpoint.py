@@ -69,6 +69,13 @@ def open_checkpoint(model: ModelFiles | Path | str) -> Checkpoint:
     return checkpoint
 
 
+def config_of(files: ModelFiles) -> ModelConfig:
+    """The model's sizes alone, its headers checked. Raises: ModelError."""
+    checkpoint = open_checkpoint(files)
+    checkpoint.close()
+    return checkpoint.config
+
+
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Raises: ModelError with one line for each tensor that is not as the config says."""
     params = model_params(checkpoint.config)

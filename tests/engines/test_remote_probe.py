@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 import pytest
 
 from ocr2cli.config import EngineConfig, RunConfig
-from ocr2cli.engines.remote import probe, remote_spec, request_body, to_generation
+from ocr2cli.engines.remote import remote_spec, to_generation
+from ocr2cli.engines.remote_client import request_body
+from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageKey
 from ocr2cli.text.prompt import PROMPTS

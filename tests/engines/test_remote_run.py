@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ocr2cli.batch import run_batch
 from ocr2cli.config import EngineConfig, RunConfig
-from ocr2cli.engines import remote
+from ocr2cli.engines import remote, remote_client, remote_probe
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
 
@@ -46,13 +46,16 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summa
         page = Image.new("RGB", (120, 80), "white")
         ImageDraw.Draw(page).text((9, 30), f"page {number}", fill="black")
         page.save(tmp_path / "in" / f"{number}.png")
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(remote_client.time, "sleep", lambda seconds: None)
 
     def run(answer: Answer, server: str = "http://host:1") -> Summary:
         transport = httpx.MockTransport(Server(answer))
-        monkeypatch.setattr(
-            remote, "make_client", lambda spec: httpx.Client(base_url=server, transport=transport)
-        )
+        for module in (remote, remote_probe):
+            monkeypatch.setattr(
+                module,
+                "make_client",
+                lambda spec: httpx.Client(base_url=server, transport=transport),
+            )
         engine = EngineConfig(
             engine="openai", server=server, server_concurrency=1, prompt="ocr", rasterizers=1
         )
