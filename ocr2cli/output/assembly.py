@@ -185,7 +185,6 @@ class Assembly:
             if is_figure and relative not in self.files and self._folder.sha256(relative) == sha256:
                 self._folder.remove(relative)
 
-
     def _is_left(self, relative: str, sha256: str) -> bool:
         """Whether a file that an earlier run wrote, and this one does not, is there unchanged."""
         return relative not in self.files and self._folder.sha256(relative) == sha256
@@ -208,7 +207,7 @@ def written_files(out: Path) -> frozenset[str]:
 
 
 def _sha256(path: str) -> str:
-    """"" for a file that is not there."""
+    """Empty for a file that is not there."""
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

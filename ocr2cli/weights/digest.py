@@ -40,8 +40,13 @@ def digested_paths(files: ModelFiles) -> list[Path]:
     """Every file whose bytes decide the text, in a fixed order."""
     if files.mmproj is not None:
         return [files.path, files.mmproj]
-    small = [files.path / name for name in ("config.json", "tokenizer.json")]
-    return [path for path in small if path.is_file()] + shard_paths(files.path)
+    return small_paths(files.path) + shard_paths(files.path)
+
+
+def small_paths(folder: Path) -> list[Path]:
+    """What decides the text beside a folder's weights: sizes and vocabulary."""
+    small = (folder / name for name in ("config.json", "tokenizer.json"))
+    return [path for path in small if path.is_file()]
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.pages import PageImage
 from ocr2cli.text.prompt import prompt_ids, prompt_text
 from ocr2cli.text.tokenizer import Tokenizer
+from ocr2cli.weights.digest import small_paths
 
 if TYPE_CHECKING:
     import torch
@@ -50,16 +51,10 @@ def hf_reference(
         "device": device,
         "dtype": dtype,
         "processor": "transformers" if has_own_processor else "ocr2",
-        **_small_files(folder),
+        **{path.name: file_sha256(path) for path in small_paths(folder)},
         **versions,
     }
     return Reference("hf-processor" if has_own_processor else "hf", identity, reader.read)
-
-
-def _small_files(folder: Path) -> dict[str, str]:
-    """sha256 of the files beside the weights that decide the text too."""
-    paths = (folder / "config.json", folder / "tokenizer.json")
-    return {path.name: file_sha256(path) for path in paths if path.is_file()}
 
 
 def native_config(config: ModelConfig) -> Any:
