@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
-from ocr2cli.document.source import find_jobs, find_sources
+from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.recovery import Ladder
 from ocr2cli.errors import OutputError, UsageError
@@ -220,17 +220,22 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
 def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """The pages without a result of an earlier run; those with one go to the writer at once.
 
-    None means: nothing now, ask again. Recovery steps of looping pages come in between. A request
-    to stop ends the list at once: a runner that waits for a large document here sees none.
+    None means: nothing now, ask again, since a document is still being opened or pages under way
+    may loop. Recovery steps of looping pages come in between. A request to stop ends the list,
+    which is long without a page to yield when an earlier run has read most of it.
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
     sources = find_sources(cfg.inputs, **where, tell=logger.warning)
     batch.outlook = Outlook(len(sources))
     batch.writer.spare(source.path for source in sources)
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where, stop=batch.stop):
+    for job in poll_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         if batch.stop():
             return
+        if job is None:
+            again = batch.ladder.next_job()
+            yield None if again is None else _admitted(batch, again)
+            continue
         if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)
             batch.outlook.note(job)

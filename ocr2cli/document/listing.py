@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 
 from ocr2cli.config import RasterConfig
@@ -32,8 +32,8 @@ MAX_ADDRESS_SPACE = 8 << 30
 
 # Files named to the child ahead of time, so that it works while the pages of one are read.
 _AHEAD = 4
-# How late a wish to stop is seen while a file is opened.
-_TICK_S = 0.1
+# How long the caller is kept while a file is opened, before it may look after other things.
+_TICK_S = 0.02
 _BOOT = "from ocr2cli.document.listing import serve; serve()"
 
 
@@ -46,22 +46,16 @@ class Listing:
     error: PageError | None = None
 
 
-def never() -> bool:
-    """For a listing that nobody stops."""
-    return False
-
-
 def list_documents(
     paths: Sequence[str],
     cfg: RasterConfig,
     *,
     is_isolated: bool = True,
-    stop: Callable[[], object] = never,
-) -> Iterator[Listing]:
+) -> Generator[Listing | None]:
     """One listing a path, in order. Nothing here raises for what a file holds.
 
-    stop: asked while a file is opened by the other process, which may take minutes; once it is
-    true the listings end there, whatever is left.
+    None, any number of times, while the other process opens a file, which may take minutes: ask
+    again. Who has other work, or may be told to stop, sees to it in between.
     """
     if not is_isolated:
         yield from (inspect(path, cfg) for path in paths)
@@ -75,8 +69,7 @@ def list_documents(
                 child = stack.enter_context(_Child(cfg))
             child.name(waiting)
             while not child.has_answer(_TICK_S):
-                if stop():
-                    return
+                yield None
             listing = child.next_listing()
             if listing is None:
                 death = child.death_of(waiting[0])

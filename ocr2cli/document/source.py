@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import ENDINGS, shown
-from ocr2cli.document.listing import Listing, list_documents, never
+from ocr2cli.document.listing import Listing, list_documents
 from ocr2cli.document.naming import common_root, document_ids
 from ocr2cli.document.page_ranges import PageSelection, parse_pages
 from ocr2cli.document.urls import is_url, list_url, local_path, name_of
@@ -54,7 +54,6 @@ def find_jobs(
     out_url: str = "",
     written: Container[str] = (),
     is_isolated: bool = True,
-    stop: Callable[[], object] = never,
 ) -> Iterator[PageJob]:
     """Every page to read, document after document, in page order; made as they are asked for.
 
@@ -62,20 +61,35 @@ def find_jobs(
     that are walked; out_url: the same where the output is a URL; written: real paths of files that
     earlier runs wrote, left out where OUT itself is walked. is_isolated: count pages in a
     process of its own, which a hostile file may hang or kill. A document that cannot be opened
-    gives exactly one job, for page 0, with `error`. stop: once it is true while a document is
-    opened, the jobs end there, as if there were no more.
+    gives exactly one job, for page 0, with `error`.
 
     Raises: UsageError for a bad page range, before anything is opened.
     """
+    jobs = poll_jobs(
+        inputs, pages, cfg, out=out, out_url=out_url, written=written, is_isolated=is_isolated
+    )
+    return (job for job in jobs if job is not None)
+
+
+def poll_jobs(
+    inputs: Sequence[str],
+    pages: str = "",
+    cfg: RasterConfig | None = None,
+    *,
+    out: Path | None = None,
+    out_url: str = "",
+    written: Container[str] = (),
+    is_isolated: bool = True,
+) -> Iterator[PageJob | None]:
+    """`find_jobs` for who has other work meanwhile: None while a document is still being opened."""
     selection = parse_pages(pages)
     sources = find_sources(inputs, out=out, out_url=out_url, written=written)
     listings = list_documents(
         [source.path for source in sources],
         cfg or RasterConfig(),
         is_isolated=is_isolated,
-        stop=stop,
     )
-    return _jobs(sources, listings, selection, (cfg or RasterConfig()).dpi, stop)
+    return _jobs(sources, listings, selection, (cfg or RasterConfig()).dpi)
 
 
 def find_sources(
@@ -135,16 +149,13 @@ def _identity(path: str) -> str:
 
 def _jobs(
     sources: Sequence[Source],
-    listings: Iterator[Listing],
+    listings: Iterator[Listing | None],
     selection: PageSelection,
     dpi: int,
-    stop: Callable[[], object],
-) -> Iterator[PageJob]:
+) -> Iterator[PageJob | None]:
     for source in sources:
-        listing = next(listings, None)
-        if listing is None:
-            assert stop(), "every document has its listing"
-            return
+        while (listing := next(listings)) is None:
+            yield None
         yield from _document_jobs(source, listing, selection, dpi)
 
 

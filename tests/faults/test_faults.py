@@ -22,6 +22,7 @@ import pytest
 from stub_runs import Run, command, environment, write_pdf
 from trees import leftovers, living
 
+from ocr2cli.document import listing
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.canonical import canonical_tree
 
@@ -131,7 +132,7 @@ def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
 
 
 def test_a_signal_is_heard_while_a_document_is_being_opened(inputs, tmp_path) -> None:
-    """A file of 100 GB takes minutes to digest; the run was deaf until then."""
+    """A file of 100 GB takes minutes to digest; the run was deaf until then, and kept nothing."""
     opener = """
 import time
 from ocr2cli.document import listing
@@ -145,7 +146,10 @@ listing.serve()
         [sys.executable, "-c", boot + "import stub; stub.main()", *arguments],
         env=environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for((tmp_path / "out" / "b.md").exists)
+    documents = [tmp_path / "out" / name for name in ("a.md", "b.md")]
+    started = time.monotonic()
+    wait_for(lambda: all(document.exists() for document in documents))
+    assert time.monotonic() - started < listing.BASE_DEADLINE_S / 2, "c.pdf was waited for"
     process.send_signal(signal.SIGTERM)
     started = time.monotonic()
     assert process.wait(30) == ExitCode.SIGTERM and time.monotonic() - started < 8
