@@ -88,6 +88,7 @@ class EngineConfig:
     encoders: int = 0
     decoders: int = 0
     rasterizers: int = 0
+    compile: bool = False  # a GPU's encoder through torch.compile
     batch_size: int = 0  # sequences decoded together; 0: by device and memory
     kv_tokens: int = 0  # token budget of the KV cache; 0: by device and memory
     server: str = ""

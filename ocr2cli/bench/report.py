@@ -58,6 +58,8 @@ def dtype_of(subject: Subject) -> str:
         parts.append("matrices in " + str(subject.matrices).removeprefix("torch."))
     if subject.has_int8:
         parts.append("int8")
+    if subject.is_compiled:
+        parts.append("encoder compiled")
     return ", ".join(parts)
 
 

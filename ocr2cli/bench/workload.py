@@ -69,6 +69,7 @@ class Subject:
 
     has_int8: the decoder's matrices are int8, all the rest is `dtype`; so are the peers.
     matrices: what the weights of products are kept in, `dtype` or narrower; the peers' are `dtype`.
+    is_compiled: the encoder went through torch.compile; the peers' did not.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Subject:
     loaded: OcrModel | None
     has_int8: bool = False
     matrices: torch.dtype | None = None
+    is_compiled: bool = False
 
     @property
     def model(self) -> OcrModel:
@@ -117,7 +119,7 @@ def make_subject(engine: EngineConfig) -> Subject:
 
     Raises: ModelError, UsageError, EngineError.
     """
-    from ocr2cli.engines.loading import place, place_of_size
+    from ocr2cli.engines.loading import compile_vision, place, place_of_size
 
     int8 = engine.dtype == "int8"
     config = RANDOM_MODELS.get(engine.model)
@@ -134,7 +136,10 @@ def make_subject(engine: EngineConfig) -> Subject:
     if where.packs:
         model.vision.pack()
         model.decoder.pack()
-    return Subject(engine.model, model.vision.config, device, dtype, model, int8, matrices)
+    is_compiled = engine.compile and compile_vision(model.vision)
+    return Subject(
+        engine.model, model.vision.config, device, dtype, model, int8, matrices, is_compiled
+    )
 
 
 def random_model(

@@ -17,6 +17,8 @@ from ocr2cli.config import DTYPE_NAMES, EngineConfig
 @option("--device", default="auto", help="cpu, cuda, cuda:1, mps.")
 @option("--dtype", default="auto", type=click.Choice(DTYPE_NAMES),
         help="Arithmetic of the model; int8: of the decoder, on a CPU.")
+@option("--compile", "is_compiled", is_flag=True, show_default=False,
+        help="Compile a GPU's encoder first (torch.compile).")
 @option("--pages", default=1, type=click.IntRange(1, 1024), help="Pages decoded together.")
 @option("--new-tokens", default=64, type=click.IntRange(2, 8000), help="Tokens a page.")
 @option("--threads", default=0, type=click.IntRange(0, 1024), show_default="all cores",
@@ -26,8 +28,8 @@ from ocr2cli.config import DTYPE_NAMES, EngineConfig
 @option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
 @common
 def bench(
-    model: str, device: str, dtype: str, pages: int, new_tokens: int, threads: int,
-    against: str | None, as_json: bool, **logs: Any,
+    model: str, device: str, dtype: str, is_compiled: bool, pages: int, new_tokens: int,
+    threads: int, against: str | None, as_json: bool, **logs: Any,
 ) -> None:  # fmt: skip
     """Measure this machine: seconds a page by stage, tokens/s, memory, ceilings.
 
@@ -55,7 +57,7 @@ def bench(
     from ocr2cli.engines.host import num_cores
 
     torch.set_num_threads(threads or num_cores())
-    engine = EngineConfig(model=model, device=device, dtype=dtype)
+    engine = EngineConfig(model=model, device=device, dtype=dtype, compile=is_compiled)
     check_request(model_config(engine), new_tokens, against)
     subject = make_subject(engine)
     encoded = ENCODED_GROUPS * pages_at_once(subject.device)

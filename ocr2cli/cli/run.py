@@ -51,6 +51,8 @@ def engine_options(function: Any) -> Any:
             option("--dtype", default="auto",
                    type=click.Choice(DTYPE_NAMES),
                    help="Arithmetic of the model; int8: of the decoder, on a CPU."),
+            option("--compile", is_flag=True, show_default=False,
+                   help="Compile a GPU's encoder before the first page (torch.compile)."),
             option("--encoders", default=0, type=_COUNT, show_default="auto",
                    help="Encoder processes."),
             option("--decoders", default=0, type=_COUNT, show_default="auto",

@@ -50,7 +50,19 @@ def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
         vision.pack()
+    if engine.compile:
+        compile_vision(vision)
     return vision
+
+
+def compile_vision(vision: VisionEncoder) -> bool:
+    """`--compile`; False, with a warning, on a CPU, whose products are oneDNN's own."""
+    is_on_cpu = vision.view_separator.device.type == "cpu"
+    if is_on_cpu:
+        logger.warning("--compile is for a GPU's encoder; on a CPU nothing is compiled")
+    else:
+        vision.compile_blocks()
+    return not is_on_cpu
 
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:

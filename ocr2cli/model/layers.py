@@ -60,7 +60,7 @@ class SwiGLU(nn.Module):
 class Derived:
     """Tensors made from a parameter, kept while gradients are off and the parameter is unchanged.
 
-    With gradients on nothing is kept: the result belongs to one graph.
+    With gradients on nothing is kept, nor under a compiler: the result belongs to one graph.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Derived:
 
     def get(self, parameter: Tensor, key: object, make: Callable[[Tensor], Tensor]) -> Tensor:
         """make(parameter), or what it gave the last time. key: tells results apart."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make(parameter)
         version = 0 if parameter.is_inference() else parameter._version
         stamp = (parameter.data_ptr(), version, parameter.dtype, parameter.device)

@@ -68,6 +68,20 @@ class VisionEncoder(nn.Module):
             if isinstance(module, Linear):
                 module.pack()
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile every block where it is called next; its operations run as fewer, larger ones.
+
+        Block by block: those of one kind share their code, one for tiles and one for global views
+        (a batch of another size is compiled once more, for all sizes). A block that the compiler
+        refuses runs as it is. Not for a packed encoder, whose products no compiler knows.
+        """
+        import torch._dynamo
+
+        torch._dynamo.config.suppress_errors = True
+        second = self.clip if self.config.is_v1 else self.query_encoder
+        for block in (*self.sam.blocks, *second.layers):
+            block.compile(backend=backend)
+
     def assemble(self, tiles_NQD: Tensor, global_QD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Rows of one page in decoder order. grid: (columns, rows), N = columns * rows or 0.
 

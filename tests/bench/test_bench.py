@@ -13,6 +13,7 @@ from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
 from ocr2cli.bench.raster import measure_raster
 from ocr2cli.bench.report import (
     as_text,
+    dtype_of,
     figures,
     least_bytes_a_step,
     rasterizers_needed,
@@ -194,3 +195,10 @@ def test_an_int8_decoder_is_measured_too() -> None:
     assert least_bytes_a_step(subject, timing) < least_bytes_a_step(
         make_subject(EngineConfig(model="random-tiny", device="cpu", dtype="f32")), timing
     )
+
+
+def test_on_a_cpu_nothing_is_compiled_and_the_report_does_not_say_so(caplog) -> None:
+    subject = make_subject(EngineConfig(model="random-tiny", device="cpu", compile=True))
+    assert not subject.is_compiled and "compiled" not in dtype_of(subject)
+    assert "on a CPU nothing is compiled" in caplog.text
+    assert "encoder compiled" in dtype_of(replace(subject, is_compiled=True))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from toy_model import TOY, normalise, random_views, randomise, relative_error
+from toy_model import TOY, TOY_V1, normalise, random_views, randomise, relative_error
 
 from ocr2cli.model import attention, sam
 from ocr2cli.model.config import ModelConfig
@@ -315,3 +316,76 @@ def test_both_ways_of_attending_a_token_come_close_to_the_exact_result(
         for t in range(3):  # a draft's tokens get the bits of a step of one token
             alone = attention.attend_one(q[:, t : t + 1], k[:, : 198 + t], v[:, : 198 + t], None)
             assert torch.equal(alone[:, 0], got[:, t])
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch._dynamo.config.suppress_errors = False
+
+
+PLACES = ["cpu", "cpu, as on a card"]
+if torch.cuda.is_available():  # there by the real compiler
+    PLACES.append(pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("config", [TOY, TOY_V1], ids=["v2", "v1"])
+def test_a_compiled_encoder_gives_the_same_tokens_for_any_number_of_views(
+    config: ModelConfig, place: str, tiles: Tensor, views: Tensor, monkeypatch
+) -> None:
+    """Each block is one graph, made twice for tiles (one number of them, then any) and once more
+    for global views; never again for other numbers."""
+    if place == "cpu, as on a card":
+        monkeypatch.setattr(sam, "prefers_product", lambda q_BHNC: True)
+        monkeypatch.setattr(sam, "_attend_plainly", _with_a_bias_of_products)
+    vision = VisionEncoder(config).eval()
+    randomise(vision, seed=12)
+    vision.to(place.split(",")[0])
+    batches = (tiles[:3], tiles[:2], tiles[:4], views)
+    with torch.inference_mode():
+        expected = [vision.encode_views(batch) for batch in batches]
+        calls: list[int] = []
+        vision.compile_blocks(backend=_counting(calls, is_real=place == "cuda"))
+        found = [vision.encode_views(batch) for batch in batches]
+        num_graphs = len(calls)
+        vision.encode_views(tiles)
+    for mine, plain in zip(found, expected, strict=True):
+        assert relative_error(mine, plain) < TOLERANCE
+    second = vision.clip if config.is_v1 else vision.query_encoder
+    assert num_graphs >= 3 and len(calls) == num_graphs
+    assert num_graphs <= 3 * (len(vision.sam.blocks) + len(second.layers))
+
+
+def _with_a_bias_of_products(q, k, v, by_row, by_column) -> Tensor:
+    bias = torch.cat((by_row, by_column), dim=-1) @ sam.key_places(by_row.shape[-1], by_row)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def _counting(calls: list[int], *, is_real: bool) -> Callable[..., Any]:
+    """A backend that notes each graph; one that is not real runs it as it is."""
+    compiler = torch._dynamo.lookup_backend("inductor") if is_real else None
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        calls.append(len(inputs))
+        return compiler(graph, inputs) if compiler else graph.forward
+
+    return backend
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_block_that_the_compiler_refuses_runs_as_it_is(views: Tensor) -> None:
+    def refuse(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        raise RuntimeError("no compiler is installed")
+
+    vision = VisionEncoder(TOY).eval()
+    randomise(vision, seed=12)
+    with torch.inference_mode():
+        expected = vision.encode_views(views)
+        vision.compile_blocks(backend=refuse)
+        assert torch.equal(vision.encode_views(views), expected)
