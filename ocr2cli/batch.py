@@ -26,6 +26,7 @@ from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
+from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
 from ocr2cli.output.writer import Writer
 from ocr2cli.pages import PageJob, PageKey, PageResult
@@ -137,6 +138,8 @@ def run_batch(
                     if cfg.fail_fast and not result.status.is_good:
                         break
             finally:
+                if not stages:
+                    writer.summary.forecast = expected(cfg, writer.summary)
                 summary = writer.close()
                 _write_metrics(cfg, summary, status, is_finished=True)
     if bucket:

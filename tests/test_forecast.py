@@ -16,8 +16,8 @@ import pytest
 from ocr2cli.cli.progress import Progress
 from ocr2cli.config import EngineConfig, RunConfig
 from ocr2cli.errors import ModelError
-from ocr2cli.forecast import expected, forecast
-from ocr2cli.output.rates import Rates, load_rates, rates_of, store_rates
+from ocr2cli.forecast import forecast
+from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageKey, PageResult, Status
 
@@ -55,7 +55,7 @@ def test_a_first_forecast_is_the_readmes_arithmetic(cfg: RunConfig) -> None:
     plan = forecast(cfg, price_per_hour=3.6)
     assert plan.pages == 2 and plan.visual_tokens == 2 * 1121
     assert 90 + 700 <= plan.new_tokens <= 110 + 700
-    assert plan.seconds == pytest.approx(3 + 2 * 0.8 + plan.new_tokens * 0.0027)
+    assert plan.seconds == pytest.approx(3 + 2 * 0.76 + plan.new_tokens * 0.0039)
     assert plan.money == pytest.approx(plan.seconds * 0.001)
     assert "after a run on this machine" in plan.basis
 
@@ -152,6 +152,25 @@ def test_a_damaged_cache_is_no_cache(cfg: RunConfig, own_cache: Path, junk: str)
     (file,) = (own_cache / "ocr2").glob("rates.json")
     file.write_text(junk.replace("KEY", next(iter(json.loads(file.read_text())))))
     assert load_rates(cfg) is None and forecast(cfg).pages == 2
+    file = own_cache / "ocr2" / "forecasts.json"
+    file.write_text(junk.replace("KEY", next(iter(json.loads(file.read_text())))))
+    assert expected(cfg, run_of(2, wall=8, new_tokens=900, encode=2)) == {}
+
+
+def test_the_speed_of_another_model_than_nano_is_not_forecast_before_its_first_run(
+    cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was nano's: 0.2 minutes for what takes two."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    other = replace(cfg, engine=EngineConfig(model="deepseek-ocr-2"))
+    plan = forecast(other, price_per_hour=2)
+    assert plan.to_json()["predicted_seconds"] is None is plan.to_json()["predicted_cost"]
+    assert "no forecast of time" in plan.to_text() and "an hour" not in plan.to_text()
+    run = run_of(2, wall=8, new_tokens=900, encode=2)
+    run.forecast = expected(other, run)
+    assert "new tokens, no time by the dry run" in run.to_text()
+    store_rates(other, Rates(5, 5000, 500, 1, 2, 3))
+    assert "minutes (as the last runs" in forecast(other).to_text()
 
 
 def test_a_run_is_held_to_its_dry_run_or_to_earlier_runs(cfg: RunConfig) -> None:
@@ -180,3 +199,4 @@ def test_the_commands_tell_forecast_and_actual(tmp_path: Path, cfg: RunConfig) -
     assert f"{plan['predicted_new_tokens']:,} new tokens" in line and "it was 1 page" in line
     row = json.loads(ocr2("--json").stdout)
     assert row["forecast"]["pages"] == 1 and row["pages_resumed"] == 1
+    assert json.loads((cfg.out / ".ocr2" / "summary.json").read_text()) == row

@@ -80,10 +80,10 @@ def install_facts(cfg: RunConfig) -> dict[str, Any]:
 
 def _model_facts(cfg: RunConfig) -> dict[str, Any]:
     from ocr2cli.weights.checkpoint import open_checkpoint
-    from ocr2cli.weights.hub import resolve_model
+    from ocr2cli.weights.hub import local_model
     from ocr2cli.weights.names import count_parameters
 
-    files = resolve_model(cfg.engine.model, cfg.engine.mmproj)
+    files = local_model(cfg.engine.model, cfg.engine.mmproj)
     checkpoint = open_checkpoint(files)
     try:
         config, num_bytes = checkpoint.config, checkpoint.num_bytes()

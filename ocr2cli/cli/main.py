@@ -7,6 +7,7 @@ finishes without torch.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
+from click.core import ParameterSource
 
 from ocr2cli import __version__
 from ocr2cli.errors import ExitCode, Ocr2Error
@@ -44,7 +46,9 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {cmd_name!r}.{hint}")
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
@@ -111,13 +115,28 @@ def _run(argv: Sequence[str] | None) -> int:
     except click.Abort:
         return ExitCode.SIGINT
     except click.ClickException as error:
-        _complain(f"ocr2: {' '.join(error.format_message().split())}")
+        _complain(f"ocr2: {' '.join(error.format_message().split())}{_hint(error)}")
         return ExitCode.USAGE
     except Ocr2Error as error:
         _complain(f"ocr2: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT
+
+
+def _hint(error: click.ClickException) -> str:
+    """Where a value came from that nobody typed, and which page of help tells more."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if ctx is None:
+        return ""
+    where = ""
+    if isinstance(error, click.BadParameter) and error.param is not None and error.param.name:
+        source = ctx.get_parameter_source(error.param.name)
+        if source is ParameterSource.ENVIRONMENT:
+            where = f" It stands in the environment as {error.param.envvar}."
+        elif source is ParameterSource.DEFAULT_MAP:
+            where = " It stands in the TOML file."
+    return f"{where} Help: {ctx.command_path} --help"
 
 
 def _complain(line: str) -> None:

@@ -36,11 +36,11 @@ def list_models(as_json: bool, **logs: Any) -> None:
 @click.argument("name")
 @common
 def path(name: str, **logs: Any) -> None:
-    """Print the folder or file of model NAME."""
-    from ocr2cli.weights.hub import resolve_model
+    """Print the folder or file of model NAME; downloads nothing."""
+    from ocr2cli.weights.hub import local_model
 
     set_up_logging(**logs)
-    click.echo(str(resolve_model(name).path))
+    click.echo(str(local_model(name).path))
 
 
 @models.command()

@@ -211,5 +211,5 @@ def _nearest(word: str, names: list[str]) -> str:
 
 def is_terminal() -> bool:
     """True when stderr is a terminal that may be drawn on."""
-    dumb = os.environ.get("TERM") == "dumb"
-    return bool(sys.stderr and sys.stderr.isatty() and not dumb)
+    is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR")
+    return bool(sys.stderr and sys.stderr.isatty() and not is_plain)

@@ -139,8 +139,8 @@ def decode_options(function: Any) -> Any:
         help="Prometheus text file, replaced as the run goes.")
 @option("--runner", default="local", type=click.Choice(["local", "inline", "ray"]),
         help="Where the workers run.")
-@option("--address", "ray_address", default="", show_default="a new local cluster",
-        help="Ray cluster.")
+@option("--address", "ray_address", default="", help="Ray cluster.",
+        show_default="RAY_ADDRESS, else a new local cluster")
 @option("--engine", default="native", type=click.Choice(ENGINES),
         help="What answers a page.")
 @option("--server", default="", show_default="none",
@@ -336,11 +336,9 @@ def _bytes(text: str, flag: str) -> int:
 
 
 def _learn(cfg: RunConfig, summary: Summary, startup_s: float, *, is_whole: bool) -> None:
-    """Forecast against actual into the summary; the speed of a whole run into the user's cache."""
-    from ocr2cli.forecast import expected
+    """The speed of a whole run into the user's cache."""
     from ocr2cli.output.rates import rates_of, store_rates
 
-    summary.forecast = expected(cfg, summary)
     if is_whole and (rates := rates_of(summary, startup_s)):
         store_rates(cfg, rates)
 

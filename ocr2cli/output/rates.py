@@ -83,9 +83,16 @@ def store_rates(cfg: RunConfig, run: Rates) -> None:
 
 
 def load_forecast(cfg: RunConfig) -> dict[str, Any]:
-    """The last dry run's forecast for this output folder; {} without one."""
-    row = _read("forecasts").get(_folder(cfg))
-    return row if isinstance(row, dict) else {}
+    """pages, new tokens, seconds (or None) and basis of the last dry run for this output folder;
+    {} without one."""
+    row: Any = _read("forecasts").get(_folder(cfg))
+    try:
+        counts = {name: float(row[name]) for name in ("pages", "predicted_new_tokens")}
+        seconds = row["predicted_seconds"]
+        time = {"predicted_seconds": None if seconds is None else float(seconds)}
+        return {**counts, **time, "basis": str(row["basis"])} if counts["pages"] > 0 else {}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def store_forecast(cfg: RunConfig, forecast: dict[str, Any]) -> None:
@@ -94,6 +101,36 @@ def store_forecast(cfg: RunConfig, forecast: dict[str, Any]) -> None:
     table.pop(_folder(cfg), None)
     table[_folder(cfg)] = forecast
     _write("forecasts", dict(list(table.items())[-100:]))
+
+
+def expected(cfg: RunConfig, summary: Summary) -> dict[str, Any]:
+    """What was forecast for the pages that a finished run read; {} when nothing was.
+
+    By the last dry run for this output folder, else by the last runs on this machine. A run that
+    found pages read already is held to its share of the dry run.
+    """
+    read = summary.pages_read
+    dry_run, rates = load_forecast(cfg), load_rates(cfg)
+    if read and dry_run:
+        share = read / dry_run["pages"] if read < summary.pages else 1.0
+        seconds = dry_run["predicted_seconds"]
+        return {
+            "pages": round(share * dry_run["pages"]),
+            "new_tokens": round(share * dry_run["predicted_new_tokens"]),
+            "seconds": None if seconds is None else round(share * seconds, 1),
+            "basis": f"the dry run ({dry_run['basis']})",
+        }
+    if read and rates:
+        per_page = read / rates.pages
+        tokens, visual_tokens = per_page * rates.new_tokens, per_page * rates.visual_tokens
+        seconds = rates.seconds(visual_tokens=visual_tokens, new_tokens=tokens)
+        return {
+            "pages": read,
+            "new_tokens": round(tokens),
+            "seconds": round(seconds, 1),
+            "basis": f"the last runs on this machine, {rates.pages:.0f} pages",
+        }
+    return {}
 
 
 def _kind_of_run(cfg: RunConfig) -> str:

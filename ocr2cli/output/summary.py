@@ -181,9 +181,10 @@ class Summary:
         if not self.forecast:
             return []
         expected, read = self.forecast, self.pages_read
+        seconds = "no time" if expected["seconds"] is None else f"{expected['seconds']:.1f} s"
         return [
             f"forecast {_count(expected['pages'], 'page')}, {expected['new_tokens']:,} new tokens, "
-            f"{expected['seconds']:.1f} s by {expected['basis']}; it was {_count(read, 'page')}, "
+            f"{seconds} by {expected['basis']}; it was {_count(read, 'page')}, "
             f"{self.new_tokens:,} new tokens, {self.wall_seconds:.1f} s"
         ]
 

@@ -160,8 +160,9 @@ class Cluster:
 
     def _connect(self, address: str) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        if address or os.environ.get("RAY_ADDRESS"):
-            settings["address"] = address or None
+        address = address or os.environ.get("RAY_ADDRESS", "")
+        if address:
+            settings["address"] = address
         else:
             settings.update(
                 address="local",
@@ -179,10 +180,10 @@ class Cluster:
             with _own_signals():
                 self._ray.init(**settings)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has many
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise EngineError(
-                f"no Ray cluster at {where}: {one_line_of(error)} Start one with `ray start "
-                "--head`, or leave --address out for a cluster on this machine alone."
+                f"no Ray cluster at {address or 'this machine'}: {one_line_of(error)} Start one "
+                "with `ray start --head`, or leave --address and RAY_ADDRESS out for a cluster on "
+                "this machine alone."
             ) from error
 
 

@@ -54,8 +54,16 @@ class ModelFiles:
 def resolve_model(name: str, mmproj: str = "") -> ModelFiles:
     """Find a model; a hub model that is not on this machine is downloaded.
 
-    name: nano, deepseek-ocr-2, deepseek-ocr, a folder, a .gguf file, or OWNER/NAME[@REVISION].
     Raises: ModelError in one line, within a second when there is no network.
+    """
+    return find_model(name, mmproj) or ModelFiles(name, pull_model(name))
+
+
+def find_model(name: str, mmproj: str = "") -> ModelFiles | None:
+    """The same without any network: None for a hub model that is not on this machine.
+
+    name: nano, deepseek-ocr-2, deepseek-ocr, a folder, a .gguf file, or OWNER/NAME[@REVISION].
+    Raises: ModelError.
     """
     if name == "nano":
         return ModelFiles(name, bundled_folder("nano"))
@@ -69,8 +77,15 @@ def resolve_model(name: str, mmproj: str = "") -> ModelFiles:
             f"{path} is neither a folder nor a .gguf file. Give the model's folder; pickled "
             "weights (.bin, .pt, .pth) can run code and are never opened."
         )
-    repo, revision = hub_repo(name)
-    return ModelFiles(name, cached_folder(repo, revision) or pull_model(name))
+    folder = cached_folder(*hub_repo(name))
+    return ModelFiles(name, folder) if folder else None
+
+
+def local_model(name: str, mmproj: str = "") -> ModelFiles:
+    """The same for who only looks. Raises: ModelError that says how to get it."""
+    if found := find_model(name, mmproj):
+        return found
+    raise ModelError(f"{name} is not on this machine: ocr2 models pull {name}")
 
 
 def known_models() -> list[dict[str, str]]:

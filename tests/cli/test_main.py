@@ -268,3 +268,52 @@ def _seconds_of_help() -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "ocr2cli", "--help"], capture_output=True, check=True)
     return time.perf_counter() - started
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("rum", "a.pdf"), "Did you mean 'run'? Help: ocr2 --help"),
+        (("run",), "Help: ocr2 run --help"),
+        (("models", "fetch"), "Help: ocr2 models --help"),
+    ],
+)
+def test_a_wrong_command_line_says_what_to_type(argv, words, capsys) -> None:
+    assert run_main(*argv) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert error.endswith(words + "\n") and len(error.splitlines()) == 1
+
+
+def test_a_bad_value_that_nobody_typed_says_where_it_stands(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("OCR2_PAGES", "1-3")
+    assert run_main("bench") == ExitCode.USAGE
+    assert "in the environment as OCR2_PAGES" in capsys.readouterr().err
+    monkeypatch.delenv("OCR2_PAGES")
+    (tmp_path / "my.toml").write_text('pages = "1-3"\n')
+    assert run_main("bench", "--config", str(tmp_path / "my.toml")) == ExitCode.USAGE
+    assert "It stands in the TOML file." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [("models", "path"), ("info", "--model")])
+def test_who_only_looks_downloads_nothing(argv, tmp_path, monkeypatch, capsys) -> None:
+    """Both fetched 6.8 GB to print a path or a size."""
+    from ocr2cli.weights import hub
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "pull_model", lambda *_, **__: pytest.fail("downloaded"))
+    assert run_main(*argv, "deepseek-ocr-2") == ExitCode.MODEL
+    assert "ocr2 models pull deepseek-ocr-2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_may_say_that_it_wants_plain_lines(name, value, monkeypatch) -> None:
+    from ocr2cli.cli.options import is_terminal
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert is_terminal()
+    monkeypatch.setenv(name, value)
+    assert not is_terminal()

@@ -280,8 +280,13 @@ def test_no_room_on_any_node_is_one_message(nodes: Nodes) -> None:
     assert "no node of the Ray cluster took a runner within 2 s" in done.stderr.splitlines()[-1]
 
 
-def test_an_address_nobody_answers_at_ends_in_one_line(inputs: Path, tmp_path: Path, run: Run):
-    done = run(inputs, "-o", tmp_path / "out", "--runner", "ray", "--address", "127.0.0.1:9")
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_an_address_nobody_answers_at_ends_in_one_line(
+    by: str, inputs: Path, tmp_path: Path, run: Run
+) -> None:
+    how = ["--address", "127.0.0.1:9"] if by == "flag" else []
+    env = {} if how else {"RAY_ADDRESS": "127.0.0.1:9"}
+    done = run(inputs, "-o", tmp_path / "out", "--runner", "ray", *how, env=env)
     assert done.returncode == ExitCode.ENGINE
     assert "no Ray cluster at 127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
 
