@@ -25,7 +25,7 @@ RUN pip install --no-cache-dir --constraint /tmp/constraints.txt \
     ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY --from=build /wheels /tmp/wheels
 RUN wheel=$(echo /tmp/wheels/*.whl) \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[serve,openai,heic,gguf]" \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[serve,openai,heic]" \
     && rm -r /tmp/wheels /tmp/constraints.txt \
     && useradd --uid 1000 --create-home ocr2 \
     && install -d -o ocr2 /in /out /models

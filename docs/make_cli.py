@@ -40,6 +40,16 @@ model = "deepseek-ocr-2"
 [run]
 format = "md,html"
 ```
+
+`pages` and `cache` mean something else in `bench` and `eval`, and `api-key` in `serve`: put them
+in `[run]`, not at the top, and set `OCR2_PAGES`, `OCR2_CACHE` and `OCR2_API_KEY` for one command
+only.
+
+Variables of others that are honoured: `NO_COLOR` and `TERM=dumb` (lines instead of a bar),
+`HF_HOME`, `HF_HUB_OFFLINE`, `CUDA_VISIBLE_DEVICES`, `RAY_ADDRESS`, `XDG_CACHE_HOME`,
+`XDG_CONFIG_HOME`, `TMPDIR`, `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`, and `AWS_*` for `s3://`.
+
+What the output holds: [output.md](output.md). The server's requests: [server.md](server.md).
 """
 EXIT_CODES = {
     ExitCode.OK: "every page was read, or there was nothing left to do",

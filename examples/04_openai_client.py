@@ -1,7 +1,7 @@
 """Ask `ocr2 serve` with the official OpenAI client:   python examples/04_openai_client.py
 
-Needs `pip install 'ocr2cli[serve]' openai`. Expected: the model's name, the text of a note as it
-comes, line by line, then the tokens it took.
+Needs `pip install -c constraints.txt '.[serve]' openai`. Expected: the model's name, the text of a
+note as it comes, line by line, then the tokens it took.
 """
 
 import base64

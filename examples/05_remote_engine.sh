@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Read through a server that holds the model: here `ocr2 serve`, in earnest vLLM, SGLang or
 # llama-server on another machine.   bash examples/05_remote_engine.sh
-# Needs: pip install 'ocr2cli[serve,openai]'. Expected on the last line: 2, the notes that were read.
+# Needs: pip install -c constraints.txt '.[serve,openai]'. Expected on the last line: 2, the notes that were read.
 set -euo pipefail
 OUT=${OUT:-out}
 mkdir -p "$OUT"

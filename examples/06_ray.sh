@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The same document on this machine and on a Ray cluster:   bash examples/06_ray.sh
-# Expected on the last line: equal. Needs the extra: pip install 'ocr2cli[ray]'.
+# Expected on the last line: equal. Needs the extra: pip install -c constraints.txt '.[ray]'.
 # Without --address the cluster is one of its own, on this machine and its loopback alone; on a real
 # one give --address HOST:6379 (examples/ray-cluster.yaml starts it).
 set -euo pipefail

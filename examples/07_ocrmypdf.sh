@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A searchable PDF by OCRmyPDF with ocr2 as its engine.   bash examples/07_ocrmypdf.sh
-# Needs: pip install 'ocr2cli[ocrmypdf]'; neither tesseract nor Ghostscript.
+# Needs: pip install -c constraints.txt '.[ocrmypdf]'; neither tesseract nor Ghostscript.
 # Expected: the words that a search in the PDF would find.
 set -euo pipefail
 OUT=${OUT:-out}

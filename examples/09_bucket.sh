@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bucket and into one:   bash examples/09_bucket.sh
-# Needs: pip install 'ocr2cli[s3]' 'moto[server]'. The store is moto's server on this machine; in earnest
+# Needs: pip install -c constraints.txt '.[s3]' 'moto[server]'. The store is moto's server on this machine; in earnest
 # leave it out and set the credentials of yours. Expected on the last line: uploaded, then the object.
 set -euo pipefail
 OUT=${OUT:-out}

@@ -1,4 +1,4 @@
-"""The README's promises: every test it names exists, and every row names one."""
+"""What README and docs promise: each test they name exists, each row names one, links lead on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ REPO = Path(__file__).parents[1]
 
 
 def promise_rows() -> list[str]:
-    text = (REPO / "README.md").read_text(encoding="utf-8")
-    section = text.split("## What is promised", 1)[1].split("\n## ", 1)[0]
-    return [line for line in section.splitlines() if line.startswith("| ")][1:]
+    text = (REPO / "docs" / "promises.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("| ")][1:]
 
 
 def test_every_promise_names_a_test_that_exists() -> None:
     rows = promise_rows()
-    assert len(rows) >= 15
+    assert f"names {len(rows)} such cases" in (REPO / "README.md").read_text(encoding="utf-8")
     known = set()
     for path in (REPO / "tests").rglob("test_*.py"):
         known |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M))
@@ -49,3 +48,24 @@ def test_every_feature_names_an_example_and_a_test_that_exist() -> None:
         assert all((REPO / "examples" / name).exists() for name in examples), row
         assert (named := set(re.findall(r"test_\w+", test))) and named <= known, row
     assert shown == {path.name for path in REPO.glob("examples/[0-9]*")}
+
+
+def test_every_link_leads_to_a_file_that_is_there() -> None:
+    pages = [path for path in REPO.rglob("*.md") if not set(path.parts) & {".venv", "node_modules"}]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"\w+:", link):
+                assert (page.parent / link).exists(), f"{page.relative_to(REPO)}: {link}"
+
+
+def test_the_formats_and_fields_are_explained() -> None:
+    """docs/output.md is where a user looks for what a file or a field is."""
+    from ocr2cli.cli.run import FORMATS
+    from ocr2cli.output.jsonl import sidecar_row
+    from ocr2cli.pages import PageKey, PageResult, Status
+
+    text = (REPO / "docs" / "output.md").read_text(encoding="utf-8")
+    page = PageResult(PageKey("a", 0), Status.OK, extra={"source": "cache"})
+    row = sidecar_row(page, markdown="", fingerprint="", has_tokens=True)
+    for name in [*FORMATS, *Status, *row]:
+        assert f"`{name}`" in text, name
