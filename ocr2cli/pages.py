@@ -120,7 +120,7 @@ class Views:
     global_view: uint8 [3, 1024, 1024]; tiles: uint8 [N, 3, T, T], row-major, N may be 0.
     grid: (columns, rows), (1, 1) when there are no tiles. page_size: (width, height) in pixels.
     pixels_sha256: digest of the page's RGB pixels: the cache key's first half.
-    draft_text: the PDF's text layer when drafting was asked for, else "".
+    own_text: the PDF's text layer, "" where there is none: a draft, and a witness of what is there.
     """
 
     key: PageKey
@@ -129,7 +129,7 @@ class Views:
     grid: tuple[int, int]
     page_size: tuple[int, int]
     pixels_sha256: str = ""
-    draft_text: str = ""
+    own_text: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     ask: Ask = Ask()
@@ -155,7 +155,7 @@ class VisualTokens:
     grid: tuple[int, int]
     page_size: tuple[int, int]
     pixels_sha256: str = ""
-    draft_text: str = ""
+    own_text: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     ask: Ask = Ask()
@@ -170,7 +170,7 @@ class VisualTokens:
 
         raw = self.tokens.detach().cpu().contiguous().view(torch.uint8).numpy()
         dtype = str(self.tokens.dtype).removeprefix("torch.")
-        rest = (self.grid, self.page_size, self.pixels_sha256, self.draft_text, self.warnings)
+        rest = (self.grid, self.page_size, self.pixels_sha256, self.own_text, self.warnings)
         return _visual_tokens, (self.key, raw, dtype, *rest, dict(self.seconds), self.ask)
 
 

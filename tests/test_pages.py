@@ -12,7 +12,7 @@ from ocr2cli.pages import Ask, PageKey, Views, VisualTokens
 
 ASK = Ask(prompt="<image>\nFree OCR.", max_new_tokens=7, view="top")
 FACTS = {
-    "grid": (2, 3), "page_size": (10, 20), "pixels_sha256": "ab", "draft_text": "words",
+    "grid": (2, 3), "page_size": (10, 20), "pixels_sha256": "ab", "own_text": "words",
     "warnings": ("odd",), "seconds": {"raster": 1.5}, "ask": ASK,
 }  # fmt: skip
 

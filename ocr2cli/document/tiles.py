@@ -145,7 +145,7 @@ def make_views(
     cfg: TileConfig,
     *,
     digest: str = "",
-    draft_text: str = "",
+    own_text: str = "",
     seconds: Mapping[str, float] | None = None,
 ) -> Views:
     """All views of one page, as bytes; normalisation is the encoder's.
@@ -172,7 +172,7 @@ def make_views(
         grid=grid,
         page_size=(width, height),
         pixels_sha256=digest,
-        draft_text=draft_text,
+        own_text=own_text,
         warnings=page.warnings,
         seconds={**(seconds or {}), "tile": perf_counter() - start},
     )

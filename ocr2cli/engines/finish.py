@@ -7,6 +7,9 @@ models, processes or files.
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +24,13 @@ from ocr2cli.pages import (
     Status,
 )
 from ocr2cli.text.grounding import parse, to_markdown
+
+# Less of a PDF's own text found in what was read than this share: something may have been left out
+# or misread. Labels of a drawing are no text to read, so a good page may well have less than all.
+_LITTLE = 0.7
+# A text layer of fewer letters (a page number, a stamp) does not tell what is printed.
+_FEWEST_LETTERS = 100
+_TAG = re.compile(r"<[^<>]*>")
 
 _STATUS = {
     FinishReason.STOP: Status.OK,
@@ -38,6 +48,7 @@ class PageFacts:
     pixels_sha256: str = ""
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    own_text: str = ""  # the PDF's own, where all of the page's text was asked for
 
 
 def to_result(
@@ -50,13 +61,16 @@ def to_result(
         finish_reason=generation.finish_reason,
         new_tokens=generation.num_new_tokens,
     )
+    markdown = to_markdown(grounded.blocks, _figure_place)
+    share = share_found(facts.own_text, markdown)
+    doubts = (_little(share),) if share is not None and share < _LITTLE else ()
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and attempts:
         status = Status.RECOVERED
     return PageResult(
         key=generation.key,
         status=status,
-        markdown=to_markdown(grounded.blocks, _figure_place),
+        markdown=markdown,
         raw=generation.text,
         finish_reason=generation.finish_reason,
         boxes=grounded.boxes,
@@ -70,8 +84,34 @@ def to_result(
         seconds={**facts.seconds, **generation.seconds},
         attempts=(*attempts, last),
         pixels_sha256=facts.pixels_sha256,
-        warnings=facts.warnings,
+        warnings=(*facts.warnings, *doubts),
         token_ids=generation.token_ids,
+        extra={} if share is None else {"own_text_found": round(share, 2)},
+    )
+
+
+def share_found(own_text: str, markdown: str) -> float | None:
+    """How much of a PDF's own text is in what was read, 0..1, wherever it stands there; None where
+    the PDF has too little of its own to tell.
+
+    By runs of three letters, each as often as it stands there: a wrong letter costs three of them,
+    a line left out all of its own, another order of the blocks nearly none.
+    """
+    own = _runs(own_text)
+    if own.total() < _FEWEST_LETTERS:
+        return None
+    return (own & _runs(_TAG.sub("", markdown))).total() / own.total()
+
+
+def _runs(text: str) -> Counter[str]:
+    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+    return Counter(map("".join, zip(letters, letters[1:], letters[2:], strict=False)))
+
+
+def _little(share: float) -> str:
+    return (
+        f"only {share:.0%} of the PDF's own text was found in what was read: see whether something "
+        "was left out or misread"
     )
 
 

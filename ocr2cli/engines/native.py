@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
 from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+from ocr2cli.text.prompt import asks_for_text
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,6 @@ def native_stages(
                 RasterWorker,
                 raster,
                 spec.tiles,
-                wants_draft=_wants_text(spec.decode),
                 cache=cache,
             ),
             num_workers=rasterizers,
@@ -102,10 +102,6 @@ def encode_credit(engine: EngineConfig) -> int:
     """Pages an encoder holds. On a GPU the next group arrives while one is encoded: with room for
     a single group it would find half a group there. A CPU encodes page by page anyway."""
     return ENCODE_PAGES * (2 if expects_cuda(engine.device, engine.dtype) else 1)
-
-
-def _wants_text(decode: DecodeConfig) -> bool:
-    return decode.draft in ("auto", "text-layer")
 
 
 class EncodeWorker:
@@ -174,7 +170,7 @@ def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualT
         grid=page.grid,
         page_size=page.page_size,
         pixels_sha256=page.pixels_sha256,
-        draft_text=page.draft_text,
+        own_text=page.own_text,
         warnings=page.warnings,
         seconds={**page.seconds, "encode": seconds},
         ask=page.ask,
@@ -305,7 +301,8 @@ class DecodeWorker:
             logprobs=tuple(finished.logprobs),
             seconds=page.seconds,
         )
-        emit(to_result(generation, _facts(page), page.attempts))
+        facts = replace(_facts(page), own_text=self._witness(page.visual))
+        emit(to_result(generation, facts, page.attempts))
 
     def _num_steps(self, page: _Page) -> int:
         """A page without tiles has nothing but its global view: the last step would repeat."""
@@ -319,7 +316,13 @@ class DecodeWorker:
         return side * (side + 1) + 1
 
     def _draft(self, visual: VisualTokens) -> list[int] | None:
-        return self.tokenizer.encode(visual.draft_text) if visual.draft_text else None
+        is_wanted = self.spec.decode.draft in ("auto", "text-layer")
+        return self.tokenizer.encode(visual.own_text) if is_wanted and visual.own_text else None
+
+    def _witness(self, visual: VisualTokens) -> str:
+        """What a PDF itself says is on the page, where all of the page's text was asked for."""
+        is_all = not visual.ask.view and asks_for_text(visual.ask.prompt or self.spec.prompt)
+        return visual.own_text if is_all else ""
 
     @property
     def device(self) -> torch.device:

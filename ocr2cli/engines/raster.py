@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from ocr2cli.engines.finish import PageFacts, failed
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status, Uint8Array
 from ocr2cli.pipeline.stage import Emit, Inbox
+
+# A page of a newspaper has 50,000 characters; a layer may hold anything.
+_MAX_OWN_TEXT = 100_000
 
 
 class PageCache(Protocol):
@@ -31,12 +35,10 @@ class RasterWorker:
         raster: RasterConfig,
         tiles: TileConfig,
         *,
-        wants_draft: bool = False,
         cache: PageCache | None = None,
     ) -> None:
         self.raster = raster
         self.tiles = tiles
-        self.wants_draft = wants_draft
         self.cache = cache
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
@@ -58,7 +60,7 @@ class RasterWorker:
             page,
             self.tiles,
             digest=facts.pixels_sha256,
-            draft_text=self._draft(job),
+            own_text=own_text(job, self.raster),
             seconds=facts.seconds,
         )
         return replace(views, ask=job.ask)
@@ -71,12 +73,14 @@ class RasterWorker:
             return PageResult(job.key, Status.OK, extra={"same_pixels": True})
         return self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
 
-    def _draft(self, job: PageJob) -> str:
-        if not self.wants_draft:
-            return ""
-        from ocr2cli.document.raster import text_layer
 
-        return text_layer(job, self.raster)
+def own_text(job: PageJob, cfg: RasterConfig) -> str:
+    """The PDF's text layer; "" where there is none, and where it is damaged: the pixels count."""
+    from ocr2cli.document.raster import text_layer
+
+    with suppress(PageFault):
+        return text_layer(job, cfg)[:_MAX_OWN_TEXT]
+    return ""
 
 
 def chosen_view(page: PageImage, view: str) -> PageImage:

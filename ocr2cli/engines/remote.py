@@ -11,14 +11,21 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from ocr2cli.config import OUTPUT_VERSION, RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache
 from ocr2cli.engines.finish import PageFacts, failed, to_result
-from ocr2cli.engines.raster import PageCache, chosen_view, early_result, guarded, page_facts
+from ocr2cli.engines.raster import (
+    PageCache,
+    chosen_view,
+    early_result,
+    guarded,
+    own_text,
+    page_facts,
+)
 from ocr2cli.engines.remote_client import (
     RemoteSpec,
     ServerGone,
@@ -33,6 +40,7 @@ from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError, UsageError
 from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+from ocr2cli.text.prompt import asks_for_text
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
 _POLL_S = 0.05
@@ -64,7 +72,7 @@ def plan_remote(
     cache = open_cache(fingerprint) if open_cache else None
     rasterizers = cfg.engine.rasterizers or 1
     stages = (
-        Stage("raster", partial(PngWorker, cfg.raster, cache), rasterizers, credit=2,
+        Stage("raster", partial(PngWorker, cfg.raster, prompt, cache), rasterizers, credit=2,
               timeout_s=cfg.page_timeout, recycle_after=cfg.recycle_after, num_threads=1),
         Stage("request", partial(RequestWorker, spec), 1, credit=2 * spec.concurrency,
               timeout_s=cfg.page_timeout, num_threads=1),
@@ -92,8 +100,9 @@ def remote_spec(cfg: RunConfig, prompt: str) -> RemoteSpec:
 class PngWorker:
     """A job becomes a PNG of the page, or a result that needs no server."""
 
-    def __init__(self, raster: RasterConfig, cache: PageCache | None = None) -> None:
+    def __init__(self, raster: RasterConfig, prompt: str, cache: PageCache | None = None) -> None:
         self.raster = raster
+        self.prompt = prompt
         self.cache = cache
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
@@ -109,7 +118,11 @@ class PngWorker:
         early = early_result(job, page, self.raster, facts)
         if early is None and self.cache:
             early = self.cache.find(job.key, facts.pixels_sha256)
-        return early or PagePng(job.key, to_png(page.rgb), facts)
+        if early is not None:
+            return early
+        if not job.ask.view and asks_for_text(job.ask.prompt or self.prompt):
+            facts = replace(facts, own_text=own_text(job, self.raster))
+        return PagePng(job.key, to_png(page.rgb), facts)
 
 
 class RequestWorker:

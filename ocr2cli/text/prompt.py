@@ -36,6 +36,11 @@ def prompt_text(name: str) -> str:
     return PROMPTS[head]
 
 
+def asks_for_text(prompt: str) -> bool:
+    """True for the prompts whose answer is all of the page's text."""
+    return prompt in (PROMPTS["markdown"], PROMPTS["ocr"])
+
+
 def prompt_ids(
     tokenizer: Tokenizer, text: str, num_visual_tokens: int, image_token_id: int
 ) -> list[int]:

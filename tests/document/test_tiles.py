@@ -238,12 +238,12 @@ def test_small_views_of_any_shape_equal_pillow_to_the_pixel(width: int, height: 
 
 def test_views_are_contiguous_bytes_and_carry_the_page_along() -> None:
     page = _page(1224, 1584)
-    views = make_views(page, V2, draft_text="draft", seconds={"raster": 2.5})
+    views = make_views(page, V2, own_text="draft", seconds={"raster": 2.5})
     assert views.tiles.shape == (6, 3, 768, 768) and views.global_view.shape == (3, 1024, 1024)
     assert views.tiles.dtype == views.global_view.dtype == np.uint8
     assert views.tiles.flags.c_contiguous and views.global_view.flags.c_contiguous
     assert views.page_size == (1224, 1584) and views.key == page.key
-    assert views.warnings == ("a warning",) and views.draft_text == "draft"
+    assert views.warnings == ("a warning",) and views.own_text == "draft"
     assert views.pixels_sha256 == pixels_sha256(page.rgb)
     assert views.seconds["raster"] == 2.5 and views.seconds["tile"] > 0
 

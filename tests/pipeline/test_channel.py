@@ -72,7 +72,7 @@ def test_visual_tokens_keep_dtype_and_bits_and_cost_no_copy_in_the_pickle() -> N
         assert (out.key, out.grid, out.page_size, out.pixels_sha256) == (
             item.key, item.grid, item.page_size, item.pixels_sha256
         )  # fmt: skip
-        assert (out.draft_text, out.warnings, out.seconds) == ("draft", ("w",), {"encode": 1.5})
+        assert (out.own_text, out.warnings, out.seconds) == ("draft", ("w",), {"encode": 1.5})
 
 
 @settings(max_examples=50, deadline=None)
