@@ -92,6 +92,15 @@ def test_a_page_reads_the_same_whatever_shares_its_batch(model, pages, results) 
     assert only.token_ids == results["a"].token_ids
 
 
+def test_a_kv_budget_shortens_no_page(model, pages, results) -> None:
+    """The page was cut where the budget ended, and a rerun without --kv-tokens kept the rest away:
+    the fingerprint knows of no budget."""
+    cfg = config(model, pages[:1])
+    small = replace(cfg.engine, kv_tokens=results["a"].prompt_tokens + 5)
+    (page,) = iter_pages(replace(cfg, engine=small))
+    assert page.token_ids == results["a"].token_ids and page.new_tokens == 12
+
+
 def test_worker_processes_give_the_same_tokens(model, pages, results) -> None:
     cfg = replace(config(model, pages), runner="local")
     again = {r.key.document: r for r in iter_pages(cfg)}
@@ -237,7 +246,7 @@ def test_a_prompt_that_came_with_a_request_is_that_pages_failure_alone(model: Pa
     read = Listed(encoded.emitted)
     decode.make_worker().run(read, read.emit)
     codes = {page.key.page: page.error and page.error.code for page in read.emitted}
-    assert codes == {0: None, 1: "too_large", 2: "too_large", 3: None}
+    assert codes == {0: None, 1: None, 2: "too_large", 3: None}
 
 
 def test_bare_tiles_change_no_visual_token(model: Path) -> None:
