@@ -18,7 +18,7 @@ from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker
 from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
-from ocr2cli.errors import EngineError, PageFault
+from ocr2cli.errors import PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
@@ -258,12 +258,6 @@ class DecodeWorker:
             self._add(page, x_TD, ids, step)
         except PageFault as fault:
             emit(failed(page.visual.key, fault.code, fault.message, _facts(page)))
-        except EngineError as error:
-            # No budget for the run's own prompt would be met by every page; one that came with a
-            # request is nobody else's trouble.
-            if not page.visual.ask.prompt:
-                raise
-            emit(failed(page.visual.key, "too_large", str(error), _facts(page)))
 
     def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int], step: Step) -> None:
         self.generator.add(

@@ -101,6 +101,17 @@ def test_a_kv_budget_shortens_no_page(model, pages, results) -> None:
     assert page.token_ids == results["a"].token_ids and page.new_tokens == 12
 
 
+def test_a_page_larger_than_the_kv_budget_ends_no_run(model, pages, results) -> None:
+    """It ended the run with exit 6; now it is read alone."""
+    cfg = config(model, pages)
+    small = replace(cfg.engine, kv_tokens=results["a"].prompt_tokens + 5)
+    assert small.kv_tokens < results["tiled"].prompt_tokens
+    again = {r.key.document: r for r in iter_pages(replace(cfg, engine=small))}
+    assert {k: r.token_ids for k, r in again.items()} == {
+        k: r.token_ids for k, r in results.items()
+    }
+
+
 def test_worker_processes_give_the_same_tokens(model, pages, results) -> None:
     cfg = replace(config(model, pages), runner="local")
     again = {r.key.document: r for r in iter_pages(cfg)}
