@@ -76,7 +76,11 @@ def test_halves_are_joined_with_boxes_in_the_whole_page_and_figures_renumbered()
     assert final.new_tokens == 6 and final.page_size == (100, 200)
 
 
-@pytest.mark.parametrize("answers", [(LOOP, LOOP), (LOOP, part("top", 50), LOOP)])
+CUT = part("cut", 50, status=Status.TRUNCATED)
+TOP = part("top", 50)
+
+
+@pytest.mark.parametrize("answers", [(LOOP, LOOP), (LOOP, TOP, LOOP), (CUT, CUT), (CUT, TOP, CUT)])
 def test_when_every_step_fails_the_page_stays_a_loop_with_all_its_tries(answers) -> None:
     ladder = Ladder()
     _, final = climb(ladder, *answers)
