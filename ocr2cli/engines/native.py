@@ -17,7 +17,7 @@ from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConf
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker
-from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
+from ocr2cli.engines.recovery import STEPS, Step
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
@@ -267,7 +267,7 @@ class DecodeWorker:
             ids,
             draft=self._draft(page.visual),
             max_new_tokens=page.visual.ask.max_new_tokens,
-            config=decode_config_for(step, self.spec.decode),
+            config=step.settings(self.spec.decode),
         )
         self.pages[page.visual.key] = page
 

@@ -9,25 +9,43 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ocr2cli.config import DecodeConfig
 from ocr2cli.pages import Attempt, Box, PageJob, PageKey, PageResult, Status
 
 
+def _as_it_is(cfg: DecodeConfig) -> DecodeConfig:
+    return cfg
+
+
+def _wider_ngram(cfg: DecodeConfig) -> DecodeConfig:
+    """The rule looks back over the whole page and forbids shorter runs, which breaks loops whose
+    period exceeds the usual window. Never looser than the run's own rule, where it is on."""
+    is_unbounded = cfg.no_repeat_ngram > 0 and cfg.ngram_window == 0
+    return replace(
+        cfg,
+        dry=None,
+        no_repeat_ngram=min(cfg.no_repeat_ngram or 12, 12),
+        ngram_window=0 if is_unbounded else max(cfg.ngram_window, 1_000),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """name: written to the sidecar. view: which visual tokens the try reads."""
+    """name: written to the sidecar. view: which visual tokens the try reads. settings: the run's
+    -> the try's."""
 
     name: str
     view: str = "all"  # all | global
+    settings: Callable[[DecodeConfig], DecodeConfig] = _as_it_is
 
 
 # In the decoder. Order: what changes the page's reading least comes first.
 STEPS = (
     Step("first"),
-    Step("wider-ngram"),
+    Step("wider-ngram", settings=_wider_ngram),
     Step("global-view", view="global"),
 )
 # From the pixels: name of the step, and the views of the page it reads one after the other.
@@ -44,17 +62,6 @@ _FIGURE = re.compile(r"!\[\]\(figure:(\d{1,4})\)")
 def step_name(number: int) -> str:
     """Name of the decoder's try `number`, counted from 0."""
     return STEPS[number].name
-
-
-def decode_config_for(step: Step, cfg: DecodeConfig) -> DecodeConfig:
-    """The settings of one step.
-
-    wider-ngram: the rule looks back over the whole page and forbids shorter runs, which breaks
-    loops whose period exceeds the usual window.
-    """
-    if step.name == "wider-ngram":
-        return replace(cfg, dry=None, no_repeat_ngram=12, ngram_window=1_000)
-    return cfg
 
 
 @dataclass(slots=True)

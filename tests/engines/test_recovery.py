@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
-from ocr2cli.engines.recovery import Ladder
+from ocr2cli.engines.recovery import STEPS, Ladder
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
@@ -118,3 +119,21 @@ def test_the_thinnest_pages_can_be_cut_too(height: int) -> None:
 def test_an_upright_page_is_not_read_twice() -> None:
     with pytest.raises(PageFault, match="upright already"):
         chosen_view(PageImage(KEY, np.full((300, 300, 3), 255, np.uint8), 144), "upright")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ((20, 90), (12, 1_000)),
+        ((0, 90), (12, 1_000)),
+        ((0, 0), (12, 1_000)),
+        ((8, 2_000), (8, 2_000)),
+        ((20, 0), (12, 0)),
+    ],
+)
+def test_the_wider_rule_is_never_looser_than_the_runs_own(own, expected) -> None:
+    """A window of 0 is the whole page; it was cut to 1000, and an n of 8 was raised to 12."""
+    cfg = DecodeConfig(no_repeat_ngram=own[0], ngram_window=own[1], dry=DryConfig())
+    step = next(step for step in STEPS if step.name == "wider-ngram")
+    wider = step.settings(cfg)
+    assert (wider.no_repeat_ngram, wider.ngram_window, wider.dry) == (*expected, None)
