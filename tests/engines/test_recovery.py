@@ -89,6 +89,27 @@ def test_when_every_step_fails_the_page_stays_a_loop_with_all_its_tries(answers)
     assert len(final.attempts) == 1 + len(answers) and not ladder.is_busy
 
 
+def test_a_page_whose_lower_half_is_blank_was_read_to_its_end() -> None:
+    """A blank half has no finish reason, and the page took it over."""
+    blank = PageResult(KEY, Status.BLANK, page_size=(100, 150))
+    _, final = climb(Ladder(), failed("not_applicable"), TOP, blank)
+    assert final is not None and final.status is Status.RECOVERED and final.markdown == "top"
+    assert final.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("last", [TOP, LOOP])
+def test_a_pages_seconds_are_those_of_all_its_tries(last: PageResult) -> None:
+    spent = {"raster": 0.5, "decode": 2.0}
+    answers = [replace(one, seconds=spent) for one in (CUT, TOP, last)]
+    ladder = Ladder()
+    ladder.take(JOB, replace(LOOP, seconds={"decode": 3.0}))
+    for answer in answers:
+        job = ladder.next_job()
+        assert job is not None
+        final = ladder.take(job, answer)
+    assert final is not None and final.seconds == {"raster": 1.5, "decode": 9.0}
+
+
 def test_pages_climb_independently() -> None:
     ladder = Ladder()
     other = replace(JOB, key=PageKey("b", 4))
