@@ -51,21 +51,16 @@ class PageFacts:
     own_text: str = ""  # the PDF's own, where all of the page's text was asked for
 
 
-def to_result(
-    generation: Generation, facts: PageFacts, attempts: Sequence[Attempt] = ()
-) -> PageResult:
-    """The page's result. attempts: earlier tries that looped; a good last one is `recovered`."""
+def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
+    """The page's result. tries: in order; all but the last are no good. A good last one of several
+    is `recovered`; if it is no good either, the first saw most of the page and counts."""
+    generation = tries[-1] if tries[-1].finish_reason is FinishReason.STOP else tries[0]
     grounded = parse(generation.text)
-    last = Attempt(
-        step=step_name(len(attempts)),
-        finish_reason=generation.finish_reason,
-        new_tokens=generation.num_new_tokens,
-    )
     markdown = to_markdown(grounded.blocks, _figure_place)
     share = share_found(facts.own_text, markdown)
     doubts = (_little(share),) if share is not None and share < _LITTLE else ()
     status = _STATUS[generation.finish_reason]
-    if status is Status.OK and attempts:
+    if status is Status.OK and len(tries) > 1:
         status = Status.RECOVERED
     return PageResult(
         key=generation.key,
@@ -82,7 +77,10 @@ def to_result(
         confidence=mean_confidence(generation.logprobs),
         confidence_p5=low_confidence(generation.logprobs),
         seconds={**facts.seconds, **generation.seconds},
-        attempts=(*attempts, last),
+        attempts=tuple(
+            Attempt(step_name(number), one.finish_reason, one.num_new_tokens)
+            for number, one in enumerate(tries)
+        ),
         pixels_sha256=facts.pixels_sha256,
         warnings=(*facts.warnings, *doubts),
         token_ids=generation.token_ids,

@@ -17,9 +17,9 @@ from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConf
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker
-from ocr2cli.engines.recovery import STEPS, Step, decode_config_for
-from ocr2cli.errors import EngineError, PageFault
-from ocr2cli.pages import Attempt, FinishReason, Generation, PageError, PageKey, Views, VisualTokens
+from ocr2cli.engines.recovery import STEPS, Step
+from ocr2cli.errors import PageFault
+from ocr2cli.pages import FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.text.prompt import asks_for_text
 
@@ -179,12 +179,13 @@ def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualT
 
 @dataclass(slots=True)
 class _Page:
-    """A page inside the decoder, with the tries it has had."""
+    """A page inside the decoder, with the tries it has had. prompt_tokens and visual_tokens: of
+    the try under way. seconds: of all tries."""
 
     visual: VisualTokens
     prompt_tokens: int = 0
     visual_tokens: int = 0
-    attempts: list[Attempt] = field(default_factory=list)
+    tries: list[Generation] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -238,7 +239,7 @@ class DecodeWorker:
 
         from ocr2cli.text.prompt import prompt_ids
 
-        step = STEPS[len(page.attempts)]
+        step = STEPS[len(page.tries)]
         tokens = page.visual.tokens
         if step.view == "global":
             tokens = tokens[-self._num_global_tokens() :]
@@ -254,12 +255,6 @@ class DecodeWorker:
             self._add(page, x_TD, ids, step)
         except PageFault as fault:
             emit(failed(page.visual.key, fault.code, fault.message, _facts(page)))
-        except EngineError as error:
-            # No budget for the run's own prompt would be met by every page; one that came with a
-            # request is nobody else's trouble.
-            if not page.visual.ask.prompt:
-                raise
-            emit(failed(page.visual.key, "too_large", str(error), _facts(page)))
 
     def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int], step: Step) -> None:
         self.generator.add(
@@ -268,7 +263,7 @@ class DecodeWorker:
             ids,
             draft=self._draft(page.visual),
             max_new_tokens=page.visual.ask.max_new_tokens,
-            config=decode_config_for(step, self.spec.decode),
+            config=step.settings(self.spec.decode),
         )
         self.pages[page.visual.key] = page
 
@@ -280,29 +275,29 @@ class DecodeWorker:
             error = finished.error or PageError("internal", "the page ended without a reason")
             emit(failed(page.visual.key, error.code, error.message, _facts(page)))
             return
-        is_loop = finished.finish_reason is FinishReason.LOOP
-        if is_loop and self.spec.recover and len(page.attempts) + 1 < self._num_steps(page):
-            page.attempts.append(
-                Attempt(
-                    STEPS[len(page.attempts)].name,
-                    finished.finish_reason,
-                    len(finished.token_ids),
-                )
+        page.tries.append(
+            Generation(
+                key=page.visual.key,
+                token_ids=tuple(finished.token_ids),
+                text=self.tokenizer.decode(finished.token_ids),
+                finish_reason=finished.finish_reason,
+                num_prompt_tokens=page.prompt_tokens,
+                num_visual_tokens=page.visual_tokens,
+                logprobs=tuple(finished.logprobs),
             )
-            self._admit(page, emit)
-            return
-        generation = Generation(
-            key=page.visual.key,
-            token_ids=tuple(finished.token_ids),
-            text=self.tokenizer.decode(finished.token_ids),
-            finish_reason=finished.finish_reason,
-            num_prompt_tokens=page.prompt_tokens,
-            num_visual_tokens=page.visual_tokens,
-            logprobs=tuple(finished.logprobs),
-            seconds=page.seconds,
         )
-        facts = replace(_facts(page), own_text=self._witness(page.visual))
-        emit(to_result(generation, facts, page.attempts))
+        if self._is_tried_again(page):
+            self._admit(page, emit)
+        else:
+            facts = replace(_facts(page), own_text=self._witness(page.visual))
+            emit(to_result(page.tries, facts))
+
+    def _is_tried_again(self, page: _Page) -> bool:
+        """True while a page that looped has not been read to its end and a step is left."""
+        has_looped = page.tries[0].finish_reason is FinishReason.LOOP
+        is_read = page.tries[-1].finish_reason is FinishReason.STOP
+        has_steps = len(page.tries) < self._num_steps(page)
+        return self.spec.recover and has_looped and has_steps and not is_read
 
     def _num_steps(self, page: _Page) -> int:
         """A page without tiles has nothing but its global view: the last step would repeat."""

@@ -9,25 +9,43 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ocr2cli.config import DecodeConfig
-from ocr2cli.pages import Attempt, Box, PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import Attempt, Box, FinishReason, PageJob, PageKey, PageResult, Status
+
+
+def _as_it_is(cfg: DecodeConfig) -> DecodeConfig:
+    return cfg
+
+
+def _wider_ngram(cfg: DecodeConfig) -> DecodeConfig:
+    """The rule looks back over the whole page and forbids shorter runs, which breaks loops whose
+    period exceeds the usual window. Never looser than the run's own rule, where it is on."""
+    is_unbounded = cfg.no_repeat_ngram > 0 and cfg.ngram_window == 0
+    return replace(
+        cfg,
+        dry=None,
+        no_repeat_ngram=min(cfg.no_repeat_ngram or 12, 12),
+        ngram_window=0 if is_unbounded else max(cfg.ngram_window, 1_000),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """name: written to the sidecar. view: which visual tokens the try reads."""
+    """name: written to the sidecar. view: which visual tokens the try reads. settings: the run's
+    -> the try's."""
 
     name: str
     view: str = "all"  # all | global
+    settings: Callable[[DecodeConfig], DecodeConfig] = _as_it_is
 
 
 # In the decoder. Order: what changes the page's reading least comes first.
 STEPS = (
     Step("first"),
-    Step("wider-ngram"),
+    Step("wider-ngram", settings=_wider_ngram),
     Step("global-view", view="global"),
 )
 # From the pixels: name of the step, and the views of the page it reads one after the other.
@@ -46,26 +64,21 @@ def step_name(number: int) -> str:
     return STEPS[number].name
 
 
-def decode_config_for(step: Step, cfg: DecodeConfig) -> DecodeConfig:
-    """The settings of one step.
-
-    wider-ngram: the rule looks back over the whole page and forbids shorter runs, which breaks
-    loops whose period exceeds the usual window.
-    """
-    if step.name == "wider-ngram":
-        return replace(cfg, dry=None, no_repeat_ngram=12, ngram_window=1_000)
-    return cfg
-
-
 @dataclass(slots=True)
 class _Climb:
-    """One looping page on its way up. first: its result before any pixel step."""
+    """One looping page on its way up. first: its result before any pixel step. attempts and
+    seconds: of all tries, the decoder's included."""
 
     job: PageJob
     first: PageResult
     step: int = 0
     parts: list[PageResult] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = field(init=False)
+    seconds: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempts = list(self.first.attempts)
+        self.seconds = dict(self.first.seconds)
 
     @property
     def name(self) -> str:
@@ -79,6 +92,8 @@ class _Climb:
         """Note a try. A bad part ends its step; True when a step has all its parts."""
         note = result.error.message if result.error else ""
         self.attempts.append(Attempt(self.name, result.finish_reason, result.new_tokens, note))
+        for name, value in result.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
         if not result.status.is_good:
             self.parts.clear()
             self.step += 1
@@ -115,7 +130,7 @@ class Ladder:
             return _recovered(climb)
         if climb.step == len(PIXEL_STEPS):
             del self._climbs[result.key]
-            return replace(climb.first, attempts=(*climb.first.attempts, *climb.attempts))
+            return replace(climb.first, attempts=tuple(climb.attempts), seconds=climb.seconds)
         self._jobs.append(climb.next_job())
         return None
 
@@ -135,14 +150,15 @@ def _recovered(climb: _Climb) -> PageResult:
         status=Status.RECOVERED,
         markdown=_joined(parts, has_figures=not is_turned),
         raw="\n".join(part.raw for part in parts),
-        finish_reason=parts[-1].finish_reason,
+        finish_reason=FinishReason.STOP,  # a part is read to its end, or it is blank and has none
         boxes=() if is_turned else tuple(_boxes(parts)),
         new_tokens=sum(part.new_tokens for part in parts),
         confidence=min(confidences, default=None),
         confidence_p5=min(lowest, default=None),
         token_ids=tuple(token for part in parts for token in part.token_ids),
         warnings=tuple(dict.fromkeys(warnings)),
-        attempts=(*first.attempts, *climb.attempts),
+        attempts=tuple(climb.attempts),
+        seconds=climb.seconds,
     )
 
 

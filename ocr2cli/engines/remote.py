@@ -159,7 +159,7 @@ class RequestWorker:
             raise
         except EngineError as error:
             return failed(page.key, "request", str(error), page.facts)
-        return to_result(generation, page.facts)
+        return to_result([generation], page.facts)
 
 
 def to_generation(

@@ -136,7 +136,7 @@ class ModelStages:
             num_visual_tokens=len(visual),
             logprobs=tuple(finished.logprobs),
         )
-        return to_result(generation, PageFacts())
+        return to_result([generation], PageFacts())
 
 
 def load_stages(engine: EngineConfig) -> ModelStages:

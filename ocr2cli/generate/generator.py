@@ -117,11 +117,11 @@ class Statistics:
 class Generator:
     """Greedy continuous batching over the slots of one KV cache.
 
-    num_slots: sequences decoded together. kv_tokens: budget of cached tokens over all of them,
-    and the longest that one may become. eos_id: the end token. exempt_ids: never banned by the
+    num_slots: sequences decoded together. kv_tokens: budget of cached tokens over all of them;
+    one that needs more is decoded alone. eos_id: the end token. exempt_ids: never banned by the
     windowed n-gram rule. make_cache: (num_slots, max_tokens_per_slot) -> cache, for a decoder
     that brings its own. max_context: the longest that a sequence may become, where that is less
-    than the model and the budget allow: a device sets aside memory for that many in each slot.
+    than the model allows: a device sets aside memory for that many in each slot.
 
     Raises: EngineError when the cache itself does not fit in memory.
     """
@@ -145,10 +145,9 @@ class Generator:
         self._decoder = decoder
         self._config = config
         self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
-        self._num_slots, self._kv_tokens = num_slots, kv_tokens
-        # What the model can hold, and what of that the budget allows.
-        self._longest = min(decoder.config.max_positions, max_context or sys.maxsize)
-        self._context = min(self._longest, kv_tokens)
+        self._num_slots = num_slots
+        # Whatever the budget: it may delay a text and never shorten it.
+        self._context = min(decoder.config.max_positions, max_context or sys.maxsize)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
@@ -208,8 +207,7 @@ class Generator:
         max_new_tokens: a limit for this one, 0 for the config's. config: rules for this one,
         None for the generator's; whether drafts are tried stays the generator's to say.
 
-        Raises: PageFault too_large when the prompt fills the model's context, whatever the
-        budget; EngineError when it is kv_tokens that is too small.
+        Raises: PageFault too_large when the prompt fills the model's context.
         """
         num_prompt = int(prompt_embeddings_TD.shape[0])
         room = self._room_after(num_prompt)
@@ -390,15 +388,10 @@ class Generator:
         room = self._context - num_prompt
         if room > 0:
             return room
-        if num_prompt >= self._longest:
-            raise PageFault(
-                "too_large",
-                f"the prompt has {num_prompt} tokens and the model's context is {self._longest}: "
-                "shorten --prompt-text.",
-            )
-        raise EngineError(
-            f"the prompt has {num_prompt} tokens and the KV cache budget is {self._kv_tokens}: "
-            "shorten the prompt or raise --kv-tokens."
+        raise PageFault(
+            "too_large",
+            f"the prompt has {num_prompt} tokens and the model's context is {self._context}: "
+            "shorten --prompt-text.",
         )
 
     def _allocate(self, make_cache: MakeCache) -> Cache:
@@ -412,8 +405,8 @@ class Generator:
 
     def _too_big(self, what: str) -> EngineError:
         return EngineError(
-            f"out of memory with {what}. Lower --kv-tokens (now {self._kv_tokens}) or "
-            f"--batch-size (now {self._num_slots}), or use --device cpu."
+            f"out of memory with {what}. Lower --batch-size (now {self._num_slots}), "
+            "or use --device cpu."
         )
 
 

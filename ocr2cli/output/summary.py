@@ -79,8 +79,9 @@ class Summary:
     bad_pages: list[PageNote] = field(default_factory=list)
     unsure_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
+    _num_failures: int = 0
     _num_input_failures: int = 0
-    _num_old_failures: int = 0
+    _num_old_bad: int = 0
 
     def count(self, result: PageResult, *, is_resumed: bool) -> None:
         """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
@@ -107,7 +108,8 @@ class Summary:
         )
         if not result.status.is_good:
             self.bad_pages.append(note)
-            self._num_old_failures += is_resumed
+            self._num_old_bad += is_resumed
+            self._num_failures += result.status is Status.FAILED and not is_resumed
             self._num_input_failures += note.code in INPUT_CODES
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
@@ -116,6 +118,11 @@ class Summary:
     def pages_read(self) -> int:
         """Pages that this run read itself."""
         return self.pages - self.pages_resumed - self.pages_reused
+
+    @property
+    def has_speed(self) -> bool:
+        """False when this run read no page: how fast pages failed is no speed."""
+        return self.pages > self.pages_resumed + self._num_failures
 
     @property
     def pages_per_minute(self) -> float:
@@ -161,10 +168,10 @@ class Summary:
     def to_text(self) -> str:
         """For people: one line when all is well, then what needs a look, at most ten of a kind."""
         lines = [self._headline(), *self._against_forecast()]
-        lines += _list("failed", [str(note) for note in self.bad_pages])
-        if self._num_old_failures:
+        lines += _list("to look at", [str(note) for note in self.bad_pages])
+        if self._num_old_bad:
             lines.append(
-                f"{_count(self._num_old_failures, 'page')} failed in an earlier run; "
+                f"from earlier runs: {_count(self._num_old_bad, 'page')}; "
                 "--retry-failed reads such pages again"
             )
         lines += _list(
@@ -178,7 +185,7 @@ class Summary:
         return "\n".join(lines)
 
     def _against_forecast(self) -> list[str]:
-        if not self.forecast:
+        if not self.forecast or not self.has_speed:
             return []
         expected, read = self.forecast, self.pages_read
         seconds = "no time" if expected["seconds"] is None else f"{expected['seconds']:.1f} s"
@@ -199,7 +206,9 @@ class Summary:
         if self.documents_incomplete:
             parts.append(f"{_count(self.documents_incomplete, 'document')} not finished")
         if self.pages > self.pages_resumed:
-            parts.append(f"{self.wall_seconds:.1f} s, {self.pages_per_minute:.1f} pages/min")
+            parts.append(f"{self.wall_seconds:.1f} s")
+        if self.has_speed:
+            parts.append(f"{self.pages_per_minute:.1f} pages/min")
         return ", ".join(parts)
 
 

@@ -16,8 +16,9 @@ from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
-from ocr2cli.engines.native import EncodeWorker
+from ocr2cli.engines.native import DecodeWorker, EncodeWorker
 from ocr2cli.errors import UsageError
+from ocr2cli.generate.track import Finished
 from ocr2cli.pages import Ask, FinishReason, PageImage, PageKey, PageResult, Status
 
 
@@ -92,6 +93,26 @@ def test_a_page_reads_the_same_whatever_shares_its_batch(model, pages, results) 
     assert only.token_ids == results["a"].token_ids
 
 
+def test_a_kv_budget_shortens_no_page(model, pages, results) -> None:
+    """The page was cut where the budget ended, and a rerun without --kv-tokens kept the rest away:
+    the fingerprint knows of no budget."""
+    cfg = config(model, pages[:1])
+    small = replace(cfg.engine, kv_tokens=results["a"].prompt_tokens + 5)
+    (page,) = iter_pages(replace(cfg, engine=small))
+    assert page.token_ids == results["a"].token_ids and page.new_tokens == 12
+
+
+def test_a_page_larger_than_the_kv_budget_ends_no_run(model, pages, results) -> None:
+    """It ended the run with exit 6; now it is read alone."""
+    cfg = config(model, pages)
+    small = replace(cfg.engine, kv_tokens=results["a"].prompt_tokens + 5)
+    assert small.kv_tokens < results["tiled"].prompt_tokens
+    again = {r.key.document: r for r in iter_pages(replace(cfg, engine=small))}
+    assert {k: r.token_ids for k, r in again.items()} == {
+        k: r.token_ids for k, r in results.items()
+    }
+
+
 def test_worker_processes_give_the_same_tokens(model, pages, results) -> None:
     cfg = replace(config(model, pages), runner="local")
     again = {r.key.document: r for r in iter_pages(cfg)}
@@ -113,6 +134,69 @@ def test_a_looping_page_is_recovered_by_a_named_step(tmp_path, pages) -> None:
     ]
     (once,) = iter_pages(replace(cfg, recover_loops=False))
     assert once.status is Status.LOOP and [a.step for a in once.attempts] == ["first"]
+
+
+class Scripted:
+    """A generator whose sequences end as told; the n-th writes the text "n"."""
+
+    def __init__(self, worker: DecodeWorker, *ends: FinishReason) -> None:
+        self.worker, self.ends = worker, ends
+        self.num_added = 0
+        self.waiting: list[Finished] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting)
+
+    def add(self, key: PageKey, x_TD: torch.Tensor, ids: list[int], **rest: Any) -> None:
+        end = self.ends[self.num_added]
+        self.num_added += 1
+        text = tuple(self.worker.tokenizer.encode(str(self.num_added)))
+        seconds = {"decode": 1.0}
+        self.waiting.append(Finished(key, text, (-0.1,), end, len(ids), seconds))
+
+    def step(self) -> list[Finished]:
+        done, self.waiting = self.waiting, []
+        return done
+
+
+def read_with_ends(model: Path, *ends: FinishReason) -> PageResult:
+    """A page of three tiles whose tries end so."""
+    encode, decode = plan_engine(config(model, [])).stages[1:]
+    page = PageImage(PageKey("p", 0), np.full((300, 900, 3), 90, np.uint8), 144.0)
+    encoded = Listed([make_views(page, TileConfig())])
+    encode.make_worker().run(encoded, encoded.emit)
+    worker: Any = decode.make_worker()
+    worker.generator = Scripted(worker, *ends)
+    read = Listed(encoded.emitted)
+    worker.run(read, read.emit)
+    (result,) = read.emitted
+    assert worker.generator.num_added == len(ends)
+    return result
+
+
+STOP, LENGTH, LOOP = FinishReason.STOP, FinishReason.LENGTH, FinishReason.LOOP
+
+
+@pytest.mark.parametrize("ends", [(LOOP, LOOP, LOOP), (LOOP, LENGTH, LENGTH), (LOOP, LOOP, LENGTH)])
+def test_a_page_whose_tries_all_fail_keeps_its_first_reading(model: Path, ends) -> None:
+    """It kept the last, which is the global view's alone, with that view's count of tokens."""
+    page = read_with_ends(model, *ends)
+    assert (page.status, page.finish_reason, page.raw) == (Status.LOOP, LOOP, "1")
+    assert page.grid == (3, 1) and page.visual_tokens == 257 + 144 * 3 < page.prompt_tokens
+    assert [a.step for a in page.attempts] == ["first", "wider-ngram", "global-view"]
+    assert tuple(a.finish_reason for a in page.attempts) == ends
+    assert page.seconds["decode"] == 3.0
+
+
+def test_a_second_try_that_reaches_the_token_limit_is_followed_by_the_next(model: Path) -> None:
+    page = read_with_ends(model, LOOP, LENGTH, STOP)
+    assert (page.status, page.raw, page.visual_tokens) == (Status.RECOVERED, "3", 257)
+
+
+def test_a_page_that_reaches_the_token_limit_at_once_is_read_once(model: Path) -> None:
+    page = read_with_ends(model, LENGTH)
+    assert (page.status, page.raw, len(page.attempts)) == (Status.TRUNCATED, "1", 1)
 
 
 def test_noise_stays_under_the_token_cap(model, tmp_path) -> None:
@@ -237,7 +321,7 @@ def test_a_prompt_that_came_with_a_request_is_that_pages_failure_alone(model: Pa
     read = Listed(encoded.emitted)
     decode.make_worker().run(read, read.emit)
     codes = {page.key.page: page.error and page.error.code for page in read.emitted}
-    assert codes == {0: None, 1: "too_large", 2: "too_large", 3: None}
+    assert codes == {0: None, 1: None, 2: "too_large", 3: None}
 
 
 def test_bare_tiles_change_no_visual_token(model: Path) -> None:

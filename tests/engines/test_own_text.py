@@ -29,7 +29,7 @@ PAGE = "\n".join(LINES)
 
 def read(text: str, own_text: str = PAGE) -> PageResult:
     written = Generation(PageKey("a", 0), (), text, FinishReason.STOP, 10, 5)
-    return to_result(written, PageFacts(own_text=own_text, warnings=("odd",)))
+    return to_result([written], PageFacts(own_text=own_text, warnings=("odd",)))
 
 
 def test_half_of_a_page_left_out_is_a_warning_with_its_share() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
-from ocr2cli.engines.recovery import Ladder
+from ocr2cli.engines.recovery import STEPS, Ladder
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
@@ -76,12 +77,37 @@ def test_halves_are_joined_with_boxes_in_the_whole_page_and_figures_renumbered()
     assert final.new_tokens == 6 and final.page_size == (100, 200)
 
 
-@pytest.mark.parametrize("answers", [(LOOP, LOOP), (LOOP, part("top", 50), LOOP)])
+CUT = part("cut", 50, status=Status.TRUNCATED)
+TOP = part("top", 50)
+
+
+@pytest.mark.parametrize("answers", [(LOOP, LOOP), (LOOP, TOP, LOOP), (CUT, CUT), (CUT, TOP, CUT)])
 def test_when_every_step_fails_the_page_stays_a_loop_with_all_its_tries(answers) -> None:
     ladder = Ladder()
     _, final = climb(ladder, *answers)
     assert final is not None and final.status is Status.LOOP and final.markdown == "x x x"
     assert len(final.attempts) == 1 + len(answers) and not ladder.is_busy
+
+
+def test_a_page_whose_lower_half_is_blank_was_read_to_its_end() -> None:
+    """A blank half has no finish reason, and the page took it over."""
+    blank = PageResult(KEY, Status.BLANK, page_size=(100, 150))
+    _, final = climb(Ladder(), failed("not_applicable"), TOP, blank)
+    assert final is not None and final.status is Status.RECOVERED and final.markdown == "top"
+    assert final.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("last", [TOP, LOOP])
+def test_a_pages_seconds_are_those_of_all_its_tries(last: PageResult) -> None:
+    spent = {"raster": 0.5, "decode": 2.0}
+    answers = [replace(one, seconds=spent) for one in (CUT, TOP, last)]
+    ladder = Ladder()
+    ladder.take(JOB, replace(LOOP, seconds={"decode": 3.0}))
+    for answer in answers:
+        job = ladder.next_job()
+        assert job is not None
+        final = ladder.take(job, answer)
+    assert final is not None and final.seconds == {"raster": 1.5, "decode": 9.0}
 
 
 def test_pages_climb_independently() -> None:
@@ -114,3 +140,21 @@ def test_the_thinnest_pages_can_be_cut_too(height: int) -> None:
 def test_an_upright_page_is_not_read_twice() -> None:
     with pytest.raises(PageFault, match="upright already"):
         chosen_view(PageImage(KEY, np.full((300, 300, 3), 255, np.uint8), 144), "upright")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ((20, 90), (12, 1_000)),
+        ((0, 90), (12, 1_000)),
+        ((0, 0), (12, 1_000)),
+        ((8, 2_000), (8, 2_000)),
+        ((20, 0), (12, 0)),
+    ],
+)
+def test_the_wider_rule_is_never_looser_than_the_runs_own(own, expected) -> None:
+    """A window of 0 is the whole page; it was cut to 1000, and an n of 8 was raised to 12."""
+    cfg = DecodeConfig(no_repeat_ngram=own[0], ngram_window=own[1], dry=DryConfig())
+    step = next(step for step in STEPS if step.name == "wider-ngram")
+    wider = step.settings(cfg)
+    assert (wider.no_repeat_ngram, wider.ngram_window, wider.dry) == (*expected, None)

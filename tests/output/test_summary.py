@@ -54,6 +54,29 @@ def test_all_well_is_one_line() -> None:
     assert summary(page("a"), resumed=1).to_text() == "1 page of 1 document (1 from earlier runs)"
 
 
+def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() -> None:
+    pages = [page("d", 0, status=Status.LOOP), page("d", 1, status=Status.TRUNCATED), page("e")]
+    text = summary(*pages, resumed=1).to_text()
+    assert "\nto look at:\n  d page 1: loop (confidence 0.99)\n  d page 2: truncated" in text
+    assert "from earlier runs: 1 page; --retry-failed" in text and " failed" not in text
+
+
+FORECAST = {"pages": 2, "new_tokens": 9, "seconds": 3.0, "basis": "this machine's last runs"}
+
+
+def test_a_run_that_could_read_no_page_has_no_speed() -> None:
+    """It told of 155.6 pages/min, and set them beside the forecast."""
+    gone = [failed("d", n, "unreadable") for n in range(2)]
+    for pages in (gone, [page("a"), *gone]):
+        one = summary(*pages, resumed=len(pages) - 2, wall_seconds=0.5)
+        one.forecast = FORECAST
+        text = one.to_text()
+        assert "0.5 s\n" in text and "pages/min" not in text and "forecast" not in text
+    one = summary(page("a"), *gone, wall_seconds=0.5)
+    one.forecast = FORECAST
+    assert "0.5 s, 360.0 pages/min\nforecast 2 pages" in one.to_text()
+
+
 def test_bad_and_unsure_pages_are_listed_by_name_ten_at_most() -> None:
     unsure = page("u", 6, confidence=0.5)
     many = [failed("d", n, "timeout", "slow\x1b[1m") for n in range(12)]
