@@ -213,6 +213,11 @@ class Box:
     box: tuple[int, int, int, int]
 
 
+# Less of a PDF's own text found in what was read than this share: something may have been left out
+# or misread. Labels of a drawing are no text to read, so a good page may well have less than all.
+LITTLE_FOUND = 0.7
+
+
 @dataclass(frozen=True, slots=True)
 class PageError:
     """Why a page failed. code: a stable word from errors.py; message: one line for people."""
@@ -256,6 +261,13 @@ class PageResult:
     error: PageError | None = None
     token_ids: tuple[int, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def own_text_found(self) -> float | None:
+        """How much of a PDF's own text stands in what was read, 0..1; None where it has too little
+        of its own to tell."""
+        share = self.extra.get("own_text_found")
+        return share if isinstance(share, float | int) else None
 
     @property
     def size_bytes(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ocr2cli.engines.recovery import step_name
 from ocr2cli.pages import (
+    LITTLE_FOUND,
     Attempt,
     FinishReason,
     Generation,
@@ -25,9 +26,6 @@ from ocr2cli.pages import (
 )
 from ocr2cli.text.grounding import parse, to_markdown
 
-# Less of a PDF's own text found in what was read than this share: something may have been left out
-# or misread. Labels of a drawing are no text to read, so a good page may well have less than all.
-_LITTLE = 0.7
 # A text layer of fewer letters (a page number, a stamp) does not tell what is printed.
 _FEWEST_LETTERS = 100
 _TAG = re.compile(r"<[^<>]*>")
@@ -58,7 +56,7 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
     grounded = parse(generation.text)
     markdown = to_markdown(grounded.blocks, _figure_place)
     share = share_found(facts.own_text, markdown)
-    doubts = (_little(share),) if share is not None and share < _LITTLE else ()
+    doubts = (_little(share),) if share is not None and share < LITTLE_FOUND else ()
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and len(tries) > 1:
         status = Status.RECOVERED

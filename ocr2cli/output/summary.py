@@ -12,7 +12,7 @@ from typing import Any
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
 from ocr2cli.output.names import printable
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
 
 # A page that failed with one of these never reached the model: the input is at fault.
 INPUT_CODES = frozenset(
@@ -31,6 +31,7 @@ class PageNote:
     code: str = ""
     message: str = ""
     confidence: float | None = None
+    own_text_found: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -40,11 +41,14 @@ class PageNote:
             "code": self.code,
             "message": self.message,
             "confidence": self.confidence,
+            "own_text_found": self.own_text_found,
         }
 
     def __str__(self) -> str:
         why = f": {self.message} ({self.code})" if self.code else ""
         sure = "" if self.confidence is None else f" (confidence {self.confidence:.2f})"
+        if self.own_text_found is not None:
+            sure += f" (found {self.own_text_found:.0%})"
         return f"{self.document} page {self.page}: {self.status}{why}{sure}"
 
 
@@ -78,6 +82,7 @@ class Summary:
     wall_seconds: float = 0.0
     bad_pages: list[PageNote] = field(default_factory=list)
     unsure_pages: list[PageNote] = field(default_factory=list)
+    doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     _num_failures: int = 0
     _num_input_failures: int = 0
@@ -105,6 +110,7 @@ class Summary:
             code=result.error.code if result.error else "",
             message=printable(result.error.message) if result.error else "",
             confidence=rounded(result.confidence, 4),
+            own_text_found=result.own_text_found,
         )
         if not result.status.is_good:
             self.bad_pages.append(note)
@@ -113,6 +119,9 @@ class Summary:
             self._num_input_failures += note.code in INPUT_CODES
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
+        found = note.own_text_found
+        if result.status.is_good and found is not None and found < LITTLE_FOUND:
+            self.doubtful_pages.append(note)
 
     @property
     def pages_read(self) -> int:
@@ -163,6 +172,7 @@ class Summary:
             "failed_pages": [note.to_json() for note in self.bad_pages],
             "min_confidence": self.min_confidence,
             "low_confidence_pages": [note.to_json() for note in self.unsure_pages],
+            "doubtful_pages": [note.to_json() for note in self.doubtful_pages],
         }
 
     def to_text(self) -> str:
@@ -181,6 +191,10 @@ class Summary:
         lines += _list(
             f"below --min-confidence {self.min_confidence:g}",
             [str(note) for note in self.unsure_pages],
+        )
+        lines += _list(
+            "little of the PDF's own text found in what was read",
+            [str(note) for note in self.doubtful_pages],
         )
         return "\n".join(lines)
 

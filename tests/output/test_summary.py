@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_bad_and_unsure_pages_are_listed_by_name_ten_at_most() -> None:
     assert "d page 10" in text and "d page 11" not in text and "and 2 more" in text
     assert "\x1b" not in text
     assert len(summary(*many).to_json()["failed_pages"]) == 12
+
+
+def test_pages_of_which_little_was_found_are_listed_and_change_no_exit_code() -> None:
+    shares = {"a": 0.98, "b": 0.41, "c": 0.0}
+    pages = [replace(page(name), extra={"own_text_found": share}) for name, share in shares.items()]
+    one = summary(*pages, page("d"), failed("e", 0))
+    assert summary(*pages).exit_code == ExitCode.OK
+    assert [row["document"] for row in one.to_json()["doubtful_pages"]] == ["b", "c"]
+    assert "found in what was read:\n  b page 1: ok (confidence 0.90) (found 41%)" in one.to_text()
 
 
 def test_resumed_pages_count_as_pages_but_not_as_work() -> None:
