@@ -94,7 +94,7 @@ def test_pages_of_which_little_was_found_are_listed_and_change_no_exit_code() ->
     one = summary(*pages, page("d"), failed("e", 0))
     assert summary(*pages).exit_code == ExitCode.OK
     assert [row["document"] for row in one.to_json()["doubtful_pages"]] == ["b", "c"]
-    assert "found in what was read:\n  b page 1: ok (confidence 0.90) (found 41%)" in one.to_text()
+    assert "found in what was read:\n  b page 1: ok (confidence 0.99) (found 41%)" in one.to_text()
 
 
 def test_resumed_pages_count_as_pages_but_not_as_work() -> None:
