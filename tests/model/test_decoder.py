@@ -349,6 +349,17 @@ def test_a_bf16_weight_under_float32_rows_gives_the_float32_products_bits(
     assert torch.equal(linear.linear(x[:, 0], weight, bias), expected[:, 0])
 
 
+@pytest.mark.parametrize("rows", [1, 16, 3 * 288, 4 * 288])
+def test_a_widened_product_of_a_row_is_its_own_in_any_number_of_rows(rows: int) -> None:
+    """A tile has 288 image tokens and queries: three printed tiles, or these and a bare one."""
+    weight, bias = torch.randn(768, 256).bfloat16(), torch.randn(768)
+    x = torch.randn(2 * linear.STEADY_ROWS + 1, 256)
+    for company in (1120, 4 * 288, len(x)):
+        shared = min(rows, company)
+        whole = linear.linear(x[:company], weight, bias)
+        assert torch.equal(linear.linear(x[:shared], weight, bias), whole[:shared])
+
+
 def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(
     decoder: Decoder, texts: list[Tensor]
 ) -> None:
