@@ -24,7 +24,7 @@ from ocr2cli.pages import FinishReason, PageError
 NAN_LOGITS = PageError(
     "nan_logits",
     "the decoder's logits are not finite: the weights or the visual tokens are damaged. "
-    "Check the model with `ocr2 doctor`, or try --dtype float32.",
+    "Check the model with `ocr2 doctor`, or try --dtype f32.",
 )
 
 
