@@ -357,6 +357,8 @@ def check_config(config: ModelConfig, where: str) -> None:
         (all(block < sam.num_layers for block in sam.global_blocks),
          "a global attention block beyond SAM's last"),
         (decoder.num_layers * decoder.num_experts <= MAX_EXPERTS, "too many experts in all"),
+        (config.bos_token_id < decoder.vocab_size, "bos_token_id is outside the vocabulary"),
+        (config.eos_token_id < decoder.vocab_size, "eos_token_id is outside the vocabulary"),
         (config.image_token_id < decoder.vocab_size, "image_token_id is outside the vocabulary"),
     ]
     if encoder is not None:

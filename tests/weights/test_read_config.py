@@ -201,6 +201,9 @@ def test_the_rotary_base_that_transformers_5_puts_beside_language_config_is_read
      "rope_parameters.*'linear'"),
     (PUBLISHED_V1, "language_config/rope_scaling", {"type": "yarn"}, "rope_scaling.*'yarn'"),
     (NATIVE, "image_token_id", 200_000, "image_token_id"),
+    (NATIVE, "text_config/eos_token_id", 129_280, "eos_token_id is outside the vocabulary"),
+    (PUBLISHED_V2, "language_config/eos_token_id", [200_000, 1], "eos_token_id is outside"),
+    (PUBLISHED_V1, "language_config/bos_token_id", 200_000, "bos_token_id is outside"),
 ])
 def test_a_value_that_cannot_be_run_is_named(form, path, value, word):
     with pytest.raises(ModelError, match=word) as caught:
