@@ -29,7 +29,7 @@ from ocr2cli.generate.step_costs import StepCosts
 from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
-from ocr2cli.model.memory import is_out_of_memory
+from ocr2cli.model.memory import empty_cache, is_out_of_memory
 from ocr2cli.pages import PageError
 
 __all__ = ["Finished", "Generator", "Statistics", "Tuning"]
@@ -364,8 +364,7 @@ class Generator:
             if self._cache.lengths[running.slot] > running.num_cached:
                 self._cache.truncate(running.slot, running.num_cached)
         self._start_over(self._scheduler.shrink())
-        if self._cache.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache()
 
     def _fixed_step(self) -> FixedStep | None:
         rule = self._policy(self._config).ngram

@@ -288,6 +288,7 @@ def out_of_memory_above(rows: int, error: Exception) -> Any:
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("CUDA error: out of memory"),  # a graph or a kernel, outside the allocator
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.03 GB, ...). Tried to ..."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ],
 )
