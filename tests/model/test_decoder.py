@@ -197,6 +197,22 @@ def test_the_decoder_can_be_trained(decoder: Decoder, texts: list[Tensor]) -> No
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
 
 
+def test_a_plan_masks_only_many_tokens_after_others() -> None:
+    """Few tokens are attended one by one, and a whole prompt needs no mask to be causal."""
+    cache = KVCache(TOY.decoder, 3, 64)
+    few, many = attention.FEW_TOKENS, attention.FEW_TOKENS + 1
+
+    def shapes(tokens: int) -> list[torch.Size | None]:
+        plan = attention.plan_slots(cache, [0, 2], tokens)
+        assert isinstance(plan, attention.RaggedPlan)
+        return [None if mask is None else mask.shape for mask in plan.masks]
+
+    assert shapes(many) == [None, None]
+    cache.free(2)
+    assert shapes(many) == [(many, 2 * many), None]
+    assert shapes(few) == shapes(1) == [None, None]
+
+
 def test_keys_of_the_future_are_hidden() -> None:
     assert causal_mask(2, 3, torch.device("cpu")).int().tolist() == [
         [1, 1, 1, 0, 0],
