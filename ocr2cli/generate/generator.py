@@ -179,17 +179,8 @@ class Generator:
         return len(self._scheduler.running)
 
     @property
-    def num_waiting(self) -> int:
-        return self._scheduler.num_waiting
-
-    @property
     def has_work(self) -> bool:
         return bool(self._tracks or self._done)
-
-    @property
-    def can_accept(self) -> bool:
-        """True when nobody waits and a slot is free: a sequence added now starts soon."""
-        return not self._scheduler.num_waiting and self._scheduler.num_free_slots > 0
 
     def add(
         self,
@@ -220,15 +211,6 @@ class Generator:
         self._num_added += 1
         self._tracks[running.arrival] = track
         self._scheduler.add(running)
-
-    def cancel(self, key: Hashable) -> bool:
-        """Forget a sequence; it will never be returned. False when the key is not here."""
-        for track in self._tracks.values():
-            if track.running.key == key:
-                self._scheduler.cancel(track.running)
-                del self._tracks[track.running.arrival]
-                return True
-        return False
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
