@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ocr2cli.config import OUTPUT_VERSION, EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
 from ocr2cli.engines.host import (
-    check_int8_device,
+    check_device,
     cuda_memory_free,
     expects_cuda,
     host_memory_available,
@@ -69,8 +69,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
     if not is_text(prompt):
         raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
-    if cfg.engine.dtype == "int8":
-        check_int8_device(cfg.engine.device)
+    check_device(cfg.engine.device, cfg.engine.dtype)
     if cfg.engine.engine == "openai":
         from ocr2cli.engines.remote import plan_remote
 

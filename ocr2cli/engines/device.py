@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ocr2cli.engines.host import check_int8_device
-from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.engines.host import check_device
+from ocr2cli.errors import EngineError
 from ocr2cli.model.linear import has_bf16_products, nvidia_generation
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -24,17 +24,14 @@ def pick_device(name: str, dtype: str = "auto") -> torch.device:
     Raises: UsageError for an unknown name or a dtype that the device has not, EngineError for a
     device that is not there.
     """
+    check_device(name, dtype)
     if dtype == "int8":
-        check_int8_device(name)
         return torch.device("cpu")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: write cpu, cuda, cuda:1 or mps") from None
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EngineError(
             f"--device {name}: this torch sees {torch.cuda.device_count()} CUDA devices. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from ocr2cli.errors import UsageError
 
 # What NVIDIA's driver shows, on Linux and inside WSL.
 _CUDA_FILES = ("/dev/nvidiactl", "/dev/dxg")
+# torch knows a dozen more, which nothing here was written for.
+_DEVICES = re.compile(r"auto|cpu|mps|cuda(:([0-9]|[1-9][0-9]))?")
 
 
 def num_cores() -> int:
@@ -78,9 +81,11 @@ def _candidates(cards: list[_Card], number: int) -> list[_Card]:
     return cards
 
 
-def check_int8_device(name: str) -> None:
-    """Raises: UsageError when --dtype int8 is asked for on anything but a CPU."""
-    if name not in ("auto", "cpu"):
+def check_device(name: str, dtype: str) -> None:
+    """Raises: UsageError for a name that is no device here, or int8 on anything but a CPU."""
+    if not _DEVICES.fullmatch(name):
+        raise UsageError(f"--device {name}: write cpu, cuda, cuda:1 or mps")
+    if dtype == "int8" and name not in ("auto", "cpu"):
         raise UsageError(
             f"--dtype int8 runs on a CPU only, not on {name}. Use --device cpu, or --dtype bf16."
         )

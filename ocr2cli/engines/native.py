@@ -155,12 +155,11 @@ class EncodeWorker:
         return [own.cpu() for own in encode_pages(self.vision, pages, self.tiles.encode)]
 
     def _go_one_by_one(self, tried: int) -> None:
-        import torch
+        from ocr2cli.model.memory import empty_cache
 
         logger.warning("no memory to encode %d pages together: one at a time from here", tried)
         self.together = 1
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache()
 
 
 def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualTokens:

@@ -29,7 +29,7 @@ from ocr2cli.generate.step_costs import StepCosts
 from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.track import Finished, Policy, Track
 from ocr2cli.model.kv_cache import KVCache
-from ocr2cli.model.memory import is_out_of_memory
+from ocr2cli.model.memory import empty_cache, is_out_of_memory
 from ocr2cli.pages import PageError
 
 __all__ = ["Finished", "Generator", "Statistics", "Tuning"]
@@ -178,17 +178,8 @@ class Generator:
         return len(self._scheduler.running)
 
     @property
-    def num_waiting(self) -> int:
-        return self._scheduler.num_waiting
-
-    @property
     def has_work(self) -> bool:
         return bool(self._tracks or self._done)
-
-    @property
-    def can_accept(self) -> bool:
-        """True when nobody waits and a slot is free: a sequence added now starts soon."""
-        return not self._scheduler.num_waiting and self._scheduler.num_free_slots > 0
 
     def add(
         self,
@@ -218,15 +209,6 @@ class Generator:
         self._num_added += 1
         self._tracks[running.arrival] = track
         self._scheduler.add(running)
-
-    def cancel(self, key: Hashable) -> bool:
-        """Forget a sequence; it will never be returned. False when the key is not here."""
-        for track in self._tracks.values():
-            if track.running.key == key:
-                self._scheduler.cancel(track.running)
-                del self._tracks[track.running.arrival]
-                return True
-        return False
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
@@ -362,8 +344,7 @@ class Generator:
             if self._cache.lengths[running.slot] > running.num_cached:
                 self._cache.truncate(running.slot, running.num_cached)
         self._start_over(self._scheduler.shrink())
-        if self._cache.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache()
 
     def _fixed_step(self) -> FixedStep | None:
         rule = self._policy(self._config).ngram

@@ -96,14 +96,6 @@ class Scheduler:
         self.running.remove(sequence)
         heapq.heappush(self._free_slots, sequence.slot)
 
-    def cancel(self, sequence: Sequence) -> None:
-        """Forget a sequence, waiting or running."""
-        if sequence.state is not State.WAITING:
-            self.finish(sequence)
-            return
-        self._waiting.remove((sequence.arrival, sequence))
-        heapq.heapify(self._waiting)
-
     def shrink(self) -> tuple[Sequence, ...]:
         """After out of memory: half of what is in use becomes the budget; it never grows back.
 

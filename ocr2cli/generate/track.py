@@ -24,7 +24,7 @@ from ocr2cli.pages import FinishReason, PageError
 NAN_LOGITS = PageError(
     "nan_logits",
     "the decoder's logits are not finite: the weights or the visual tokens are damaged. "
-    "Check the model with `ocr2 doctor`, or try --dtype float32.",
+    "Check the model with `ocr2 doctor`, or try --dtype f32.",
 )
 
 
@@ -37,7 +37,6 @@ class Finished:
     token's last when it came.
     finish_reason: None exactly when error is set. error: code nan_logits.
     seconds: wait (add to first prefill), prefill (its own), decode (the rest, wall clock).
-    num_drafted, num_accepted: guesses tried and right.
     """
 
     key: Any
@@ -47,8 +46,6 @@ class Finished:
     num_prompt: int
     seconds: Mapping[str, float]
     error: PageError | None = None
-    num_drafted: int = 0
-    num_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,6 @@ class Track:
     added_at: float = field(default_factory=time.perf_counter)
     started_at: float = 0.0
     prefill_s: float = 0.0
-    num_drafted: int = 0
-    num_accepted: int = 0
     rules: Rules = field(init=False)
     _drafter: Drafter = field(init=False)
     _loops: LoopDetector = field(init=False)
@@ -92,7 +87,6 @@ class Track:
         self.rules = Rules(policy.ngram, policy.config.dry, self.prompt_ids)
         self._drafter = Drafter(policy.config.draft, self.draft, policy.max_guess)
         self._loops = LoopDetector(policy.loops)
-        self.num_drafted = self.num_accepted = 0
 
     def guess(self) -> Guess:
         """Tokens to try in the next step; they leave room for the one the step writes anyway."""
@@ -108,8 +102,6 @@ class Track:
         """Of `guess`, the first `accepted` tokens were right."""
         if guess.lane:
             guess.lane.report(len(guess.token_ids), accepted)
-        self.num_drafted += len(guess.token_ids)
-        self.num_accepted += accepted
 
     def take(self, choice: Choice) -> FinishReason | PageError | None:
         """Write one token. Returns why the sequence ended with it, or None."""
@@ -142,8 +134,6 @@ class Track:
                 "decode": decode_s,
             },
             end if isinstance(end, PageError) else None,
-            self.num_drafted,
-            self.num_accepted,
         )
 
     def _is_loop(self, choice: Choice) -> bool:

@@ -220,7 +220,8 @@ def plan_slots(cache: KVCache, slots: Sequence[int], tokens: int) -> Plan:
         return DensePlan(cache, torch.tensor(slots, device=cache.device), positions_BT, span)
     if prefers_together(cache.device) and not any(starts):
         return PromptPlan(torch.tensor(slots, device=cache.device))
-    masks = [causal_mask(start, tokens, cache.device) if tokens > 1 else None for start in starts]
+    is_many = tokens > FEW_TOKENS
+    masks = [causal_mask(at, tokens, cache.device) if is_many and at else None for at in starts]
     return RaggedPlan(slots, starts, masks)
 
 

@@ -45,17 +45,6 @@ class KVCache:
         is_wide = dtype == torch.float32 or self.device.type != "cpu"
         self._workspace = torch.empty(0 if is_wide else self.keys[0][0].numel())
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes one token takes over all layers."""
-        _, heads, _, channels = self.keys[0].shape
-        return 2 * len(self.keys) * heads * channels * self.keys[0].element_size()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes reserved."""
-        return self.bytes_per_token * self.num_slots * self.max_tokens_per_slot
-
     def free(self, slot: int) -> None:
         """Forget the slot's tokens; the next prefill starts at position 0."""
         self.lengths[slot] = 0

@@ -64,11 +64,15 @@ def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     width = -(-weight.shape[0] // num_pieces)
     wide = torch.empty(width, weight.shape[1])
     biases = [None] * num_pieces if bias is None else bias.float().split(width)
-    pieces = [
-        linear(x, wide[: len(piece)].copy_(piece), part)
-        for piece, part in zip(weight.split(width), biases, strict=False)
-    ]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+    # Block by block: no row may go to MKL, where it would depend on the other pages' rows.
+    blocks = x.reshape(-1, x.shape[-1]).split(STEADY_ROWS)
+    out = x.new_empty(*x.shape[:-1], weight.shape[0])
+    places = [columns.split(STEADY_ROWS) for columns in out.view(-1, len(weight)).split(width, 1)]
+    for piece, part, into in zip(weight.split(width), biases, places, strict=False):
+        wide_piece = wide[: len(piece)].copy_(piece)
+        for rows, place in zip(blocks, into, strict=True):
+            place.copy_(linear(rows, wide_piece, part))
+    return out
 
 
 def has_bf16_products() -> bool:

@@ -1,4 +1,4 @@
-"""Telling that a device or the host has no more memory.
+"""Telling that a device or the host has no more memory, and giving back what is only kept.
 
 Knows nothing about models.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 
 # torch's allocator on a CPU and oneDNN; CUDA outside torch's allocator: a graph that is made
-# ready, a kernel that is loaded when it is first used.
+# ready, a kernel that is loaded when it is first used; Apple's, which has no class for it.
 _WORDS = (
     "can't allocate memory",
     "not enough memory",
     "STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "MPS backend out of memory",
 )
 
 
@@ -22,3 +23,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def empty_cache() -> None:
+    """Give back what torch keeps of a device's memory for later; on a CPU it keeps nothing."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -36,10 +36,14 @@ def tokenizer_json(
     tokens: one string an id. merges: "left right" pairs in rank order. types: llama.cpp's token
     type of each id. pre: `tokenizer.ggml.pre`.
 
-    Raises: ModelError when the lists disagree or `pre` is not DeepSeek's.
+    Raises: ModelError when the lists disagree or `pre` is not DeepSeek-V3's, which llama.cpp's
+    converter writes for this family; deepseek-llm and deepseek-coder split in other ways.
     """
-    if pre not in ("deepseek-v3", "deepseek-llm", "deepseek-coder") and pre:
-        raise ModelError(f"the GGUF vocabulary splits text by {pre!r}; only deepseek-v3 is known")
+    if pre != "deepseek-v3":
+        raise ModelError(
+            f"the GGUF vocabulary splits text by {pre!r}; only deepseek-v3 is known. Use a GGUF "
+            "file of DeepSeek-OCR."
+        )
     if len(tokens) != len(types):
         raise ModelError(f"the GGUF vocabulary has {len(tokens)} tokens but {len(types)} types")
     description = {

@@ -35,6 +35,7 @@ from ocr2cli.weights.load import read_param
 from ocr2cli.weights.names import Naming, Param, Piece, model_params
 from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
 from ocr2cli.weights.read_gguf import GgufHeader, Value
+from ocr2cli.weights.read_safetensors import INDEX_NAME, SINGLE_NAME
 from ocr2cli.weights.tensors import TORCH_DTYPES
 from ocr2cli.weights.weight_file import WeightFile
 from ocr2cli.weights.write_config import (
@@ -129,7 +130,7 @@ class _Conversion:
         tokenizer, warnings = self._tokenizer()
         companions = self._companions()
         dst.mkdir(parents=True, exist_ok=True)
-        path = dst / "model.safetensors"
+        path = dst / SINGLE_NAME
         entries = [self._entry(param, piece) for param, piece in self._pieces(self.params)]
         writer = safetensors_writer(path, entries)
         self._write([(writer, self.params)])
@@ -341,9 +342,10 @@ def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
-    """A source must not be written over while it is read."""
+    """A source must not be written over while it is read; nor may other weights stand beside the
+    new ones, since a reader could not tell which are the model's."""
     is_gguf = dst.suffix == ".gguf"
-    targets = {dst / "model.safetensors"}
+    targets = {dst / SINGLE_NAME}
     if is_gguf:
         targets = {dst, dst.with_name(f"mmproj-{dst.name}")}
     sources = {file.path.resolve() for file in checkpoint.open_files}
@@ -356,5 +358,7 @@ def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
         raise UsageError(f"{dst} is a folder. Choose another DST.")
     if not is_gguf and dst.exists() and not dst.is_dir():
         raise UsageError(f"{dst} is a file. Choose a folder, or a name that ends in .gguf.")
-    if dst.is_dir() and any(dst.glob("*.safetensors")) and not (dst / "model.safetensors").exists():
-        raise ModelError(f"{dst} holds another model's shards. Choose an empty folder.")
+    others = {INDEX_NAME, *(path.name for path in dst.glob("*.safetensors"))} - {SINGLE_NAME}
+    found = sorted(name for name in others if (dst / name).exists())
+    if found:
+        raise UsageError(f"{dst} holds another model's {found[0]}. Choose an empty folder.")

@@ -162,8 +162,7 @@ _IGNORED = {
     r"model\.qwen2_model\.query_(?!768\.|1024\.)\w+\.weight":
         "query table of a view size the model was not released with",
     r"model\.vision_model\.embeddings\.position_ids": "a counted range, not a weight",
-    r"(model\.(language_model\.)?layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq":
-        "computed from rope_theta",
+    r"(.+\.)?rotary_emb\.inv_freq": "computed from rope_theta",
     r"rope_freqs\.weight": "computed from rope_theta",
 }
 

@@ -156,7 +156,9 @@ def _original(top: Section) -> ModelConfig:
     clip = _original_clip(width.section("clip-l-14-224")) if is_v1 else None
     sam = _original_sam(vision, width.section("sam_vit_b"), encoder)
     text = top.section("language_config") if "language_config" in top else top
-    decoder = _original_decoder(text)
+    # The published file has the text keys in both places; transformers 5 puts the base at the top.
+    theta = _rope_theta(text, _rope_theta(top, DecoderConfig().rope_theta))
+    decoder = _original_decoder(text, theta)
     return ModelConfig(
         sam=sam, query_encoder=encoder, clip=clip, decoder=decoder,
         bos_token_id=text.token_id("bos_token_id", 0),
@@ -195,7 +197,7 @@ def _original_encoder(section: Section) -> QueryEncoderConfig:
         num_heads=section.count("heads", default.num_heads),
         num_kv_heads=section.count("kv_heads", default.num_kv_heads),
         norm_eps=section.number("norm_eps", default.norm_eps),
-        rope_theta=section.number("rope_theta", default.rope_theta),
+        rope_theta=_rope_theta(section, default.rope_theta),
     )
 
 
@@ -212,14 +214,14 @@ def _original_clip(section: Section) -> ClipConfig:
     )
 
 
-def _original_decoder(text: Section) -> DecoderConfig:
+def _original_decoder(text: Section, rope_theta: float) -> DecoderConfig:
     text.require("moe_layer_freq", 1)
     text.require("scoring_func", "softmax")
     text.require("use_mla", False)
     default = DecoderConfig()
     return _decoder(text, default, num_dense=text.whole(
         "first_k_dense_replace", default.num_dense_layers, low=0, high=MAX_COUNT
-    ), rope_theta=text.number("rope_theta", default.rope_theta))
+    ), rope_theta=rope_theta)
 
 
 def _decoder(
@@ -230,7 +232,6 @@ def _decoder(
     text.require("hidden_act", "silu")
     text.require("n_group", 1)
     text.require("norm_topk_prob", False)
-    text.require("rope_scaling", None)
     text.require("routed_scaling_factor", 1.0)
     text.require("tie_word_embeddings", False)
     text.require("topk_method", "greedy")
@@ -301,7 +302,7 @@ def _native_encoder(section: Section) -> QueryEncoderConfig:
         num_heads=section.count("num_attention_heads", 32),
         num_kv_heads=section.count("num_key_value_heads", 32),
         norm_eps=section.number("rms_norm_eps", 1e-6),
-        rope_theta=_native_theta(section),
+        rope_theta=_rope_theta(section, 10_000.0),
     )
 
 
@@ -319,13 +320,21 @@ def _native_decoder(text: Section) -> DecoderConfig:
         raise text.error("mlp_layer_types", f"'dense' layers, then 'sparse' ones, {layers} in all")
     if "num_experts_per_tok" not in text:
         raise text.error("num_experts_per_tok", "a whole number")
-    return _decoder(text, defaults, num_dense=num_dense, rope_theta=_native_theta(text))
+    return _decoder(text, defaults, num_dense=num_dense, rope_theta=_rope_theta(text, 10_000.0))
 
 
-def _native_theta(section: Section) -> float:
-    rope = section.section("rope_parameters")
-    rope.require("rope_type", "default")
-    return rope.number("rope_theta", section.number("rope_theta", 10_000.0))
+def _rope_theta(section: Section, default: float) -> float:
+    """transformers 4 saves rope_theta and rope_scaling, 5 rope_parameters, whatever the form.
+
+    Where several say it the last one counts, as in transformers.
+    """
+    theta = section.number("rope_theta", default)
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = section.section(key)
+        rope.require("type", "default")
+        rope.require("rope_type", "default")
+        theta = rope.number("rope_theta", theta)
+    return theta
 
 
 def _two(section: Section, key: str, default: tuple[int, int]) -> tuple[int, int]:
@@ -348,6 +357,8 @@ def check_config(config: ModelConfig, where: str) -> None:
         (all(block < sam.num_layers for block in sam.global_blocks),
          "a global attention block beyond SAM's last"),
         (decoder.num_layers * decoder.num_experts <= MAX_EXPERTS, "too many experts in all"),
+        (config.bos_token_id < decoder.vocab_size, "bos_token_id is outside the vocabulary"),
+        (config.eos_token_id < decoder.vocab_size, "eos_token_id is outside the vocabulary"),
         (config.image_token_id < decoder.vocab_size, "image_token_id is outside the vocabulary"),
     ]
     if encoder is not None:

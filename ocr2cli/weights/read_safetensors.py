@@ -19,6 +19,7 @@ from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 MAX_HEADER_BYTES = 25_000_000
 MAX_INDEX_BYTES = 25_000_000
 MAX_DIMENSIONS = 8
+SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 ITEM_BYTES = {
@@ -49,13 +50,14 @@ def read_table(file: WeightFile) -> dict[str, StoredTensor]:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The .safetensors files of a model folder, by its index when it has one.
+    """The .safetensors files of a model folder. Beside an index, model.safetensors alone if it is
+    there, as in transformers; else those that the index names; without an index all.
 
     Raises: ModelError when there are none, or when the index names one that is not there.
     """
-    index = folder / INDEX_NAME
+    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
     if index.exists():
-        return _indexed_shards(index)
+        return [single] if single.is_file() else _indexed_shards(index)
     shards = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if shards:
         return shards

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ocr2cli.config import EngineConfig
+from ocr2cli.config import EngineConfig, RunConfig
 from ocr2cli.engines import device, loading
-from ocr2cli.engines.device import pick_dtype, pick_matrices
+from ocr2cli.engines.choose import plan_engine
+from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.engines.loading import load_decoder, load_vision, place
+from ocr2cli.errors import EngineError, UsageError
 from ocr2cli.weights.hub import resolve_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -46,6 +48,27 @@ def test_auto_takes_bf16_only_where_it_is_fast(
     monkeypatch.setattr(device, "nvidia_generation", lambda on: 9 if on == CUDA else None)
     assert pick_dtype(name, where, size) == arithmetic
     assert pick_matrices(name, where, size) == matrices
+
+
+@pytest.mark.parametrize(
+    "name", ["meta", "xpu", "hip", "cpu:3", "cuda:-1", "cuda:01", "cuda:1000", "mps:0", "CPU", ""]
+)
+def test_what_is_no_device_is_a_usage_error_before_any_worker_starts(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--device {name}: write cpu, cuda, cuda:1 or mps"):
+        pick_device(name)
+    with pytest.raises(UsageError, match=f"--device {name}: write"):
+        plan_engine(RunConfig(engine=EngineConfig(device=name)))
+
+
+def test_a_device_of_this_tool_that_is_not_here_is_the_engines_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("cpu") == CPU and pick_device("cuda:0") == torch.device("cuda:0")
+    for name in ("cuda:1", "cuda:99", "mps"):
+        with pytest.raises(EngineError, match=f"--device {name}"):
+            pick_device(name)
 
 
 @pytest.mark.parametrize(("generation", "arithmetic"), [(7, torch.float16), (8, BF16), (12, BF16)])

@@ -282,6 +282,7 @@ def out_of_memory_above(rows: int, error: Exception) -> Any:
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("CUDA error: out of memory"),  # a graph or a kernel, outside the allocator
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.03 GB, ...). Tried to ..."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ],
 )
@@ -392,33 +393,14 @@ def test_a_sequence_added_while_others_decode_joins_them() -> None:
     assert box.num_running == 2 and box.has_work
 
 
-def test_it_can_accept_while_a_slot_is_free_and_nobody_waits() -> None:
-    toy = ToyDecoder(eos_bias=-99)
-    box = generator(toy, num_slots=2)
-    seen = []
-    for key in range(3):
-        seen.append(box.can_accept)
-        add(box, toy, key, [4 + key])
-        seen.append(box.can_accept)
-        box.step()
-    assert seen == [True, False, True, False, False, False]
-    assert box.num_waiting == 1
-    drain(box)
-    assert box.can_accept and not box.has_work and box.num_running == 0
-    assert box.step() == []
-
-
-def test_a_cancelled_sequence_never_comes_back() -> None:
+def test_a_generator_without_sequences_has_nothing_to_do() -> None:
     toy = ToyDecoder()
-    box = generator(toy, num_slots=1)
-    for key, prompt in enumerate(prompts(4)):
-        add(box, toy, key, prompt)
-    box.step()
-    assert box.cancel(0) and box.cancel(2) and not box.cancel("other")
-    config = DecodeConfig(max_new_tokens=40)
-    done = drain(box)
-    assert set(done) == {1, 3}
-    assert ends([done[1], done[3]]) == expected(toy, [prompts(4)[1], prompts(4)[3]], config)
+    box = generator(toy, num_slots=2)
+    assert not box.has_work and box.step() == []
+    for key in range(3):
+        add(box, toy, key, [4 + key])
+    drain(box)
+    assert not box.has_work and box.num_running == 0 and box.step() == []
 
 
 def test_drafts_stop_above_the_batch_limit_in_auto_only() -> None:
@@ -440,10 +422,8 @@ def test_a_right_draft_saves_steps_and_is_counted() -> None:
     add(box, toy, "page", [4, 5], draft=list(plain.token_ids))
     finished = drain(box)["page"]
     assert finished.token_ids == plain.token_ids
-    assert finished.num_accepted == finished.num_drafted > 60
-    assert box.statistics.acceptance == 1.0
+    assert box.statistics.accepted == box.statistics.drafted > 60
     assert box.statistics.decode_steps < 15
-    assert plain.num_drafted == 0
 
 
 def test_seconds_say_where_the_time_went() -> None:

@@ -183,17 +183,6 @@ def test_decodes_go_on_while_a_long_prompt_is_fed() -> None:
     assert keys(box.schedule().decodes) == [0, 1]
 
 
-def test_a_cancelled_sequence_is_forgotten_waiting_or_running() -> None:
-    box = scheduler(num_slots=1)
-    first, second, third = (sequence(arrival) for arrival in range(3))
-    for one in (first, second, third):
-        box.add(one)
-    feed(box.schedule())
-    box.cancel(second)
-    box.cancel(first)
-    assert keys(c.sequence for c in box.schedule().prefills) == [2]
-
-
 def test_the_scheduler_needs_no_torch() -> None:
     code = "import sys, ocr2cli.generate.scheduler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -197,6 +197,22 @@ def test_the_decoder_can_be_trained(decoder: Decoder, texts: list[Tensor]) -> No
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
 
 
+def test_a_plan_masks_only_many_tokens_after_others() -> None:
+    """Few tokens are attended one by one, and a whole prompt needs no mask to be causal."""
+    cache = KVCache(TOY.decoder, 3, 64)
+    few, many = attention.FEW_TOKENS, attention.FEW_TOKENS + 1
+
+    def shapes(tokens: int) -> list[torch.Size | None]:
+        plan = attention.plan_slots(cache, [0, 2], tokens)
+        assert isinstance(plan, attention.RaggedPlan)
+        return [None if mask is None else mask.shape for mask in plan.masks]
+
+    assert shapes(many) == [None, None]
+    cache.free(2)
+    assert shapes(many) == [(many, 2 * many), None]
+    assert shapes(few) == shapes(1) == [None, None]
+
+
 def test_keys_of_the_future_are_hidden() -> None:
     assert causal_mask(2, 3, torch.device("cpu")).int().tolist() == [
         [1, 1, 1, 0, 0],
@@ -347,6 +363,17 @@ def test_a_bf16_weight_under_float32_rows_gives_the_float32_products_bits(
     expected = linear.linear(x, weight.float(), wide)
     assert torch.equal(linear.linear(x, weight, bias), expected)
     assert torch.equal(linear.linear(x[:, 0], weight, bias), expected[:, 0])
+
+
+@pytest.mark.parametrize("rows", [1, 16, 3 * 288, 4 * 288])
+def test_a_widened_product_of_a_row_is_its_own_in_any_number_of_rows(rows: int) -> None:
+    """A tile has 288 image tokens and queries: three printed tiles, or these and a bare one."""
+    weight, bias = torch.randn(768, 256).bfloat16(), torch.randn(768)
+    x = torch.randn(2 * linear.STEADY_ROWS + 1, 256)
+    for company in (1120, 4 * 288, len(x)):
+        shared = min(rows, company)
+        whole = linear.linear(x[:company], weight, bias)
+        assert torch.equal(linear.linear(x[:shared], weight, bias), whole[:shared])
 
 
 def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(

@@ -5,14 +5,14 @@ import torch
 from toy_model import TOY
 
 from ocr2cli.model import attention
-from ocr2cli.model.config import DecoderConfig
+from ocr2cli.model.config import DecoderConfig, ModelConfig
 from ocr2cli.model.kv_cache import KVCache
 
 
 def test_a_token_of_the_full_model_takes_61440_bytes() -> None:
-    cache = KVCache(DecoderConfig(), 1, 8, dtype=torch.bfloat16, device="meta")
-    assert cache.bytes_per_token == 61_440
-    assert cache.size_bytes == 8 * 61_440
+    cache = KVCache(DecoderConfig(), 1, 1, dtype=torch.bfloat16, device="meta")
+    assert sum(stored.nbytes for stored in (*cache.keys, *cache.values)) == 61_440
+    assert ModelConfig().kv_bytes_per_token == 61_440
 
 
 def test_slots_count_their_own_tokens() -> None:

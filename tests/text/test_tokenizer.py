@@ -133,9 +133,13 @@ def test_a_gguf_vocabulary_encodes_and_decodes_as_the_original() -> None:
         assert rebuilt.decode(rebuilt.encode(text)) == text
 
 
-def test_a_gguf_vocabulary_of_another_family_is_refused() -> None:
+@pytest.mark.parametrize("pre", ["llama-bpe", "deepseek-llm", "deepseek-coder", "default", ""])
+def test_a_gguf_vocabulary_that_splits_otherwise_is_refused(pre: str) -> None:
+    with pytest.raises(ModelError, match=rf"'{pre}'; only deepseek-v3 is known"):
+        tokenizer_json(*_gguf_lists(), pre=pre)
+
+
+def test_a_gguf_vocabulary_with_too_few_types_is_refused() -> None:
     tokens, merges, types = _gguf_lists()
-    with pytest.raises(ModelError, match="llama-bpe"):
-        tokenizer_json(tokens, merges, types, pre="llama-bpe")
     with pytest.raises(ModelError, match="types"):
         tokenizer_json(tokens, merges, types[:-1], pre="deepseek-v3")

@@ -203,6 +203,19 @@ def test_a_place_below_a_file_is_a_usage_error(tmp_path, v2_folder, name):
         convert(v2_folder, tmp_path / name)
 
 
+@pytest.mark.parametrize("name", [
+    "model.safetensors.index.json", "model-00001-of-00002.safetensors", "consolidated.safetensors",
+])
+def test_a_folder_with_other_weights_is_no_place_for_a_model(tmp_path, v2_folder, name):
+    """Beside them nobody could tell which ones are the model's."""
+    out = tmp_path / "out"
+    convert(v2_folder, out)
+    convert(v2_folder, out)  # an earlier result may be written over
+    (out / name).write_text("{}")
+    with pytest.raises(UsageError, match=rf"out holds another model's {name}.* an empty folder"):
+        convert(v2_folder, out)
+
+
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 def test_a_small_file_that_cannot_be_written_is_one_line(tmp_path, v2_folder, name):
     (v2_folder / "generation_config.json").write_text("{}")

@@ -140,12 +140,10 @@ def test_a_cached_model_needs_no_network(monkeypatch, tmp_path):
 
 def test_a_half_downloaded_model_is_not_taken_for_whole(monkeypatch, tmp_path):
     folder = tmp_path / "snapshot"
-
-    def snapshot(repo, **options):
-        return fill(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    fill(folder)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **options: str(folder))
     assert cached_folder("a/b") == folder
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / "model.safetensors.index.json").write_text(
         '{"weight_map": {"x": "model-00002-of-00002.safetensors"}}'
     )

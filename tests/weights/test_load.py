@@ -151,6 +151,24 @@ def test_shards_with_an_index_give_the_same_model(tmp_path, v2_folder):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_single_file_comes_before_an_index_as_in_transformers(tmp_path, v2_folder):
+    """Hub folders hold both: the shards may be another model's by now, or not downloaded at all."""
+    from transformers import DeepseekOcr2ForConditionalGeneration as Theirs
+
+    both = tmp_path / "both"
+    convert(v2_folder, both, naming="transformers")
+    tensors = load_file(both / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    save_file(zeros, both / "model-00001-of-00001.safetensors", {"format": "pt"})
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (both / "model.safetensors.index.json").write_text(json.dumps(index))
+    ours = load_model(both).state_dict()["decoder.lm_head.weight"]
+    theirs = Theirs.from_pretrained(both, dtype=torch.bfloat16).lm_head.weight
+    assert torch.equal(ours, theirs) and ours.any()
+    (both / "model.safetensors").unlink()
+    assert not load_model(both).state_dict()["decoder.lm_head.weight"].any()
+
+
 def test_leftovers_of_training_are_tolerated(v2_folder):
     rewrite(v2_folder, lambda t: t.update(
         {f"model.qwen2_model.query_{n}.weight": torch.zeros(4, 32) for n in (512, 640, 1280)}

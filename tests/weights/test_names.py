@@ -144,6 +144,9 @@ def test_leftover_query_tables_are_ignored_and_the_used_ones_are_not():
     assert not why_ignored("model.qwen2_model.query_768.weight")
     assert not why_ignored("model.qwen2_model.query_1024.weight")
     assert why_ignored("model.vision_model.embeddings.position_ids")
+    for prefix in ("", "model.", "model.language_model.", "model.layers.3.self_attn.",
+                   "model.qwen2_model.model.model.", "model.vision_tower.vision_encoder."):
+        assert why_ignored(f"{prefix}rotary_emb.inv_freq")
     assert not why_ignored("model.layers.0.mlp.extra.weight")
 
 

@@ -150,6 +150,32 @@ def test_a_config_that_transformers_saved_reads_back(tmp_path):
     assert read_config(tmp_path) == ModelConfig()
 
 
+@pytest.mark.parametrize(("form", "text"), [
+    (PUBLISHED_V2, "language_config"), (PUBLISHED_V1, "language_config"), (NATIVE, "text_config"),
+])
+@pytest.mark.parametrize(("keys", "theta"), [
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+    ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 7e5}, 5e5),
+    ({"rope_parameters": None, "rope_theta": 7e5, "rope_scaling": None}, 7e5),
+    ({"rope_parameters": {}, "rope_theta": 7e5, "rope_scaling": {}}, 7e5),
+    ({"rope_parameters": {}, "rope_theta": 7e5, "rope_scaling": {"type": "default"}}, 7e5),
+    ({"rope_parameters": {}, "rope_scaling": {"rope_type": "default", "rope_theta": 3e5}}, 3e5),
+    ({"rope_parameters": {}}, 1e4),
+])
+def test_the_rotary_base_is_read_from_the_keys_of_transformers_4_and_5(form, text, keys, theta):
+    changed = edited(form, text, {**form[text], **keys})
+    assert parse_config(changed, "config.json").decoder.rope_theta == theta
+
+
+def test_the_rotary_base_that_transformers_5_puts_beside_language_config_is_read():
+    """It saves the original form anew: text keys at the top, language_config as it was."""
+    saved = {**PUBLISHED_V2, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    assert parse_config(saved, "config.json").decoder.rope_theta == 5e5
+    saved["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    with pytest.raises(ModelError, match=r"rope_parameters: rope_type is 'yarn'"):
+        parse_config(saved, "config.json")
+
+
 @pytest.mark.parametrize(("form", "path", "value", "word"), [
     (PUBLISHED_V2, "language_config/hidden_size", "1280", "hidden_size"),
     (PUBLISHED_V2, "language_config/hidden_size", -1, "hidden_size"),
@@ -168,8 +194,16 @@ def test_a_config_that_transformers_saved_reads_back(tmp_path):
     (PUBLISHED_V1, "vision_config/width/sam_vit_b/downsample_channels", [512, 896], "CLIP"),
     (NATIVE, "text_config/mlp_layer_types", ["sparse", "dense"], "mlp_layer_types"),
     (NATIVE, "text_config/num_experts_per_tok", None, "num_experts_per_tok"),
-    (NATIVE, "text_config/rope_parameters", {"rope_type": "yarn"}, "rope_type"),
+    (NATIVE, "text_config/rope_parameters", {"rope_type": "yarn"}, "rope_parameters.*'yarn'"),
+    (NATIVE, "text_config/rope_scaling", {"type": "linear"}, "rope_scaling.*'linear'"),
+    (NATIVE, "text_config/rope_scaling", "linear", "rope_scaling is 'linear'"),
+    (PUBLISHED_V2, "language_config/rope_parameters", {"rope_type": "linear", "factor": 4.0},
+     "rope_parameters.*'linear'"),
+    (PUBLISHED_V1, "language_config/rope_scaling", {"type": "yarn"}, "rope_scaling.*'yarn'"),
     (NATIVE, "image_token_id", 200_000, "image_token_id"),
+    (NATIVE, "text_config/eos_token_id", 129_280, "eos_token_id is outside the vocabulary"),
+    (PUBLISHED_V2, "language_config/eos_token_id", [200_000, 1], "eos_token_id is outside"),
+    (PUBLISHED_V1, "language_config/bos_token_id", 200_000, "bos_token_id is outside"),
 ])
 def test_a_value_that_cannot_be_run_is_named(form, path, value, word):
     with pytest.raises(ModelError, match=word) as caught:
