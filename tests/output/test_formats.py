@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -15,14 +16,19 @@ from pathlib import Path
 import numpy as np
 import pymupdf
 import pytest
-from page_factory import HEIGHT, WIDTH, failed, page, write
+from page_factory import HEIGHT, WIDTH, failed, job, page, write
+from PIL import Image
 
+from ocr2cli.errors import ExitCode
+from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.figures import encode
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
 from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.output.writer import Writer
+from ocr2cli.pages import PageImage, PageResult, Status
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
@@ -156,6 +162,50 @@ def test_the_layout_has_every_page_also_the_failed(tmp_path: Path) -> None:
     with pymupdf.open(tmp_path / "d.layout.pdf") as pdf:
         assert len(pdf) == 2 and "slow (timeout)" in pdf[1].get_text()
         assert pdf[0].get_images() and not pdf[1].get_images()
+
+
+# Strips longer than a JPEG can be
+
+
+def write_strip(out: Path, *formats: str, **fields: object) -> Writer:
+    """A document of one page, 70,000 pixels high, whose lower half is a figure."""
+    rgb = np.full((70_000, 3, 3), 200, np.uint8)
+    one = Writer(out, OutputSettings(formats), render=lambda job: PageImage(job.key, rgb, 144.0))
+    one.expect(job("d"))
+    one.add(
+        grounded(
+            "d", 0,
+            ("text", [0, 0, 999, 300], "words"),
+            ("image", [0, 0, 999, 999], ""),
+            page_size=(3, 70_000), **fields,
+        )
+    )  # fmt: skip
+    return one
+
+
+@pytest.mark.parametrize("name", ["pdf", "html", "layout", "mmd"])
+def test_a_strip_longer_than_a_jpeg_can_be_is_written_smaller(tmp_path: Path, name: str) -> None:
+    summary = write_strip(tmp_path, name).close()
+    assert (summary.exit_code, summary.documents_written) == (ExitCode.OK, 1)
+    for path in tmp_path.glob("*.pdf"):
+        with pymupdf.open(path) as pdf:
+            (image,) = pdf[0].get_images()
+            xref, _, width, height = image[:4]
+            inside = Image.open(io.BytesIO(pdf.extract_image(xref)["image"]))
+            assert inside.size == (width, height) == (3, 65_500)
+
+
+@pytest.mark.parametrize(
+    ("size", "smaller"),
+    [((70_000, 7), (65_500, 7)), ((131_000, 10), (65_500, 5)), ((65_500, 2), (65_500, 2))],
+)
+def test_a_jpeg_keeps_the_shape_of_what_is_too_long_for_it(
+    size: tuple[int, int], smaller: tuple[int, int]
+) -> None:
+    for turn in (1, -1):
+        rgb = np.zeros((*size[::turn], 3), np.uint8)
+        with Image.open(io.BytesIO(encode(rgb, "JPEG"))) as image:
+            assert image.size == smaller[::-turn]
 
 
 # mmd

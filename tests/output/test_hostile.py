@@ -334,6 +334,22 @@ def test_a_folder_that_cannot_be_written_is_refused_with_advice(
         writer(tmp_path / "out")
 
 
+def test_a_picture_that_cannot_be_encoded_is_that_documents_error_not_the_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow raises OSError without a number; it was told as "cannot write ...: Success"."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr("PIL.Image.Image.save", refuse)
+    summary = write(tmp_path, figure_page("d"), page("e")).summary
+    assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
+    ((name, message),) = summary.document_faults
+    assert name == "d" and "encoder error -2" in message and "\n" not in message
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
 def test_out_vanishing_in_mid_run_stops_with_advice(tmp_path: Path) -> None:
     out = tmp_path / "out"
     one = writer(out)
