@@ -18,8 +18,10 @@ _TAG = re.compile(
 _IMAGE = re.compile(r"!\[[^\[\]\n]*\]\([^()\n]*\)")
 _LINK = re.compile(r"\[([^\[\]\n]+)\]\([^()\n]*\)")
 _LINE_START = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]+|>[ \t]?|[-*+][ \t]+(?=\S))", re.MULTILINE)
+# Here, as in all patterns for page text, no two neighbours may match the same run of characters:
+# how a hostile run is shared out between them would be tried in all ways.
 _RULE = re.compile(
-    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*\|?[ \t]*:?-{2,}[-:| \t]*$|^[ \t]*(?:```|~~~).*$",
+    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*(?:\|[ \t]*)?:?--[-:| \t]*$|^[ \t]*(?:```|~~~).*$",
     re.MULTILINE,
 )
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
