@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from ocr2cli.output.markdown import OpenTags, page_text
-from ocr2cli.text.markup import safe_html
+from ocr2cli.text.markup import safe_html, unescape
 
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(\S.*)$")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+\S")
@@ -125,15 +125,16 @@ def _inline(text: str) -> str:
     """Escaped text with emphasis; formulas as they are written, in a typewriter face."""
     pieces = _FORMULA.split(text)
     return "".join(
-        f"<code>{html.escape(piece, quote=False)}</code>" if index % 2 else _emphasis(piece)
-        for index, piece in enumerate(pieces)
+        _formula(piece) if index % 2 else _emphasis(piece) for index, piece in enumerate(pieces)
     )
 
 
+def _formula(text: str) -> str:
+    return f"<code>{html.escape(unescape(text), quote=False)}</code>"
+
+
 def _emphasis(text: str) -> str:
-    # What was made safe for markdown is text again here: a reference must not be escaped twice.
-    text = safe_html(text.replace("&lt;", "<").replace("&#33;", "!"))
-    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", text))
+    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", safe_html(text)))
 
 
 _MAKERS: dict[str, Callable[[list[str]], str]] = {

@@ -5,8 +5,9 @@ Knows nothing about where the words stand on the page.
 
 from __future__ import annotations
 
-import html
 import re
+
+from ocr2cli.text.markup import unescape
 
 _CELL_END = re.compile(r"</t[dh]>\s*", re.IGNORECASE)
 _ROW_END = re.compile(r"</tr>|</p>|</li>|</table>|<br\s*/?>|</caption>", re.IGNORECASE)
@@ -36,6 +37,6 @@ def plain_lines(markdown: str) -> list[str]:
     text = _ROW_END.sub("\n", _CELL_END.sub(" ", text))
     text = _RULE.sub("", _LINE_START.sub("", _TAG.sub("", text)))
     text = _EMPHASIS.sub(r"\2", text)
-    text = html.unescape(_ESCAPE.sub(r"\1", text))
+    text = unescape(_ESCAPE.sub(r"\1", text))
     lines = (" ".join(line.replace("|", " ").split()) for line in text.split("\n"))
     return [line for line in lines if line]
