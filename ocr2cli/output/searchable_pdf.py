@@ -14,7 +14,7 @@ from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import encode, jpeg_size
 from ocr2cli.output.names import printable
-from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine
+from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import PageImage, PageResult, Status, Uint8Array
 from ocr2cli.text.grounding import BOX_MAX
@@ -50,12 +50,12 @@ def page_points(
     if image is not None:
         height, width = image.rgb.shape[:2]
         dpi = image.dpi if image.dpi > 0 else assembly.job.dpi
-        return width * 72 / dpi, height * 72 / dpi
+        return page_size(width * 72 / dpi, height * 72 / dpi)
     if result.status is Status.FAILED:
         return _A4  # room for its note
     width, height = result.page_size
     scale = 72 / assembly.job.dpi
-    return (width * scale, height * scale) if width and height else _A4
+    return page_size(width * scale, height * scale) if width and height else _A4
 
 
 def picture(rgb: Uint8Array | None) -> Picture | None:

@@ -210,6 +210,31 @@ def test_a_jpeg_keeps_the_shape_of_what_is_too_long_for_it(
             assert image.size == smaller[::-turn]
 
 
+@pytest.mark.parametrize("name", ["pdf", "layout", "mmd"])
+def test_a_page_longer_than_a_pdf_allows_keeps_its_shape(tmp_path: Path, name: str) -> None:
+    """One side alone was cut to 14,400 pt: text placed for the whole length lay off the page."""
+    write_strip(tmp_path, name).close()
+    (path,) = tmp_path.glob("*.pdf")
+    with pymupdf.open(path) as pdf:
+        width, height = pdf[0].rect[2:]
+        assert (width, height) == (3, 14_400)  # 35,000 pt by 1.5, of which no side may be below 3
+        (picture,) = pdf[0].get_image_info()
+        assert picture["bbox"] == (0, 0, width, height)
+        for word in pdf[0].get_text("words"):
+            assert word[1] < 0.301 * height and word[3] < 0.301 * height
+
+
+def test_both_sides_of_a_long_page_are_made_smaller_by_one_factor(tmp_path: Path) -> None:
+    result = grounded("d", 0, ("text", [0, 900, 999, 999], "words"), page_size=(3_000, 60_000))
+    write(tmp_path, result, formats=("pdf", "layout"))
+    for path in tmp_path.glob("*.pdf"):
+        with pymupdf.open(path) as pdf:
+            assert tuple(pdf[0].rect) == (0, 0, 720, 14_400)
+            words = pdf[0].get_text("words")
+            assert all(0.89 < word[1] / 14_400 < word[3] / 14_400 <= 1 for word in words)
+            assert bool(words) == path.name.endswith(".ocr.pdf")
+
+
 # mmd
 
 
