@@ -214,8 +214,12 @@ class OutFolder:
         except (OSError, DocumentFault):
             yield None
             return
+        if not _is_regular(opened):  # `open` takes no folder
+            os.close(opened)
+            yield None
+            return
         with open(opened, "rb") as stream:
-            yield stream if _is_regular(opened) else None
+            yield stream
 
     def _folder(self, relative: str, *, is_made: bool) -> int:
         """A descriptor of the folder `relative` below OUT, made when missing. The caller closes it.

@@ -12,13 +12,15 @@ which must record a page after `add` returns and before the document is assemble
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.errors import OutputError
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
 from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
@@ -116,7 +118,8 @@ class Writer:
         Raises: OutputError when OUT cannot be written.
         """
         self.assemble_complete()
-        sha256 = write_part(self._folder, result)
+        with _state_errors():
+            sha256 = write_part(self._folder, result)
         self._done(result, sha256, is_resumed=False)
         return sha256
 
@@ -196,10 +199,20 @@ class Writer:
             )
             self.summary.wall_seconds = self._clock() - self._start
             text = json.dumps(self.summary.to_json(), indent=2)
-            self._folder.write(SUMMARY_PATH, text.encode() + b"\n")
+            with _state_errors():
+                self._folder.write(SUMMARY_PATH, text.encode() + b"\n")
         finally:
             self._folder.close()
         return self.summary
+
+
+@contextlib.contextmanager
+def _state_errors() -> Iterator[None]:
+    """What stands where the run keeps its own state is no document's error: the run ends."""
+    try:
+        yield
+    except DocumentFault as fault:
+        raise OutputError(str(fault)) from None
 
 
 def _default_render(raster: RasterConfig) -> Render:

@@ -27,7 +27,7 @@ from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.markdown import page_text
-from ocr2cli.output.names import document_stem, printable
+from ocr2cli.output.names import document_digest, document_stem, printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread
 from ocr2cli.pages import PageResult
@@ -202,6 +202,33 @@ def test_something_else_in_the_way_is_that_documents_error(tmp_path: Path, place
     assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
     ((name, message),) = summary.document_faults
     assert name == "d" and "Move it away and run again" in message
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["d.md", "d.images/0001-1.png"])
+def test_a_folder_where_a_finished_file_was_is_that_documents_error(
+    tmp_path: Path, place: str
+) -> None:
+    """It was opened as a file to see whether it had changed: a traceback for the whole batch."""
+    write(tmp_path, figure_page("d"), page("e"))
+    (tmp_path / place).unlink()
+    (tmp_path / place).mkdir()
+    (tmp_path / "e.md").unlink()
+    num_open = len(os.listdir("/proc/self/fd"))
+    summary = write(tmp_path, figure_page("d"), page("e")).summary
+    assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
+    ((name, message),) = summary.document_faults
+    assert name == "d" and "Move it away and run again" in message and "\n" not in message
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+@pytest.mark.parametrize("place", ["summary.json", f"parts/{document_digest('d')}/1.json"])
+def test_a_folder_where_the_runs_state_was_ends_it_with_advice(tmp_path: Path, place: str) -> None:
+    write(tmp_path, page("d"))
+    (tmp_path / STATE / place).unlink()
+    (tmp_path / STATE / place).mkdir()
+    with pytest.raises(OutputError, match=f"{place} cannot be replaced.*Move it away"):
+        write(tmp_path, page("d"), page("e"))
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
