@@ -53,6 +53,7 @@ class Assembly:
     """The document's pages in order, and the files a format makes of them.
 
     links: page index -> figure number -> link target, filled by figures.py.
+    picture_folders: below OUT, filled by who puts pictures there: an earlier version's are removed.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Assembly:
         self.settings = settings
         self.stem = document_stem(self.id)
         self.links: dict[int, dict[int, str]] = {}
+        self.picture_folders: set[str] = set()
         self._folder = folder
         self._parts = dict(sorted(document.parts.items()))
         self._render = render
@@ -180,9 +182,9 @@ class Assembly:
 
     def _remove_old_figures(self, old: _Record) -> None:
         """Figures that an earlier run cut and this one does not; a file changed since stays."""
-        for relative, sha256 in old.files.items():
-            is_figure = relative.startswith(self.stem + ".images/")
-            if is_figure and relative not in self.files and self._folder.sha256(relative) == sha256:
+        for relative, sha256 in old.written.items():
+            is_figure = relative.rpartition("/")[0] in self.picture_folders
+            if is_figure and self._is_left(relative, sha256):
                 self._folder.remove(relative)
 
     def _is_left(self, relative: str, sha256: str) -> bool:

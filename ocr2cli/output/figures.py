@@ -24,6 +24,7 @@ def cut_figures(assembly: Assembly) -> None:
 
     A page that cannot be rendered any more leaves its figures out; the text then says so.
     """
+    assembly.picture_folders.add(f"{assembly.stem}.images")
     for result in assembly.pages():
         num_places = len(FIGURE_PLACE.findall(result.markdown))
         boxes = figure_boxes(result)[:num_places]

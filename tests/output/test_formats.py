@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread
 from ocr2cli.output.writer import Writer
-from ocr2cli.pages import PageImage, PageResult, Status
+from ocr2cli.pages import PageImage, PageKey, PageResult, Status
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
@@ -250,6 +251,30 @@ def test_mmd_has_the_file_names_and_separators_of_the_models_own_scripts(tmp_pat
         assert len(pages) == 4 and pages[3] == "" and "could not be read" in pages[1]
     assert "![](images/d/2_0.jpg)" in clean and "<|ref|>" not in clean
     assert det.startswith("<|ref|>title<|/ref|><|det|>[[100, 50, 900, 100]]<|/det|>\n# Head 0\n")
+
+
+@pytest.mark.parametrize("document", ["d", "dir/d"])
+@pytest.mark.parametrize("between", [(), ("md",)])
+def test_pictures_that_a_new_version_has_not_are_removed_from_mmds_folder(
+    tmp_path: Path, document: str, between: tuple[str, ...]
+) -> None:
+    def read(num_pages: int, *formats: str) -> list[str]:
+        pages = [replace(sample(n), key=PageKey(document, n)) for n in range(num_pages)]
+        write(tmp_path, *pages, formats=formats)
+        return sorted(path.name for path in tmp_path.rglob("images/d/*"))
+
+    assert read(4, "mmd") == ["0_0.jpg", "1_0.jpg", "2_0.jpg", "3_0.jpg"]
+    (edited,) = tmp_path.rglob("2_0.jpg")
+    edited.write_bytes(b"a person's own by now")
+    if between:  # what other formats write is no new version of mmd's
+        assert len(read(2, *between)) == 4
+    assert read(2, "mmd") == ["0_0.jpg", "1_0.jpg", "2_0.jpg"]
+    edited.unlink()
+    other = edited.parent.parent / "other"
+    other.mkdir()
+    (other / "0_0.jpg").write_bytes(b"another document's")
+    write(tmp_path, page(document), formats=("mmd",))
+    assert not edited.parent.exists() and other.exists()
 
 
 def test_a_page_holding_the_separator_stays_one_page(tmp_path: Path) -> None:
