@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -29,6 +30,8 @@ from ocr2cli.output.names import document_stem, printable
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+
+logger = logging.getLogger("ocr2")
 
 SUMMARY_PATH = f"{STATE}/summary.json"
 
@@ -152,6 +155,7 @@ class Writer:
     def _assemble(self, document: Expected) -> None:
         assembly = Assembly(self._folder, document, self._settings, self._render)
         if assembly.is_up_to_date():
+            assembly.note_path()
             self.summary.documents_unchanged += 1
             self._tell(assembly)
             return
@@ -161,6 +165,12 @@ class Writer:
             for write in self._formats:
                 write(assembly)
             self._claim(assembly)
+            if other := assembly.replaces():
+                logger.warning(
+                    "%s: %s takes the place of %s, which an earlier run read. To keep both, give "
+                    "the two in one run, or another `-o`",
+                    *map(printable, (assembly.id, assembly.path, other)),
+                )
             assembly.publish()
             self.summary.documents_written += 1
         finally:
