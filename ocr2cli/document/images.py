@@ -49,7 +49,7 @@ class ImageDocument:
         self.num_pages = self._count_frames()
 
     def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
-        """(uint8 [H, W, 3] upright, the file's own dpi, notes). `dpi` is for PDFs; unused here.
+        """(uint8 [H, W, 3] upright, dpi by the file, notes). `dpi` is for PDFs; unused here.
 
         Raises: PageFault unreadable, too_large or unsupported.
         """
@@ -63,7 +63,9 @@ class ImageDocument:
             with _bombs_are_errors():
                 image.load()
                 image = ImageOps.exif_transpose(image)
-            image = _shrink(_to_rgb(image, tags, notes), max_pixels, notes)
+            whole = _to_rgb(image, tags, notes)
+            image = _shrink(whole, max_pixels, notes)
+            own_dpi *= max(image.size) / max(whole.size)
         except PageFault:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into

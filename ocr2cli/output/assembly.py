@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocr2cli.document.tiles import pixels_sha256
+from ocr2cli.document.urls import without_password
 from ocr2cli.errors import PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
 from ocr2cli.output.names import document_digest, document_stem, printable
@@ -23,7 +24,7 @@ from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 Render = Callable[[PageJob], PageImage]
 
 # Bump when the same parts give other files: documents of earlier runs are then written anew.
-ASSEMBLY_VERSION = 1
+ASSEMBLY_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Assembly:
     """The document's pages in order, and the files a format makes of them.
 
     links: page index -> figure number -> link target, filled by figures.py.
+    picture_folders: below OUT, filled by who puts pictures there: an earlier version's are removed.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Assembly:
         self.settings = settings
         self.stem = document_stem(self.id)
         self.links: dict[int, dict[int, str]] = {}
+        self.picture_folders: set[str] = set()
         self._folder = folder
         self._parts = dict(sorted(document.parts.items()))
         self._render = render
@@ -144,8 +147,37 @@ class Assembly:
             for relative, sha256 in old.written.items()
             if self._is_left(relative, sha256)
         }
+        self._write_record(files, earlier)
+
+    def replaces(self) -> str:
+        """The path of another input whose files this one's are about to replace; "" for none.
+
+        Neither new content at the same path is another input, nor the same content elsewhere.
+        """
+        old = self._record()
+        if "" in (old.path, old.sha256) or self.path == old.path or self.job.sha256 == old.sha256:
+            return ""
+        is_there = any(
+            relative in self.files and self._folder.sha256(relative) == sha256
+            for relative, sha256 in old.written.items()
+        )
+        return old.path if is_there else ""
+
+    def note_path(self) -> None:
+        """Keeps where an unchanged document was found now: what changes there later is its own."""
+        old = self._record()
+        if old.path != self.path:
+            self._write_record(old.files, old.earlier)
+
+    def _write_record(self, files: dict[str, str], earlier: dict[str, str]) -> None:
         record = {"document": self.id, "key": self.key, "files": files, "earlier": earlier}
+        record |= {"path": self.path, "sha256": self.job.sha256}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
+
+    @property
+    def path(self) -> str:
+        """The input's, for people and for the record."""
+        return without_password(self.job.path)
 
     def published(self) -> dict[str, str]:
         """Relative path -> SHA-256 of the files that the last record names."""
@@ -180,9 +212,9 @@ class Assembly:
 
     def _remove_old_figures(self, old: _Record) -> None:
         """Figures that an earlier run cut and this one does not; a file changed since stays."""
-        for relative, sha256 in old.files.items():
-            is_figure = relative.startswith(self.stem + ".images/")
-            if is_figure and relative not in self.files and self._folder.sha256(relative) == sha256:
+        for relative, sha256 in old.written.items():
+            is_figure = relative.rpartition("/")[0] in self.picture_folders
+            if is_figure and self._is_left(relative, sha256):
                 self._folder.remove(relative)
 
     def _is_left(self, relative: str, sha256: str) -> bool:
@@ -218,11 +250,14 @@ def _sha256(path: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Record:
     """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256;
-    earlier: the same of files that runs before the last one wrote, in other formats."""
+    earlier: the same of files that runs before the last one wrote, in other formats; path, sha256:
+    the input's, "" in records of earlier versions."""
 
     key: str
     files: dict[str, str]
     earlier: dict[str, str]
+    path: str = ""
+    sha256: str = ""
 
     @property
     def written(self) -> dict[str, str]:
@@ -238,6 +273,7 @@ class _Record:
                 {str(name): str(sha256) for name, sha256 in table.items()}
                 for table in (row["files"], row.get("earlier", {}))
             )
-            return cls(str(row["key"]), files, earlier)
+            path, sha256 = (str(row.get(name, "")) for name in ("path", "sha256"))
+            return cls(str(row["key"]), files, earlier, path, sha256)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls("", {}, {})

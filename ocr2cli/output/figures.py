@@ -15,12 +15,16 @@ from ocr2cli.output.names import url_path
 from ocr2cli.pages import Box, PageResult, Uint8Array
 from ocr2cli.text.grounding import FIGURE_LABEL, box_pixels
 
+# libjpeg's limit. Pillow reports what is longer as an OSError without a number.
+MAX_JPEG_SIDE = 65_500
+
 
 def cut_figures(assembly: Assembly) -> None:
     """Stages `<stem>.images/PPPP-K.png` and fills `assembly.links`, for figures the text places.
 
     A page that cannot be rendered any more leaves its figures out; the text then says so.
     """
+    assembly.picture_folders.add(f"{assembly.stem}.images")
     for result in assembly.pages():
         num_places = len(FIGURE_PLACE.findall(result.markdown))
         boxes = figure_boxes(result)[:num_places]
@@ -54,8 +58,21 @@ def crop(rgb: Uint8Array, box: Box) -> Uint8Array:
 
 
 def encode(rgb: Uint8Array, kind: str, quality: int = 85) -> bytes:
-    """PNG or JPEG bytes, the same for the same pixels. quality: 0-95, JPEG only."""
+    """PNG or JPEG bytes, the same for the same pixels. quality: 0-95, JPEG only.
+
+    A JPEG has `jpeg_size(rgb)`.
+    """
     buffer = io.BytesIO()
+    image = Image.fromarray(rgb, "RGB")
     options = {"quality": quality} if kind == "JPEG" else {}
-    Image.fromarray(rgb, "RGB").save(buffer, kind, **options)
+    if kind == "JPEG" and jpeg_size(rgb) != image.size:
+        image = image.resize(jpeg_size(rgb), Image.Resampling.LANCZOS)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def jpeg_size(rgb: Uint8Array) -> tuple[int, int]:
+    """(width, height) of the picture as a JPEG: its own, or smaller where a side is too long."""
+    height, width = rgb.shape[:2]
+    factor = min(1.0, MAX_JPEG_SIDE / max(width, height))
+    return max(1, round(width * factor)), max(1, round(height * factor))

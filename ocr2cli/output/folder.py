@@ -99,7 +99,8 @@ class OutFolder:
     def stage(self, staged: list[Staged]) -> Iterator[StagedWriter]:
         """A stream into a new temporary file, appended to `staged` once it is on the disk.
 
-        Raises: OutputError on a full or read-only disk; the temporary file is then gone.
+        Raises: OutputError on a full or read-only disk, DocumentFault when what goes into it
+        cannot be made; the temporary file is then gone.
         """
         self._num_staged += 1
         name = f"{os.getpid()}-{self._num_staged}"
@@ -213,8 +214,12 @@ class OutFolder:
         except (OSError, DocumentFault):
             yield None
             return
+        if not _is_regular(opened):  # `open` takes no folder
+            os.close(opened)
+            yield None
+            return
         with open(opened, "rb") as stream:
-            yield stream if _is_regular(opened) else None
+            yield stream
 
     def _folder(self, relative: str, *, is_made: bool) -> int:
         """A descriptor of the folder `relative` below OUT, made when missing. The caller closes it.
@@ -258,6 +263,11 @@ class OutFolder:
         try:
             yield
         except OSError as error:
+            if error.errno is None:  # Pillow's, of a picture that it cannot encode: not the disk's
+                raise DocumentFault(
+                    f"one of its pictures cannot be made: {printable(str(error))}. "
+                    "Run again with other formats (`--format`)."
+                ) from error
             raise output_error(path, error) from error
 
 

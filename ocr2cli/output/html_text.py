@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Iterator
 
 from ocr2cli.output.markdown import OpenTags, page_text
-from ocr2cli.text.markup import safe_html
+from ocr2cli.text.markup import safe_html, unescape
 
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(\S.*)$")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+\S")
 _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _ROW = re.compile(r"\s*\|.*\|\s*$")
 _RULE_ROW = re.compile(r"\s*\|\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|\s*$")
-_BULLET = re.compile(r"\s*[-*+]\s+")
+_BULLET = re.compile(r"\A[-*+]\s+")
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)[^<>]*>")
 _BOLD = re.compile(r"\*\*(?=\S)(.{1,500}?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]{1,500}?)(?<=\S)\*(?![\w*])")
@@ -51,8 +51,8 @@ def _elements(lines: list[str]) -> Iterator[str]:
     """Runs of lines of one kind, each as one element."""
     position = 0
     while position < len(lines):
-        end = position + 1
         kind = _kind(lines[position])
+        end = _table_end(lines, position) if kind == "table" else position + 1
         while end < len(lines) and _goes_on(kind, lines, position, end):
             end += 1
         run = lines[position:end]
@@ -78,10 +78,18 @@ def _goes_on(kind: str, lines: list[str], start: int, end: int) -> bool:
     """Whether line `end` belongs to the run that began at `start`."""
     if kind == "code":
         return end == start + 1 or not _FENCE.match(lines[end - 1])
-    if kind == "table":
-        text = "\n".join(lines[start:end]).lower()
-        return text.count("<table") > text.count("</table")
     return kind in ("paragraph", "list", "rows") and _kind(lines[end]) == kind
+
+
+def _table_end(lines: list[str], start: int) -> int:
+    """Where the table that begins in line `start` has closed, and those inside it."""
+    num_open = 0
+    for position in range(start, len(lines)):
+        line = lines[position].lower()
+        num_open += line.count("<table") - line.count("</table")
+        if num_open <= 0:
+            return position + 1
+    return len(lines)
 
 
 def _heading(lines: list[str]) -> str:
@@ -117,15 +125,16 @@ def _inline(text: str) -> str:
     """Escaped text with emphasis; formulas as they are written, in a typewriter face."""
     pieces = _FORMULA.split(text)
     return "".join(
-        f"<code>{html.escape(piece, quote=False)}</code>" if index % 2 else _emphasis(piece)
-        for index, piece in enumerate(pieces)
+        _formula(piece) if index % 2 else _emphasis(piece) for index, piece in enumerate(pieces)
     )
 
 
+def _formula(text: str) -> str:
+    return f"<code>{html.escape(unescape(text), quote=False)}</code>"
+
+
 def _emphasis(text: str) -> str:
-    # What was made safe for markdown is text again here: a reference must not be escaped twice.
-    text = safe_html(text.replace("&lt;", "<").replace("&#33;", "!"))
-    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", text))
+    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", safe_html(text)))
 
 
 _MAKERS: dict[str, Callable[[list[str]], str]] = {

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ocr2cli.output.assembly import Assembly
-from ocr2cli.output.figures import encode, pixel_box
+from ocr2cli.output.figures import pixel_box
 from ocr2cli.output.names import printable
-from ocr2cli.output.pdf_file import PdfFile, Picture
-from ocr2cli.output.searchable_pdf import failed_note, page_points
+from ocr2cli.output.pdf_file import PdfFile
+from ocr2cli.output.searchable_pdf import failed_note, page_points, picture
 from ocr2cli.pages import PageResult, Status, Uint8Array
 
 SUBJECT = "Pages with the boxes that the OCR model reported."
@@ -54,7 +54,7 @@ def write_layout_file(assembly: Assembly, ending: str) -> None:
                 width, height = result.page_size
                 drawn = draw_boxes(np.full((height, width, 3), 255, np.uint8), result)
             size = page_points(assembly, result, image)
-            pdf.add_page(size, _picture(drawn), note=failed_note(result))
+            pdf.add_page(size, picture(drawn), note=failed_note(result))
         pdf.close()
 
 
@@ -99,7 +99,3 @@ def label_colour(label: str) -> Colour:
     """The label's colour, the same in every document."""
     number = hashlib.sha256(label.encode("utf-8", "replace")).digest()[0]
     return _COLOURS.get(label) or _OTHERS[number % len(_OTHERS)]
-
-
-def _picture(rgb: Uint8Array | None) -> Picture | None:
-    return None if rgb is None else Picture(encode(rgb, "JPEG"), rgb.shape[1], rgb.shape[0])

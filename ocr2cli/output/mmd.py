@@ -26,6 +26,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 def write_mmd(assembly: Assembly) -> None:
     """Stages `<stem>.mmd` (cleaned), `<stem>_det.mmd` (with boxes), `<stem>_layouts.pdf` and
     `images/<name>/<page>_<k>.jpg`, both numbers from 0."""
+    assembly.picture_folders.add(_beside(assembly, f"images/{assembly.name}"))
     with assembly.new_file(".mmd") as stream:
         for result in assembly.pages():
             stream.write((_page(assembly, result) + PAGE_SPLIT).encode())
@@ -57,11 +58,16 @@ def _cut_figures(assembly: Assembly, result: PageResult) -> dict[int, str]:
     image = assembly.image(result) if boxes else None
     if image is None:
         return {}
-    folder = assembly.stem.rpartition("/")[0]
     links = {}
     for number, box in enumerate(boxes):
         link = f"images/{assembly.name}/{result.key.page}_{number}.jpg"
-        with assembly.new_file_at(f"{folder}/{link}" if folder else link) as stream:
+        with assembly.new_file_at(_beside(assembly, link)) as stream:
             stream.write(encode(crop(image.rgb, box), "JPEG", _JPEG_QUALITY))
         links[number + 1] = url_path(link)
     return links
+
+
+def _beside(assembly: Assembly, link: str) -> str:
+    """The path below OUT of what the document's own files link to."""
+    folder = assembly.stem.rpartition("/")[0]
+    return f"{folder}/{link}" if folder else link

@@ -91,5 +91,7 @@ class PageCache:
         for _, size, path in sorted(entries):
             if total <= self.max_bytes:
                 return
-            path.unlink(missing_ok=True)
-            total -= size
+            # Another user's, or no file at all: younger ones make the room.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                total -= size

@@ -21,6 +21,8 @@ _CATALOG, _PAGES, _INFO, _FONT, _CID_FONT, _DESCRIPTOR, _FONT_FILE, _TO_UNICODE,
 )
 _ADVANCE = 0.5  # em, of every character of the invisible font
 _MAX_CIDS = 65_535
+# Points a side of a page may have: ISO 32000-1, annex C.
+_MIN_SIDE, _MAX_SIDE = 3.0, 14_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ class PdfFile:
         lines: Iterable[TextLine] = (),
         note: Sequence[str] = (),
     ) -> None:
-        """One page. size: (width, height) in points. note: visible lines, where a page failed."""
-        width, height = (max(3.0, min(side, 14_400.0)) for side in size)
+        """One page. size: see `page_size`. note: visible lines, where a page failed."""
+        width, height = size
         page, content, image = self._next, self._next + 1, self._next + 2
         self._next += 3
         commands = [self._show(line, height) for line in lines]
@@ -158,6 +160,13 @@ class PdfFile:
         table = zlib.compress(to_unicode(self._cids).encode())
         self._write_stream(_TO_UNICODE, "", table, is_flate=True)
         self._write(_NOTE, b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+
+
+def page_size(width: float, height: float) -> tuple[float, float]:
+    """(width, height) in points that a PDF's page may have: smaller in one shape where a side is
+    too long. Text is placed for this size."""
+    factor = min(1.0, _MAX_SIDE / max(width, height))
+    return max(_MIN_SIDE, width * factor), max(_MIN_SIDE, height * factor)
 
 
 def to_unicode(cids: dict[str, int]) -> str:

@@ -5,8 +5,9 @@ Knows nothing about where the words stand on the page.
 
 from __future__ import annotations
 
-import html
 import re
+
+from ocr2cli.text.markup import unescape
 
 _CELL_END = re.compile(r"</t[dh]>\s*", re.IGNORECASE)
 _ROW_END = re.compile(r"</tr>|</p>|</li>|</table>|<br\s*/?>|</caption>", re.IGNORECASE)
@@ -18,8 +19,10 @@ _TAG = re.compile(
 _IMAGE = re.compile(r"!\[[^\[\]\n]*\]\([^()\n]*\)")
 _LINK = re.compile(r"\[([^\[\]\n]+)\]\([^()\n]*\)")
 _LINE_START = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]+|>[ \t]?|[-*+][ \t]+(?=\S))", re.MULTILINE)
+# Here, as in all patterns for page text, no two neighbours may match the same run of characters:
+# how a hostile run is shared out between them would be tried in all ways.
 _RULE = re.compile(
-    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*\|?[ \t]*:?-{2,}[-:| \t]*$|^[ \t]*(?:```|~~~).*$",
+    r"^[ \t]*(?:[-*_][ \t]*){3,}$|^[ \t]*(?:\|[ \t]*)?:?--[-:| \t]*$|^[ \t]*(?:```|~~~).*$",
     re.MULTILINE,
 )
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
@@ -34,6 +37,6 @@ def plain_lines(markdown: str) -> list[str]:
     text = _ROW_END.sub("\n", _CELL_END.sub(" ", text))
     text = _RULE.sub("", _LINE_START.sub("", _TAG.sub("", text)))
     text = _EMPHASIS.sub(r"\2", text)
-    text = html.unescape(_ESCAPE.sub(r"\1", text))
+    text = unescape(_ESCAPE.sub(r"\1", text))
     lines = (" ".join(line.replace("|", " ").split()) for line in text.split("\n"))
     return [line for line in lines if line]

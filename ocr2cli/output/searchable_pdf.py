@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.blocks import page_blocks
-from ocr2cli.output.figures import encode
+from ocr2cli.output.figures import encode, jpeg_size
 from ocr2cli.output.names import printable
-from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine
+from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
-from ocr2cli.pages import PageImage, PageResult, Status
+from ocr2cli.pages import PageImage, PageResult, Status, Uint8Array
 from ocr2cli.text.grounding import BOX_MAX
 
 SUBJECT = (
@@ -38,7 +38,8 @@ def write_searchable_pdf(assembly: Assembly) -> None:
             image = None if result.status is Status.FAILED else assembly.image(result)
             size = page_points(assembly, result, image)
             lines = text_lines(result, size)
-            pdf.add_page(size, picture(image), lines, failed_note(result))
+            shown = picture(None if image is None else image.rgb)
+            pdf.add_page(size, shown, lines, failed_note(result))
         pdf.close()
 
 
@@ -49,20 +50,17 @@ def page_points(
     if image is not None:
         height, width = image.rgb.shape[:2]
         dpi = image.dpi if image.dpi > 0 else assembly.job.dpi
-        return width * 72 / dpi, height * 72 / dpi
+        return page_size(width * 72 / dpi, height * 72 / dpi)
     if result.status is Status.FAILED:
         return _A4  # room for its note
     width, height = result.page_size
     scale = 72 / assembly.job.dpi
-    return (width * scale, height * scale) if width and height else _A4
+    return page_size(width * scale, height * scale) if width and height else _A4
 
 
-def picture(image: PageImage | None) -> Picture | None:
+def picture(rgb: Uint8Array | None) -> Picture | None:
     """The page as JPEG at quality 85."""
-    if image is None:
-        return None
-    height, width = image.rgb.shape[:2]
-    return Picture(encode(image.rgb, "JPEG"), width, height)
+    return None if rgb is None else Picture(encode(rgb, "JPEG"), *jpeg_size(rgb))
 
 
 def failed_note(result: PageResult) -> list[str]:

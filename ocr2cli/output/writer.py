@@ -12,13 +12,16 @@ which must record a page after `add` returns and before the document is assemble
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.errors import OutputError
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
 from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
@@ -27,6 +30,8 @@ from ocr2cli.output.names import document_stem, printable
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+
+logger = logging.getLogger("ocr2")
 
 SUMMARY_PATH = f"{STATE}/summary.json"
 
@@ -116,7 +121,8 @@ class Writer:
         Raises: OutputError when OUT cannot be written.
         """
         self.assemble_complete()
-        sha256 = write_part(self._folder, result)
+        with _state_errors():
+            sha256 = write_part(self._folder, result)
         self._done(result, sha256, is_resumed=False)
         return sha256
 
@@ -149,6 +155,7 @@ class Writer:
     def _assemble(self, document: Expected) -> None:
         assembly = Assembly(self._folder, document, self._settings, self._render)
         if assembly.is_up_to_date():
+            assembly.note_path()
             self.summary.documents_unchanged += 1
             self._tell(assembly)
             return
@@ -158,6 +165,12 @@ class Writer:
             for write in self._formats:
                 write(assembly)
             self._claim(assembly)
+            if other := assembly.replaces():
+                logger.warning(
+                    "%s: %s takes the place of %s, which an earlier run read. To keep both, give "
+                    "the two in one run, or another `-o`",
+                    *map(printable, (assembly.id, assembly.path, other)),
+                )
             assembly.publish()
             self.summary.documents_written += 1
         finally:
@@ -196,10 +209,20 @@ class Writer:
             )
             self.summary.wall_seconds = self._clock() - self._start
             text = json.dumps(self.summary.to_json(), indent=2)
-            self._folder.write(SUMMARY_PATH, text.encode() + b"\n")
+            with _state_errors():
+                self._folder.write(SUMMARY_PATH, text.encode() + b"\n")
         finally:
             self._folder.close()
         return self.summary
+
+
+@contextlib.contextmanager
+def _state_errors() -> Iterator[None]:
+    """What stands where the run keeps its own state is no document's error: the run ends."""
+    try:
+        yield
+    except DocumentFault as fault:
+        raise OutputError(str(fault)) from None
 
 
 def _default_render(raster: RasterConfig) -> Render:

@@ -27,10 +27,10 @@ _SAFE_TAGS = (
     "table|thead|tbody|tfoot|tr|td|th|caption|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol|li"
 )
 _SAFE_ATTRIBUTE = r"\s+(?:rowspan|colspan)\s*=\s*(?:\"[0-9]{1,4}\"|'[0-9]{1,4}'|[0-9]{1,4})"
-_SAFE_TAG = re.compile(
-    rf"&lt;(/?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?)&gt;",
-    re.IGNORECASE,
-)
+_SAFE_TAG = re.compile(rf"(</?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)
+# Whole references only, as in markdown: text has "R&D" and "&copy" of its own. Seven digits are
+# plenty, and bound int().
+_REFERENCE = re.compile(r"&(?:[a-z][a-z0-9]{1,31}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
@@ -48,9 +48,20 @@ def neutralise(text: str) -> str:
 
 
 def safe_html(text: str) -> str:
-    """HTML of a text: escaped, except tables (with their spans) and simple formatting."""
-    escaped = html.escape(text, quote=False)
-    return _SAFE_TAG.sub(lambda found: f"<{found.group(1)}>", escaped)
+    """HTML of a text: escaped, except tables (with their spans) and simple formatting.
+
+    A reference means its character, which is text whatever it is: `&lt;td&gt;` makes no cell.
+    """
+    pieces = _SAFE_TAG.split(text)
+    return "".join(
+        piece if index % 2 else html.escape(unescape(piece), quote=False)
+        for index, piece in enumerate(pieces)
+    )
+
+
+def unescape(text: str) -> str:
+    """Character references as the characters they stand for."""
+    return _REFERENCE.sub(lambda found: html.unescape(found.group()), text)
 
 
 def _neutralise_tags(text: str) -> str:

@@ -277,6 +277,12 @@ def test_the_resolution_of_the_file_is_kept(tmp_path: Path) -> None:
     assert _render(tmp_path / "a.jpg").dpi == 300 and _render(tmp_path / "b.jpg").dpi == 72
 
 
+def test_an_image_made_smaller_stays_as_large_in_print(tmp_path: Path) -> None:
+    _gradient().resize((400, 300)).save(tmp_path / "a.png", dpi=(200, 200))
+    image = _render(tmp_path / "a.png", RasterConfig(max_pixels=30_000))
+    assert image.rgb.shape == (150, 200, 3) and image.dpi == pytest.approx(100, rel=0.01)
+
+
 def test_an_image_has_no_text_layer(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.png")
     assert text_layer(_jobs(tmp_path / "a.png")[0], CFG) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_the_folder_stays_under_its_limit(tmp_path: Path) -> None:
         small.store(replace(GOOD, markdown="x" * 500, pixels_sha256=f"{number:064d}"))
     size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert size < 20_000 + 64 * 1_500
+
+
+def test_an_entry_that_cannot_be_removed_costs_another_one_not_the_run(tmp_path: Path) -> None:
+    """Another user's entry, or a folder of that name: it stays, younger ones make the room."""
+    small = PageCache(tmp_path, "f", 4_000)
+    small.store(replace(GOOD, markdown="x" * 1_500))
+    (old,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    stuck = tmp_path / "00" / ("0" * 64)
+    stuck.mkdir(parents=True)
+    (stuck / "x").write_text("x")
+    for entry in (stuck, old):
+        os.utime(entry, (0, 0))
+    for number in range(64):
+        small.store(replace(GOOD, markdown="x" * 1_500, pixels_sha256=f"{number:064d}"))
+    assert stuck.is_dir() and not old.exists()
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,45 @@ def test_a_file_that_may_not_be_read_costs_itself_only(
 
     (inputs,) = [each for each in command.params if each.name == "inputs"]
     assert isinstance(inputs.type, ClickPath) and not inputs.type.readable
+
+
+def test_outputs_that_another_input_of_the_same_name_replaces_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """jan/report.pdf, then feb/report.pdf into one folder: January's text went without a word."""
+
+    def read(path: Path, words: str) -> list[str]:
+        path.parent.mkdir(exist_ok=True)
+        write_pdf(path, 1, words)
+        cfg = RunConfig(inputs=(str(path),), out=tmp_path / "out", runner="inline")
+        caplog.clear()
+        assert run_batch(cfg, stages=stub_stages(cfg)).exit_code == ExitCode.OK
+        return [record.getMessage() for record in caplog.records]
+
+    january, february = tmp_path / "jan" / "report.pdf", tmp_path / "feb" / "report.pdf"
+    assert read(january, "one") == []
+    assert read(january, "two") == []  # a new version of the same
+    (note,) = read(february, "three")
+    assert str(january) in note and str(february) in note and "\n" not in note
+    # the same content elsewhere, then a new version there
+    moved = tmp_path / "mnt" / "report.pdf"
+    moved.parent.mkdir()
+    moved.write_bytes(february.read_bytes())
+    cfg = RunConfig(inputs=(str(moved),), out=tmp_path / "out", runner="inline")
+    caplog.clear()
+    assert run_batch(cfg, stages=stub_stages(cfg)).documents_unchanged == 1
+    assert read(moved, "four") == [] == caplog.records
+    # outputs that were taken away are replaced by nothing
+    (tmp_path / "out" / "report.md").unlink()
+    (tmp_path / "out" / "report.jsonl").unlink()
+    assert read(january, "five") == []
+    # nor are those of other formats
+    cfg = RunConfig((str(february),), out=tmp_path / "out", runner="inline", formats=("html",))
+    assert run_batch(cfg, stages=stub_stages(cfg)).documents_written == 1
+    assert caplog.records == []
+    # a record from before paths were kept
+    (record,) = (tmp_path / "out" / ".ocr2" / "documents").iterdir()
+    row = json.loads(record.read_bytes())
+    del row["path"], row["sha256"]
+    record.write_text(json.dumps(row))
+    assert read(moved, "six") == []

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pymupdf
 import pytest
-from page_factory import HEIGHT, WIDTH, failed, page, write
+from page_factory import HEIGHT, WIDTH, failed, job, page, write
+from PIL import Image
 
+from ocr2cli.errors import ExitCode
+from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.figures import encode
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
 from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.output.writer import Writer
+from ocr2cli.pages import PageImage, PageKey, PageResult, Status
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
@@ -131,6 +138,8 @@ def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
         ("| a | b |\n|---|:-:|\n| 1 | 2 |", ["a b", "1 2"]),
         ("![](x.png)\n\n[link](u) &lt;b> a\\_b 2 < 3", ["link <b> a_b 2 < 3"]),
         ("```py\nx = a*b*c\n```", ["x = a*b*c".replace("*b*", "b")]),
+        ("AT&amp;T &#65;&#x42; &eacute; R&D &copy &notes", ["AT&T AB \u00e9 R&D &copy &notes"]),
+        ("a &#" + "1" * 5000 + "; b", ["a &#" + "1" * 5000 + "; b"]),
         ("<script>x</script> 5 * 3 * 2 a_b_c", ["<script>x</script> 5 * 3 * 2 a_b_c"]),
     ],
 )  # fmt: skip
@@ -158,6 +167,75 @@ def test_the_layout_has_every_page_also_the_failed(tmp_path: Path) -> None:
         assert pdf[0].get_images() and not pdf[1].get_images()
 
 
+# Strips longer than a JPEG can be
+
+
+def write_strip(out: Path, *formats: str, **fields: object) -> Writer:
+    """A document of one page, 70,000 pixels high, whose lower half is a figure."""
+    rgb = np.full((70_000, 3, 3), 200, np.uint8)
+    one = Writer(out, OutputSettings(formats), render=lambda job: PageImage(job.key, rgb, 144.0))
+    one.expect(job("d"))
+    one.add(
+        grounded(
+            "d", 0,
+            ("text", [0, 0, 999, 300], "words"),
+            ("image", [0, 0, 999, 999], ""),
+            page_size=(3, 70_000), **fields,
+        )
+    )  # fmt: skip
+    return one
+
+
+@pytest.mark.parametrize("name", ["pdf", "html", "layout", "mmd"])
+def test_a_strip_longer_than_a_jpeg_can_be_is_written_smaller(tmp_path: Path, name: str) -> None:
+    summary = write_strip(tmp_path, name).close()
+    assert (summary.exit_code, summary.documents_written) == (ExitCode.OK, 1)
+    for path in tmp_path.glob("*.pdf"):
+        with pymupdf.open(path) as pdf:
+            (image,) = pdf[0].get_images()
+            xref, _, width, height = image[:4]
+            inside = Image.open(io.BytesIO(pdf.extract_image(xref)["image"]))
+            assert inside.size == (width, height) == (3, 65_500)
+
+
+@pytest.mark.parametrize(
+    ("size", "smaller"),
+    [((70_000, 7), (65_500, 7)), ((131_000, 10), (65_500, 5)), ((65_500, 2), (65_500, 2))],
+)
+def test_a_jpeg_keeps_the_shape_of_what_is_too_long_for_it(
+    size: tuple[int, int], smaller: tuple[int, int]
+) -> None:
+    for turn in (1, -1):
+        rgb = np.zeros((*size[::turn], 3), np.uint8)
+        with Image.open(io.BytesIO(encode(rgb, "JPEG"))) as image:
+            assert image.size == smaller[::-turn]
+
+
+@pytest.mark.parametrize("name", ["pdf", "layout", "mmd"])
+def test_a_page_longer_than_a_pdf_allows_keeps_its_shape(tmp_path: Path, name: str) -> None:
+    """One side alone was cut to 14,400 pt: text placed for the whole length lay off the page."""
+    write_strip(tmp_path, name).close()
+    (path,) = tmp_path.glob("*.pdf")
+    with pymupdf.open(path) as pdf:
+        width, height = pdf[0].rect[2:]
+        assert (width, height) == (3, 14_400)  # 35,000 pt by 1.5, of which no side may be below 3
+        (picture,) = pdf[0].get_image_info()
+        assert picture["bbox"] == (0, 0, width, height)
+        for word in pdf[0].get_text("words"):
+            assert word[1] < 0.301 * height and word[3] < 0.301 * height
+
+
+def test_both_sides_of_a_long_page_are_made_smaller_by_one_factor(tmp_path: Path) -> None:
+    result = grounded("d", 0, ("text", [0, 900, 999, 999], "words"), page_size=(3_000, 60_000))
+    write(tmp_path, result, formats=("pdf", "layout"))
+    for path in tmp_path.glob("*.pdf"):
+        with pymupdf.open(path) as pdf:
+            assert tuple(pdf[0].rect) == (0, 0, 720, 14_400)
+            words = pdf[0].get_text("words")
+            assert all(0.89 < word[1] / 14_400 < word[3] / 14_400 <= 1 for word in words)
+            assert bool(words) == path.name.endswith(".ocr.pdf")
+
+
 # mmd
 
 
@@ -173,6 +251,30 @@ def test_mmd_has_the_file_names_and_separators_of_the_models_own_scripts(tmp_pat
         assert len(pages) == 4 and pages[3] == "" and "could not be read" in pages[1]
     assert "![](images/d/2_0.jpg)" in clean and "<|ref|>" not in clean
     assert det.startswith("<|ref|>title<|/ref|><|det|>[[100, 50, 900, 100]]<|/det|>\n# Head 0\n")
+
+
+@pytest.mark.parametrize("document", ["d", "dir/d"])
+@pytest.mark.parametrize("between", [(), ("md",)])
+def test_pictures_that_a_new_version_has_not_are_removed_from_mmds_folder(
+    tmp_path: Path, document: str, between: tuple[str, ...]
+) -> None:
+    def read(num_pages: int, *formats: str) -> list[str]:
+        pages = [replace(sample(n), key=PageKey(document, n)) for n in range(num_pages)]
+        write(tmp_path, *pages, formats=formats)
+        return sorted(path.name for path in tmp_path.rglob("images/d/*"))
+
+    assert read(4, "mmd") == ["0_0.jpg", "1_0.jpg", "2_0.jpg", "3_0.jpg"]
+    (edited,) = tmp_path.rglob("2_0.jpg")
+    edited.write_bytes(b"a person's own by now")
+    if between:  # what other formats write is no new version of mmd's
+        assert len(read(2, *between)) == 4
+    assert read(2, "mmd") == ["0_0.jpg", "1_0.jpg", "2_0.jpg"]
+    edited.unlink()
+    other = edited.parent.parent / "other"
+    other.mkdir()
+    (other / "0_0.jpg").write_bytes(b"another document's")
+    write(tmp_path, page(document), formats=("mmd",))
+    assert not edited.parent.exists() and other.exists()
 
 
 def test_a_page_holding_the_separator_stays_one_page(tmp_path: Path) -> None:
@@ -291,6 +393,8 @@ def test_the_policy_names_the_digests_of_the_style_and_script_that_are_there(
     "text",
     [
         "<script>alert(1)</script>",
+        "<table><tr><td>&lt;script&gt;alert(1)&lt;/script&gt;&lt;td onclick=alert(1)&gt;</table>",
+        "&lt;<b>script&gt;</b>alert(1)&lt;<i>/script&gt;</i>",
         "</div></section></main><script>alert(1)</script>",
         "<img src=x onerror=alert(1)>",
         "<table><tr><td onclick=alert(1)><b>x",
@@ -338,6 +442,9 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
         ("a **b** *c* 2*3*4 <sub>2</sub>",
          "<p>a <strong>b</strong> <em>c</em> 2*3*4 <sub>2</sub></p>"),
         ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
+        ("- 5 - 3", "<ul><li>5 - 3</li></ul>"),
+        ("<table>\n<tr><td>1</td></tr>\n</table>\ntext",
+         "<table>\n<tr><td>1</td></tr>\n</table>\n<p>text</p>"),
         ("1. a\n2. b", "<ul><li>1. a</li><li>2. b</li></ul>"),
         ("| a | b |\n|---|---|\n| 1 | 2 |",
          "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"),
@@ -345,6 +452,15 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
          '<table><tr><td colspan="2">x</td></tr></table>'),
         ("```\n# a < b\n```", "<pre># a &lt; b</pre>"),
         ("\\( a_1 < b \\) & c", "<p><code>\\( a_1 &lt; b \\)</code> &amp; c</p>"),
+        ("<table><tr><td>AT&amp;T</td><td>&lt; 5 &#937;</td></tr></table>",
+         "<table><tr><td>AT&amp;T</td><td>&lt; 5 \u03a9</td></tr></table>"),
+        ("&lt;td&gt; &lt;b&gt;x&lt;/b&gt; &#60;td>",
+         "<p>&lt;td&gt; &lt;b&gt;x&lt;/b&gt; &lt;td&gt;</p>"),
+        ("<b>&lt;script&gt;</b> &amp;lt; &lt;script>",
+         "<p><b>&lt;script&gt;</b> &amp;lt; &lt;script&gt;</p>"),
+        ("R&D &copy; &copy &bogus; &#" + "1" * 5000 + ";",
+         "<p>R&amp;D \u00a9 &amp;copy &amp;bogus; &amp;#" + "1" * 5000 + ";</p>"),
+        ("\\( a &lt; b \\)", "<p><code>\\( a &lt; b \\)</code></p>"),
         ("a < b <script> ![x](y)", "<p>a &lt; b &lt;script&gt; ![x](y)</p>"),
         ("", ""),
     ],

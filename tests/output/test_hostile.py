@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -24,9 +25,13 @@ from ocr2cli.errors import ExitCode, OutputError
 from ocr2cli.output.canonical import canonical_tree
 from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
+from ocr2cli.output.html_text import text_html
 from ocr2cli.output.markdown import page_text
-from ocr2cli.output.names import document_stem, printable
+from ocr2cli.output.names import document_digest, document_stem, printable
+from ocr2cli.output.plain import plain_lines
+from ocr2cli.output.searchable_pdf import spread
 from ocr2cli.pages import PageResult
+from ocr2cli.text.grounding import parse, to_markdown
 
 ALL = tuple(FORMATS)
 
@@ -200,6 +205,33 @@ def test_something_else_in_the_way_is_that_documents_error(tmp_path: Path, place
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["d.md", "d.images/0001-1.png"])
+def test_a_folder_where_a_finished_file_was_is_that_documents_error(
+    tmp_path: Path, place: str
+) -> None:
+    """It was opened as a file to see whether it had changed: a traceback for the whole batch."""
+    write(tmp_path, figure_page("d"), page("e"))
+    (tmp_path / place).unlink()
+    (tmp_path / place).mkdir()
+    (tmp_path / "e.md").unlink()
+    num_open = len(os.listdir("/proc/self/fd"))
+    summary = write(tmp_path, figure_page("d"), page("e")).summary
+    assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
+    ((name, message),) = summary.document_faults
+    assert name == "d" and "Move it away and run again" in message and "\n" not in message
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+@pytest.mark.parametrize("place", ["summary.json", f"parts/{document_digest('d')}/1.json"])
+def test_a_folder_where_the_runs_state_was_ends_it_with_advice(tmp_path: Path, place: str) -> None:
+    write(tmp_path, page("d"))
+    (tmp_path / STATE / place).unlink()
+    (tmp_path / STATE / place).mkdir()
+    with pytest.raises(OutputError, match=f"{place} cannot be replaced.*Move it away"):
+        write(tmp_path, page("d"), page("e"))
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
 def test_the_input_itself_is_never_replaced(tmp_path: Path) -> None:
     source = tmp_path / "d.md"
     source.write_text("the input")
@@ -334,6 +366,22 @@ def test_a_folder_that_cannot_be_written_is_refused_with_advice(
         writer(tmp_path / "out")
 
 
+def test_a_picture_that_cannot_be_encoded_is_that_documents_error_not_the_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow raises OSError without a number; it was told as "cannot write ...: Success"."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr("PIL.Image.Image.save", refuse)
+    summary = write(tmp_path, figure_page("d"), page("e")).summary
+    assert summary.exit_code == ExitCode.PAGES_FAILED and (tmp_path / "e.md").exists()
+    ((name, message),) = summary.document_faults
+    assert name == "d" and "encoder error -2" in message and "\n" not in message
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
 def test_out_vanishing_in_mid_run_stops_with_advice(tmp_path: Path) -> None:
     out = tmp_path / "out"
     one = writer(out)
@@ -392,6 +440,42 @@ def test_page_text_loads_nothing_runs_nothing_and_stays_in_its_page(
     assert "\x1b" not in body and "\x00" not in body
     assert second.strip().startswith("# T")
     assert not any(name.endswith(b"0001-1.png") for name in tree(tmp_path))
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "page_text": lambda text: page_text(text, {}),
+    "plain_lines": plain_lines,
+    "text_html": text_html,
+    "to_markdown": lambda text: to_markdown(parse(text).blocks, lambda number: f"figure:{number}"),
+    "spread": lambda text: list(spread(plain_lines(text) or ["x"], (0, 0, 500, 500))),
+}
+BOXED = "<|ref|>t<|/ref|><|det|>"
+LONG = [
+    ("", " ", ""), ("", "\t", "x"), ("|", " ", "x"), ("", "-", "x"), ("|", ":-", "x"),
+    ("", "- ", "x"), ("", "|", "x"), ("", "| ", "x"), ("# a", " ", "b"), ("- a", " ", "b"),
+    ("- a", "\u3000", "b"), ("- a", " -", "b"), ("1. ", "\t", ""), ("> ", " ", "x"),
+    ("", "```\n", ""), ("", "`", "x"), ("<", "a", ""), ("<b", "-", "x"), ("", "<a", ""),
+    ("", "<b ", ""), ("", "<br ", ""), ("<br", " ", ""), ("", "</b", ""),
+    ("<td", " rowspan=1", ""), ("&lt;td", " ", ""), ("</td>", " ", "x"), ("", "<b>", "</i>"),
+    ("<table>", "\n", ""), ("<table>", "x\n", "</table>"), ("", "<table>\n", ""),
+    ("", "<table>", ""), ("", "*a ", ""), ("", "_a ", ""), ("", "**a *b ", ""), ("", "\\[", ""),
+    ("", "\\(a", ""), ("", "![](", ""), ("", "![](a)\n", ""), ("", "[a](", ""), ("[", "a", ""),
+    ("", "&#", ""), ("&#", "1", ""), ("", "&amp;", ""), ("", "&lt;", ""), ("", "<!--", ""),
+    ("<b", " on", ""), ("<b ", "src ", "="), ("", "word ", ""), ("", "\u6f22", ""),
+    ("", "\n", ""), ("", BOXED, ""), (BOXED, "[1, ", ""), (BOXED + "[[", "1,", "]"),
+    ("", "<|ref|>", ""), ("<|det|>", "[", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LONG, ids=repr)
+def test_a_page_text_takes_time_in_proportion_to_its_length(text: tuple[str, str, str]) -> None:
+    """The parent does this work: while it lasts no page is kept and no signal heard."""
+    head, unit, tail = text
+    for name, read in READERS.items():
+        start = time.process_time()
+        read(head + unit * (200_000 // len(unit)) + tail)
+        # The slowest takes 3 s; in proportion to the square of the length it would be minutes.
+        assert time.process_time() - start < 20, name
 
 
 def test_a_page_closes_what_it_opens() -> None:

@@ -275,6 +275,16 @@ def test_a_changed_page_changes_its_document_and_drops_its_old_figures(tmp_path:
     assert "new" in (tmp_path / "d.md").read_text()
 
 
+def test_figures_that_another_format_links_to_stay_when_a_run_writes_none_of_those(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, figure_page("d"), formats=("md",))
+    write(tmp_path, page("d", markdown="new"), formats=("pdf",))
+    assert files(tmp_path) == ["d.images/0001-1.png", "d.md", "d.ocr.pdf"]
+    write(tmp_path, page("d", markdown="new"), formats=("md",))
+    assert files(tmp_path) == ["d.md", "d.ocr.pdf"]
+
+
 def test_an_interrupted_run_writes_no_half_document(tmp_path: Path) -> None:
     one = writer(tmp_path)
     one.expect(job("d", 0, 2))
