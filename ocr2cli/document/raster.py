@@ -135,22 +135,18 @@ class PdfDocument:
 
     def __init__(self, source: InputFile, password: str) -> None:
         self._path = source.path
-        self._document = _open_pdf(source)
-        try:
-            self._check(password)
-            self.num_pages = self._count()
-        except PageFault:
-            self.close()
-            raise
+        self._source = source
+        self._password = password
+        self._document = self._opened()
+        self.num_pages = len(self._document)
         # What MuPDF said on opening concerns every page of the file.
         self._notes = _muttered(self._document)
+        self._has_complained = False
 
     def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
         """(uint8 [H, W, 3], dpi as rendered, notes). Raises: PageFault."""
         import pymupdf
 
-        # What reading a text layer made MuPDF say belongs to no picture.
-        pymupdf.TOOLS.reset_mupdf_warnings()
         with self._page(page) as drawn:
             usable, notes = self._usable_dpi(drawn, dpi, max_pixels)
             zoom = usable / POINTS_PER_INCH
@@ -192,9 +188,28 @@ class PdfDocument:
         self._document.close()
         pymupdf.TOOLS.store_shrink(100)
 
+    def _opened(self) -> pymupdf.Document:
+        document = _open_pdf(self._source)
+        try:
+            self._check(document)
+            self._load_page_tree(document)
+        except PageFault:
+            document.close()
+            raise
+        return document
+
     @contextlib.contextmanager
     def _page(self, page: int) -> Iterator[Any]:
         """The loaded page; what MuPDF raises becomes one fault of this page."""
+        import pymupdf
+
+        if self._has_complained:
+            # MuPDF speaks of an object once and keeps what it made of it, until the file is opened
+            # anew: a page would depend on those that this worker had before.
+            document = self._opened()
+            self.close()
+            self._document = document
+        pymupdf.TOOLS.mupdf_warnings()  # asking for them forgets them: they are of other pages
         try:
             yield self._document.load_page(page)
         except PageFault:
@@ -209,28 +224,35 @@ class PdfDocument:
                 f"page {page + 1} of {shown(self._path)} cannot be drawn: {_one_line(error)}. "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        finally:
+            self._has_complained = bool(pymupdf.TOOLS.mupdf_warnings(reset=0))
 
-    def _check(self, password: str) -> None:
+    def _check(self, document: pymupdf.Document) -> None:
         where = shown(self._path)
-        if not self._document.is_pdf:
+        if not document.is_pdf:
             raise PageFault("unsupported", f"{where} is no PDF. Convert it to PDF.")
-        if self._document.needs_pass and not self._document.authenticate(password):
-            what = "the password does not open it" if password else "it needs a password"
+        if document.needs_pass and not document.authenticate(self._password):
+            what = "the password does not open it" if self._password else "it needs a password"
             raise PageFault(
                 "encrypted",
                 f"{where}: {what}. Give it with --password-file FILE, or remove it with "
                 "`qpdf --decrypt`.",
             )
 
-    def _count(self) -> int:
+    def _load_page_tree(self, document: pymupdf.Document) -> None:
         try:
-            return len(self._document)
+            num_pages = len(document)
         except Exception as error:  # as in _page
             raise PageFault(
                 "unreadable",
                 f"{shown(self._path)}: the pages cannot be counted ({_one_line(error)}). "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        if num_pages:
+            # Otherwise the first page that is asked for loads the tree, and its warnings are that
+            # page's. A fault is every page's own: loading one meets it again.
+            with contextlib.suppress(Exception):
+                document.page_xref(0)
 
     def _usable_dpi(
         self, drawn: pymupdf.Page, dpi: float, max_pixels: int
