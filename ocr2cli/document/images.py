@@ -48,8 +48,12 @@ class ImageDocument:
         self._image: Image.Image = _open(stream, source.path, kind)
         self.num_pages = self._count_frames()
 
-    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
-        """(uint8 [H, W, 3] upright, the file's own dpi, notes). `dpi` is for PDFs; unused here.
+    def render(
+        self, page: int, dpi: float, max_pixels: int
+    ) -> tuple[Uint8Array, float, list[str], str]:
+        """(uint8 [H, W, 3] upright, the file's own dpi, notes, ""). `dpi` is for PDFs; unused here.
+
+        An image is decoded whole or not at all, so nothing is ever lost of it.
 
         Raises: PageFault unreadable, too_large or unsupported.
         """
@@ -68,7 +72,7 @@ class ImageDocument:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
             raise _unreadable(self._path, page, error) from error
-        return np.asarray(image), own_dpi, notes
+        return np.asarray(image), own_dpi, notes, ""
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, upright, without decoding. Raises: PageFault."""

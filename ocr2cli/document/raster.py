@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -36,6 +38,18 @@ _MAX_OPEN_DOCUMENTS = 2
 # PDF's own sans, serif, italic serif, bold italic serif and typewriter.
 _LETTER_FONTS = ("helv", "tiro", "tiit", "tibi", "cour")
 
+# What MuPDF says of content that it could not have, and so did not draw. A scan in zeros may have
+# no other sign than the end of its stream, which MuPDF looks for further on.
+_LOST = re.compile(
+    "error: |PDF stream Length incorrect|premature end|truncated|is not a stream|"
+    "non-page object|invalid page object|unknown filter"
+)
+# What it says next when it went on another way, and nothing was lost but a font or a colour.
+_MENDED = re.compile(
+    "loading embedded font|ToUnicode|broken ICC profile|blending colorspace|color conversion|"
+    "structure tree broken|broken Optional Content"
+)
+
 
 class PageSource(Protocol):
     """An open document of either kind; `images.ImageDocument` documents the methods."""
@@ -44,7 +58,7 @@ class PageSource(Protocol):
 
     def render(
         self, page: int, dpi: float, max_pixels: int
-    ) -> tuple[Uint8Array, float, list[str]]: ...
+    ) -> tuple[Uint8Array, float, list[str], str]: ...
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]: ...
 
@@ -62,11 +76,11 @@ def render_page(job: PageJob, cfg: RasterConfig) -> PageImage:
     Source: model-spec 2.1 and 2.7 (144 dpi is `get_pixmap(matrix=Matrix(2, 2), alpha=False)`).
     """
     with _open_documents.borrow(job, cfg) as document:
-        rgb, dpi, notes = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        rgb, dpi, notes, damage = document.render(job.key.page, job.dpi, cfg.max_pixels)
     if cfg.rotate == "auto" and (degrees := rotation_to_upright(rgb, _letters())):
         rgb = turned(rgb, degrees)
         notes.append(f"turned by {degrees} degrees clockwise")
-    return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)))
+    return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)), damage)
 
 
 def turn_upright(rgb: Uint8Array) -> tuple[Uint8Array, int]:
@@ -95,7 +109,7 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
             return text
         if cfg.text_layer != "auto":
             return None
-        rgb, dpi, _ = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
         characters = document.characters(job.key.page, dpi)
     return text if is_trustworthy(characters, rgb, _letters()) else None
 
@@ -140,11 +154,16 @@ class PdfDocument:
         self._document = self._opened()
         self.num_pages = len(self._document)
         # What MuPDF said on opening concerns every page of the file.
-        self._notes = _muttered(self._document)
+        self._notes = _notes(_muttered(), self._document)
         self._has_complained = False
 
-    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
-        """(uint8 [H, W, 3], dpi as rendered, notes). Raises: PageFault."""
+    def render(
+        self, page: int, dpi: float, max_pixels: int
+    ) -> tuple[Uint8Array, float, list[str], str]:
+        """(uint8 [H, W, 3], dpi as rendered, notes, what was lost of the page or "").
+
+        Raises: PageFault.
+        """
         import pymupdf
 
         with self._page(page) as drawn:
@@ -154,7 +173,8 @@ class PdfDocument:
                 matrix=pymupdf.Matrix(zoom, zoom), colorspace=pymupdf.csRGB, alpha=False
             )
             rgb = _pixels(pixmap)
-        return rgb, usable, [*notes, *self._notes, *_muttered()]
+        said = _muttered()
+        return rgb, usable, [*notes, *self._notes, *_notes(said)], _lost(said)
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, as `render` would make it. Raises: PageFault."""
@@ -369,12 +389,24 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
         ) from error
 
 
-def _muttered(document: pymupdf.Document | None = None) -> list[str]:
-    """MuPDF's messages since the last call, each once; first whether the file was repaired."""
+def _muttered() -> list[str]:
+    """MuPDF's messages since the last call, line by line."""
     import pymupdf
 
-    lines = dict.fromkeys(pymupdf.TOOLS.mupdf_warnings().splitlines())
-    notes = [f"MuPDF: {line[:200]}" for line in lines if line.strip()]
+    return [line for line in pymupdf.TOOLS.mupdf_warnings().splitlines() if line.strip()]
+
+
+def _lost(said: Sequence[str]) -> str:
+    """The first message that tells of lost content, or ""."""
+    for line, following in pairwise((*said, "")):
+        if _LOST.search(line) and not _MENDED.search(following):
+            return line[:200]
+    return ""
+
+
+def _notes(said: Sequence[str], document: pymupdf.Document | None = None) -> list[str]:
+    """MuPDF's messages for people, each once; first whether the file was repaired."""
+    notes = [f"MuPDF: {line[:200]}" for line in dict.fromkeys(said)]
     if len(notes) > _MAX_WARNINGS:
         notes = [*notes[:_MAX_WARNINGS], f"MuPDF: {len(notes) - _MAX_WARNINGS} more messages"]
     if document is not None and document.is_repaired:
