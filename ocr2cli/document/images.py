@@ -46,6 +46,7 @@ class ImageDocument:
         self._path = source.path
         stream: IO[bytes] = io.BytesIO(source.read()) if source.is_small else source.file
         self._image: Image.Image = _open(stream, source.path, kind)
+        self._broken: dict[int, Exception] = {}
         self.num_pages = self._count_frames()
 
     def render(
@@ -80,6 +81,8 @@ class ImageDocument:
             image = self._frame(page)
             with _bombs_are_errors():
                 orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except PageFault:
+            raise
         except Exception as error:  # as in render
             raise _unreadable(self._path, page, error) from error
         width, height = image.size
@@ -94,18 +97,39 @@ class ImageDocument:
         self._image.close()
 
     def _frame(self, page: int) -> Image.Image:
+        # Pillow would take this frame for open already, and give another's pixels.
+        if page in self._broken:
+            raise self._broken_frame(page)
         with _bombs_are_errors():
             self._image.seek(page)
         return self._image
 
     def _count_frames(self) -> int:
-        if self._image.format != "TIFF":
-            return 1
-        try:
-            with _bombs_are_errors():
-                return int(getattr(self._image, "n_frames", 1))
-        except Exception as error:  # as in render
-            raise _unreadable(self._path, 0, error) from error
+        """The frames that a TIFF leads to, with those that cannot be read: `n_frames` of a file
+        whose last is damaged raises, and says nothing of the others."""
+        frame = 0
+        while self._image.format == "TIFF":
+            frame += 1
+            try:
+                self._frame(frame)
+            except Exception as error:  # as in render
+                is_there = self._image.tell() == frame
+                if isinstance(error, EOFError) and not is_there:
+                    return frame
+                self._broken[frame] = error
+                if not is_there:  # nor does anything lead on from it
+                    return frame + 1
+        return 1
+
+    def _broken_frame(self, page: int) -> PageFault:
+        error = self._broken[page]
+        rest = " What came after it is lost." if page == self.num_pages - 1 else ""
+        return PageFault(
+            "unreadable",
+            f"page {page + 1} of {shown(self._path)} cannot be decoded: the file ends or is "
+            "damaged here, or the page is of a kind that cannot be read "
+            f"({_reason(error)}).{rest} Copy the file again.",
+        )
 
 
 def _open(stream: IO[bytes], path: str, kind: Kind) -> Image.Image:
@@ -253,8 +277,12 @@ def _unreadable(path: str, page: int, error: Exception) -> PageFault:
             f"page {page + 1} of {shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. "
             "Make it smaller.",
         )
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
     return PageFault(
         "unreadable",
-        f"page {page + 1} of {shown(path)} cannot be decoded: {reason}. Copy the file again.",
+        f"page {page + 1} of {shown(path)} cannot be decoded: {_reason(error)}. "
+        "Copy the file again.",
     )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -263,6 +263,87 @@ def test_a_truncated_image_is_one_error(tmp_path: Path, name: str) -> None:
     assert name in message and "\n" not in message
 
 
+def _directories(content: bytes) -> list[tuple[int, int]]:
+    """(start, place of the pointer to the next) of each of a little-endian TIFF's directories."""
+    (at,) = struct.unpack_from("<I", content, 4)
+    found = []
+    while at:
+        (num_entries,) = struct.unpack_from("<H", content, at)
+        found.append((at, at + 2 + 12 * num_entries))
+        (at,) = struct.unpack_from("<I", content, found[-1][1])
+    return found
+
+
+def _five_page_tiff(path: Path) -> bytearray:
+    frames = [Image.new("L", (40, 20), 50 * n) for n in range(5)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return bytearray(path.read_bytes())
+
+
+def _set_tag(content: bytearray, directory: int, tag: int, value: int) -> None:
+    start, end = _directories(content)[directory]
+    for at in range(start + 2, end, 12):
+        if struct.unpack_from("<H", content, at)[0] == tag:
+            struct.pack_into("<I", content, at + 8, value)
+
+
+def _shades(jobs: list[PageJob]) -> list[int | str]:
+    """The grey of each page, or why it has none."""
+    shades: list[int | str] = []
+    for job in jobs:
+        try:
+            shades.append(int(render_page(job, CFG).rgb[0, 0, 0]))
+        except PageFault as fault:
+            assert fault.code == "unreadable" and f"page {job.key.page + 1} of " in fault.message
+            shades.append(fault.message)
+    return shades
+
+
+@pytest.mark.parametrize("way", ["cut between pages", "cut in a directory", "a wild pointer"])
+def test_a_tiff_that_ends_too_early_keeps_the_pages_before(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    start, _ = _directories(content)[3]
+    if way == "a wild pointer":
+        struct.pack_into("<I", content, _directories(content)[2][1], len(content) + 99)
+    else:
+        content = content[: start + 40 if way == "cut in a directory" else start]
+    path.write_bytes(content)
+    jobs = _jobs(path)
+    *whole, broken = _shades(jobs)
+    assert whole == [0, 50, 100]
+    assert "the file ends or is damaged here" in str(broken)
+    assert "came after it is lost" in str(broken)
+    assert _shades(jobs[::-1]) == [broken, 100, 50, 0]
+
+
+@pytest.mark.parametrize(("tag", "value"), [(258, 7), (259, 34712), (262, 77)])
+def test_a_tiff_page_of_a_kind_that_cannot_be_read_costs_no_other_page(
+    tmp_path: Path, tag: int, value: int
+) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    _set_tag(content, 2, tag, value)
+    path.write_bytes(content)
+    jobs = _jobs(path)
+    first, second, third, *rest = _shades(jobs)
+    assert [first, second, *rest] == [0, 50, 150, 200]
+    assert "cannot be decoded" in str(third) and "lost" not in str(third)
+    with pytest.raises(PageFault, match="page 3 of"):  # asked for again, it is still not there
+        render_page(jobs[2], CFG)
+    with pytest.raises(PageFault, match="page 3 of"):
+        page_estimate(jobs[2], CFG)
+
+
+def test_a_tiff_whose_pages_lead_back_to_an_earlier_one_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    (first, _), _, (_, pointer), *_ = _directories(content)
+    struct.pack_into("<I", content, pointer, first)
+    path.write_bytes(content)
+    assert _shades(_jobs(path)) == [0, 50, 100]
+
+
 def test_a_format_outside_the_list_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "a.ppm")
     Image.new("RGB", (5, 5)).save(tmp_path / "b.ico")
