@@ -77,9 +77,10 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(_render(tmp_path / "a.png").rgb, upright)
-    assert page_estimate(_jobs(tmp_path / "a.png")[0], CFG) == (40, 20, 0)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
+        assert page_estimate(_jobs(tmp_path / name)[0], CFG) == (40, 20, 0)
+        assert np.array_equal(_render(tmp_path / name).rgb, upright)
 
 
 def test_black_text_on_a_transparent_ground_stays_readable(tmp_path: Path) -> None:
@@ -356,6 +357,50 @@ def test_the_resolution_of_the_file_is_kept(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.jpg", dpi=(300, 300))
     _gradient().save(tmp_path / "b.jpg")
     assert _render(tmp_path / "a.jpg").dpi == 300 and _render(tmp_path / "b.jpg").dpi == 72
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_a_fax_of_half_resolution_gets_square_pixels_and_says_so(tmp_path: Path, name: str) -> None:
+    fax = Image.new("1", (172, 108), 1)
+    ImageDraw.Draw(fax).rectangle((40, 20, 120, 60), fill=0)
+    fax.save(tmp_path / name, dpi=(204, 98))
+    page = _render(tmp_path / name)
+    assert page.rgb.shape == (225, 172, 3) and page.dpi == pytest.approx(204, abs=0.1)
+    assert page.rgb[100, 80].max() == 0 and page.rgb[150, 80].min() == 255
+    (note,) = page.warnings
+    assert "made 172x225 of 172x108 pixels" in note and "98 dpi" in note
+    assert page_estimate(_jobs(tmp_path / name)[0], CFG)[:2] == (172, 225)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}), ("a.png", {})]
+)
+def test_a_fax_on_its_side_is_stretched_the_right_way(
+    tmp_path: Path, name: str, how: dict[str, str]
+) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.new("L", (108, 172), 255).save(tmp_path / name, dpi=(98, 204), exif=exif, **how)
+    (job,) = _jobs(tmp_path / name)
+    for _ in range(2):  # Pillow forgets the orientation of a TIFF that it has loaded
+        assert page_estimate(job, CFG)[:2] == (172, 225)
+        assert render_page(job, CFG).rgb.shape == (225, 172, 3)
+
+
+@pytest.mark.parametrize("dpi", [(204, 196), (300, 300), (300, 72)])
+def test_a_resolution_that_is_square_or_a_mistake_changes_no_pixel(
+    tmp_path: Path, dpi: tuple[int, int]
+) -> None:
+    _gradient().save(tmp_path / "a.tif", dpi=dpi)
+    page = _render(tmp_path / "a.tif")
+    assert page.rgb.shape == (20, 40, 3) and page.dpi == dpi[0] and page.warnings == ()
+
+
+def test_square_pixels_stay_below_the_pixel_limit(tmp_path: Path) -> None:
+    _gradient(400, 200).save(tmp_path / "a.png", dpi=(200, 100))
+    cfg = RasterConfig(max_pixels=100_000)
+    page = _render(tmp_path / "a.png", cfg)
+    assert page.rgb.shape == (200, 200, 3) and page.dpi == pytest.approx(100, abs=0.1)
 
 
 def test_an_image_has_no_text_layer(tmp_path: Path) -> None:
