@@ -22,7 +22,7 @@ from ocr2cli.errors import PageFault
 MAX_BYTES_IN_MEMORY = 64 << 20
 
 _HEAD_BYTES = 1024
-_MIN_SPARSE_BYTES = 64 << 20
+_MIN_SPARSE_BYTES = 4 << 30
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -192,13 +192,14 @@ def _require_regular(path: str, status: os.stat_result) -> None:
 
 
 def _refuse_sparse(path: str, status: os.stat_result) -> None:
-    # A file of holes is terabytes to read and nothing to see.
+    # A file of holes is terabytes to read and nothing to see. A scan whose paper is zeros may have
+    # holes, too, and where nothing is counted as stored the file system does not count.
     num_stored = getattr(status, "st_blocks", status.st_size) * 512
-    if status.st_size > _MIN_SPARSE_BYTES and num_stored * 8 < status.st_size:
+    if status.st_size > _MIN_SPARSE_BYTES and 0 < num_stored * 8 < status.st_size:
         raise PageFault(
             "unreadable",
             f"{shown(path)} is a sparse file: of {status.st_size:,} bytes only {num_stored:,} are "
-            "stored. Copy the file again.",
+            "stored. If it is a document, copy it with `cp --sparse=never`.",
         )
 
 

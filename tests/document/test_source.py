@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document import files, listing
 from ocr2cli.document.listing import Listing
 from ocr2cli.document.source import find_jobs, find_sources
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import PageFault, UsageError
 from ocr2cli.pages import PageJob
 
 MakePdf = Callable[..., Path]
@@ -207,6 +208,29 @@ def test_non_files_are_errors_within_a_second(tmp_path: Path) -> None:
         error = jobs[name].error
         assert error is not None and reason in error.message, error
         assert f"{name}.pdf" in error.message and jobs[name].num_pages == 1
+
+
+def test_a_scan_whose_paper_is_zeros_may_be_stored_with_holes(tmp_path: Path) -> None:
+    """`cp` keeps them, so that a copy of the file is no better."""
+    path = tmp_path / "a.tif"
+    side = 8400
+    tags = ((256, side), (257, side), (258, 8), (259, 1), (262, 0), (273, 4096), (277, 1),
+            (278, side), (279, side * side))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    with open(path, "wb") as file:
+        file.write(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+        file.truncate(4096 + side * side)
+    assert path.stat().st_blocks * 512 * 8 < path.stat().st_size
+    (job,) = _jobs(path)
+    assert job.error is None
+
+
+def test_a_file_of_which_the_disk_does_not_tell_what_it_stores_is_not_sparse() -> None:
+    """File systems that compress, and some over a network, count no blocks."""
+    untold = os.stat_result((0o100644, 1, 1, 1, 0, 0, 6 << 30, 0, 0, 0), {"st_blocks": 0})
+    files._refuse_sparse("a.tif", untold)
+    with pytest.raises(PageFault, match="cp --sparse=never"):
+        files._refuse_sparse("a.tif", os.stat_result(untold[:10], {"st_blocks": 8}))
 
 
 @pytest.mark.parametrize(
