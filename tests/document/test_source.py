@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import os
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -126,6 +128,35 @@ def test_a_folder_that_links_to_itself_ends(tmp_path: Path, make_pdf: MakePdf) -
     make_pdf("a.pdf")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert _ids(find_sources([str(tmp_path)])) == ["a"]
+
+
+def test_links_to_folders_are_named_as_what_they_are(tmp_path: Path, make_pdf: MakePdf) -> None:
+    make_pdf("in/a.pdf")
+    (tmp_path / "in/2023").symlink_to(tmp_path)
+    (tmp_path / "in/2024").symlink_to(tmp_path)
+    (tmp_path / "in/notes").symlink_to(tmp_path / "in/notes.txt")
+    (tmp_path / "in/notes.txt").write_text("no document")
+    said: list[str] = []
+    assert _ids(find_sources([str(tmp_path / "in")], tell=said.append)) == ["a"]
+    others, links = said
+    assert "2 files were left out" in others and "2023" not in others
+    assert "2 links to folders were not followed" in links and "2023" in links and "2024" in links
+    assert "name them as inputs" in links
+
+
+def test_a_tree_deeper_than_pythons_stack_is_walked_in_order(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    deepest = "d/" * 300  # and not the 1,500 that it takes by default: pytest's clean-up calls, too
+    for name in ("0", "d/a", f"{deepest}a", f"{deepest}x", "d/x", "e"):
+        make_pdf(f"{name}.pdf")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    try:
+        found = _ids(find_sources([str(tmp_path)]))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == ["0", "d/a", f"{deepest}a", f"{deepest}x", "d/x", "e"]
 
 
 def test_a_quoted_glob_is_expanded_in_order(tmp_path: Path, make_pdf: MakePdf) -> None:
