@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document import files, listing
@@ -292,6 +293,24 @@ def test_the_kind_is_told_by_the_content_not_by_the_name(tmp_path: Path, make_pd
     _image(tmp_path / "b.png")
     os.rename(tmp_path / "b.png", tmp_path / "b.pdf")
     assert [str(job.key) for job in _jobs(tmp_path)] == ["a page 1", "a page 2", "b page 1"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.gif"])
+def test_an_image_that_speaks_of_a_pdf_is_an_image(tmp_path: Path, name: str) -> None:
+    """Converters put the name and the head of what they converted into a comment."""
+    notes = PngInfo()
+    notes.add_text("Comment", "%PDF-1.4")
+    how = {"a.png": {"pnginfo": notes}, "a.tif": {"tiffinfo": {270: "%PDF-1.4"}}}
+    _image(tmp_path / name, **how.get(name, {"comment": b"%PDF-1.4"}))
+    assert b"%PDF-1.4" in (tmp_path / name).read_bytes()[:1024]
+    (job,) = _jobs(tmp_path / name)
+    assert job.error is None
+
+
+def test_a_pdf_behind_a_few_bytes_of_something_else_is_a_pdf(make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf", pages=2)
+    path.write_bytes(b"BM\r\nbound by mail\r\n" + path.read_bytes())
+    assert [job.error for job in _jobs(path)] == [None, None]
 
 
 def test_an_unreadable_file_says_so(tmp_path: Path, make_pdf: MakePdf) -> None:
