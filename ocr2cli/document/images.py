@@ -75,6 +75,8 @@ class ImageDocument:
             image = _to_rgb(image, tags, notes)
             image, own_dpi = _make_square(image, resolution, max_pixels, notes)
             image = _shrink(image, max_pixels, notes)
+            if self._has_more_pictures():
+                notes.append("the file holds more pictures; only the first is read")
         except PageFault:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
@@ -99,6 +101,15 @@ class ImageDocument:
 
     def close(self) -> None:
         self._image.close()
+
+    def _has_more_pictures(self) -> bool:
+        """True for an animation, or a photograph with its preview. After the first is decoded:
+        for a GIF this looks for the second, and may run into what is wrong with it."""
+        if self._image.format == "TIFF":
+            return False
+        with contextlib.suppress(Exception), _bombs_are_errors():
+            return bool(getattr(self._image, "is_animated", False))
+        return False
 
     def _frame(self, page: int) -> Image.Image:
         # Pillow would take this frame for open already, and give another's pixels.

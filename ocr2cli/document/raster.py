@@ -173,6 +173,8 @@ class PdfDocument:
                 matrix=pymupdf.Matrix(zoom, zoom), colorspace=pymupdf.csRGB, alpha=False
             )
             rgb = _pixels(pixmap)
+        if page == 0:
+            notes += self._embedded
         said = _muttered()
         return rgb, usable, [*notes, *self._notes, *_notes(said)], _lost(said)
 
@@ -216,6 +218,8 @@ class PdfDocument:
         except PageFault:
             document.close()
             raise
+        # Before the notes are taken, like the page tree: it may make MuPDF speak.
+        self._embedded = _embedded_files(document)
         return document
 
     @contextlib.contextmanager
@@ -412,6 +416,22 @@ def _notes(said: Sequence[str], document: pymupdf.Document | None = None) -> lis
     if document is not None and document.is_repaired:
         notes.insert(0, "the PDF is damaged and was repaired on opening")
     return notes
+
+
+def _embedded_files(document: pymupdf.Document) -> list[str]:
+    """A note on what a portfolio, or an invoice, holds besides its pages."""
+    try:
+        count = document.embfile_count()
+        branches, _ = document.xref_get_key(document.pdf_catalog(), "Names/EmbeddedFiles/Kids")
+    except Exception:  # as in _page; a list of files that cannot be read is no fault of the pages
+        return []
+    if count:
+        files = "1 embedded file, which is" if count == 1 else f"{count} embedded files, which are"
+    elif branches in ("array", "xref"):  # PyMuPDF counts only a list without branches
+        files = "embedded files, which are"
+    else:
+        return []
+    return [f"the PDF holds {files} not read"]
 
 
 def _pixels(pixmap: pymupdf.Pixmap) -> Uint8Array:

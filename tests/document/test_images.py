@@ -403,6 +403,36 @@ def test_square_pixels_stay_below_the_pixel_limit(tmp_path: Path) -> None:
     assert page.rgb.shape == (200, 200, 3) and page.dpi == pytest.approx(100, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.png", {}), ("a.webp", {}), ("a.gif", {}), ("a.jpg", {"format": "MPO"})]
+)
+def test_pictures_that_are_not_read_are_told_of(
+    tmp_path: Path, name: str, how: dict[str, str]
+) -> None:
+    frames = [Image.new("RGB", (40, 20), color) for color in ("white", "red", "blue")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **how)
+    (job,) = _jobs(tmp_path / name)
+    for _ in range(2):
+        page = render_page(job, CFG)
+        assert page.rgb.min() > 250
+        assert page.warnings == ("the file holds more pictures; only the first is read",)
+
+
+def test_a_gif_whose_second_picture_is_damaged_still_gives_its_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    frames = [Image.new("RGB", (40, 20), color) for color in ("white", "red")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    second = content.rindex(b"\x21\xf9")
+    (tmp_path / "whole.gif").write_bytes(content[:second] + b";")
+    for end in range(second, len(content)):
+        path.write_bytes(content[:end])
+        (job,) = _jobs(path)
+        for _ in range(2):
+            assert render_page(job, CFG).rgb.min() > 250, end
+    assert _render(tmp_path / "whole.gif").warnings == ()
+
+
 def test_an_image_has_no_text_layer(tmp_path: Path) -> None:
     _gradient().save(tmp_path / "a.png")
     assert text_layer(_jobs(tmp_path / "a.png")[0], CFG) == ""

@@ -164,6 +164,32 @@ def test_warnings_of_one_page_do_not_show_on_the_next(make_pdf: MakePdf, tmp_pat
     assert warnings[0] == warnings[2] == () and "MuPDF: " in warnings[1][0]
 
 
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_files_inside_a_pdf_are_told_of_on_its_first_page(
+    make_pdf: MakePdf, num_files: int
+) -> None:
+    path = make_pdf("a.pdf", pages=2)
+    with pymupdf.open(path) as document:
+        for number in range(num_files):
+            document.embfile_add(f"{number}.pdf", b"%PDF-1.4 an invoice")
+        path.write_bytes(document.tobytes())
+    first, second = (render_page(job, CFG).warnings for job in _jobs(path))
+    files = "1 embedded file, which is" if num_files == 1 else "3 embedded files, which are"
+    assert first == (f"the PDF holds {files} not read",) and second == ()
+
+
+def test_files_inside_a_pdf_that_are_listed_in_branches_are_told_of(make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf")
+    with pymupdf.open(path) as document:
+        branch = document.get_new_xref()
+        document.update_object(branch, "<</Names[(a) null]>>")
+        document.xref_set_key(
+            document.pdf_catalog(), "Names", f"<</EmbeddedFiles<</Kids[{branch} 0 R]>>>>"
+        )
+        path.write_bytes(document.tobytes())
+    assert _render(path).warnings == ("the PDF holds embedded files, which are not read",)
+
+
 def test_a_page_count_that_lies_is_one_error(make_pdf: MakePdf) -> None:
     path = make_pdf("a.pdf")
     content = path.read_bytes()
