@@ -1,4 +1,4 @@
-"""PageJob to PageImage. All of PyMuPDF is behind this file.
+"""PageJob to PageImage. All of PyMuPDF is behind this file, and what it says behind `messages.py`.
 
 Knows nothing about views, and nothing about which pages are wanted.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,6 +20,7 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff
 from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
+from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
 from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
 from ocr2cli.errors import PageFault
@@ -33,22 +32,9 @@ if TYPE_CHECKING:
 POINTS_PER_INCH = 72.0
 MAX_TEXT_CHARACTERS = 200_000
 
-_MAX_WARNINGS = 12
 _MAX_OPEN_DOCUMENTS = 2
 # PDF's own sans, serif, italic serif, bold italic serif and typewriter.
 _LETTER_FONTS = ("helv", "tiro", "tiit", "tibi", "cour")
-
-# What MuPDF says of content that it could not have, and so did not draw. A scan in zeros may have
-# no other sign than the end of its stream, which MuPDF looks for further on.
-_LOST = re.compile(
-    "error: |PDF stream Length incorrect|premature end|truncated|is not a stream|"
-    "non-page object|invalid page object|unknown filter"
-)
-# What it says next when it went on another way, and nothing was lost but a font or a colour.
-_MENDED = re.compile(
-    "loading embedded font|ToUnicode|broken ICC profile|blending colorspace|color conversion|"
-    "structure tree broken|broken Optional Content"
-)
 
 
 class PageSource(Protocol):
@@ -154,7 +140,7 @@ class PdfDocument:
         self._document = self._opened()
         self.num_pages = len(self._document)
         # What MuPDF said on opening concerns every page of the file.
-        self._notes = _notes(_muttered(), self._document)
+        self._notes = notes_of(messages(), self._document.is_repaired)
         self._has_complained = False
 
     def render(
@@ -175,8 +161,8 @@ class PdfDocument:
             rgb = _pixels(pixmap)
         if page == 0:
             notes += self._embedded
-        said = _muttered()
-        return rgb, usable, [*notes, *self._notes, *_notes(said)], _lost(said)
+        said = messages()
+        return rgb, usable, [*notes, *self._notes, *notes_of(said)], lost_content(said)
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, as `render` would make it. Raises: PageFault."""
@@ -391,31 +377,6 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
             f"{shown(source.path)} is damaged and cannot be repaired here ({_one_line(error)}). "
             "Try `qpdf IN OUT`, or copy the file again.",
         ) from error
-
-
-def _muttered() -> list[str]:
-    """MuPDF's messages since the last call, line by line."""
-    import pymupdf
-
-    return [line for line in pymupdf.TOOLS.mupdf_warnings().splitlines() if line.strip()]
-
-
-def _lost(said: Sequence[str]) -> str:
-    """The first message that tells of lost content, or ""."""
-    for line, following in pairwise((*said, "")):
-        if _LOST.search(line) and not _MENDED.search(following):
-            return line[:200]
-    return ""
-
-
-def _notes(said: Sequence[str], document: pymupdf.Document | None = None) -> list[str]:
-    """MuPDF's messages for people, each once; first whether the file was repaired."""
-    notes = [f"MuPDF: {line[:200]}" for line in dict.fromkeys(said)]
-    if len(notes) > _MAX_WARNINGS:
-        notes = [*notes[:_MAX_WARNINGS], f"MuPDF: {len(notes) - _MAX_WARNINGS} more messages"]
-    if document is not None and document.is_repaired:
-        notes.insert(0, "the PDF is damaged and was repaired on opening")
-    return notes
 
 
 def _embedded_files(document: pymupdf.Document) -> list[str]:
