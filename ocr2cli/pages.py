@@ -101,12 +101,16 @@ class PageJob:
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
-    """Pixels of one page. rgb: uint8 [H, W, 3], RGB, 0-255, upright. dpi: as rendered."""
+    """Pixels of one page. rgb: uint8 [H, W, 3], RGB, 0-255, upright. dpi: as rendered.
+
+    damage: what the file has lost of this page, in its reader's words; "" when nothing.
+    """
 
     key: PageKey
     rgb: Uint8Array
     dpi: float
     warnings: tuple[str, ...] = ()
+    damage: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,6 +250,8 @@ def _output(given: str, state: Path | None) -> tuple[Path, str]:
     from ocr2cli.document.urls import is_url, local_path
 
     given = local_path(given)
+    if not given:  # the current folder, to the file system
+        raise UsageError("-o is empty. Name a folder, `.` for the current one")
     if not is_url(given):
         if state is not None:
             raise UsageError("--state is for an output that is a URL; a folder holds its own state")
@@ -307,15 +310,25 @@ def _password(text: str, file: Path | None) -> str:
 
 def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
     """Replace `-` by the paths on stdin, one a line or NUL-separated."""
+    if "" in inputs:  # the current folder, to the file system
+        raise UsageError("an INPUT is empty. Name a file or a folder, `.` for the current one")
     if "-" not in inputs:
         return inputs
     if sys.stdin is None:
         raise UsageError("`-` reads paths from stdin, and stdin is closed")
     data = sys.stdin.buffer.read()
     names = data.split(b"\0" if null_separated else b"\n")
-    paths = tuple(name.decode("utf-8", "surrogateescape") for name in names if name)
+    paths = tuple(name.decode("utf-8", "surrogateescape") for name in names)
+    if not null_separated:
+        paths = tuple(_as_meant(path) for path in paths)
+    paths = tuple(path for path in paths if path)
     at = inputs.index("-")
     return inputs[:at] + paths + tuple(i for i in inputs[at + 1 :] if i != "-")
+
+
+def _as_meant(line: str) -> str:
+    """A line of a list without the marks that Windows puts before the first and after each."""
+    return line if os.path.lexists(line) else line.removeprefix("\ufeff").removesuffix("\r")
 
 
 def _bytes(text: str, flag: str) -> int:

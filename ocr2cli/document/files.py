@@ -22,8 +22,10 @@ from ocr2cli.errors import PageFault
 MAX_BYTES_IN_MEMORY = 64 << 20
 
 _HEAD_BYTES = 1024
-_MIN_SPARSE_BYTES = 64 << 20
+_MIN_SPARSE_BYTES = 4 << 30
 
+# BMP's: two letters that much else begins with.
+_SHORT_MAGIC = b"BM"
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -132,12 +134,14 @@ def sniff(source: InputFile) -> Kind:
     """
     source.file.seek(0)
     head = source.file.read(_HEAD_BYTES)
-    if b"%PDF-" in head:
-        return Kind.PDF
-    if _is_image(head):
+    is_pdf = b"%PDF-" in head
+    # An image may speak of a PDF in its comment, a PDF may follow a few bytes of something else.
+    if _is_image(head) and not (is_pdf and head.startswith(_SHORT_MAGIC)):
         return Kind.IMAGE
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return Kind.HEIF
+    if is_pdf:
+        return Kind.PDF
     if not source.size_bytes:
         raise PageFault("empty", f"{shown(source.path)} is empty. Copy the file again.")
     raise PageFault(
@@ -148,7 +152,7 @@ def sniff(source: InputFile) -> Kind:
 
 
 def _is_image(head: bytes) -> bool:
-    magics = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
+    magics = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", _SHORT_MAGIC)
     tiffs = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return head.startswith(magics) or head.startswith(tiffs) or is_webp
@@ -192,13 +196,14 @@ def _require_regular(path: str, status: os.stat_result) -> None:
 
 
 def _refuse_sparse(path: str, status: os.stat_result) -> None:
-    # A file of holes is terabytes to read and nothing to see.
+    # A file of holes is terabytes to read and nothing to see. A scan whose paper is zeros may have
+    # holes, too, and where nothing is counted as stored the file system does not count.
     num_stored = getattr(status, "st_blocks", status.st_size) * 512
-    if status.st_size > _MIN_SPARSE_BYTES and num_stored * 8 < status.st_size:
+    if status.st_size > _MIN_SPARSE_BYTES and 0 < num_stored * 8 < status.st_size:
         raise PageFault(
             "unreadable",
             f"{shown(path)} is a sparse file: of {status.st_size:,} bytes only {num_stored:,} are "
-            "stored. Copy the file again.",
+            "stored. If it is a document, copy it with `cp --sparse=never`.",
         )
 
 

@@ -28,10 +28,14 @@ HEIF_FORMATS = ("HEIF",)
 # The resolution of a file that does not tell it.
 UNKNOWN_DPI = 72.0
 
-_EXIF_ORIENTATION = 0x0112
-# Orientations 5 to 8 lie on their side.
-_FIRST_SIDEWAYS_ORIENTATION = 5
+# A fax has half as many rows as columns to the inch, and letters of half their height. Within 5 %
+# nobody sees it; a resolution more lopsided than any fax is a mistake of the file's.
+_MIN_STRETCH, _MAX_STRETCH = 1.05, 3.0
 
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS_ORIENTATIONS = range(5, 9)
+
+_TIFF_SIZE = (256, 257)
 _TIFF_BITS = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
@@ -46,10 +50,15 @@ class ImageDocument:
         self._path = source.path
         stream: IO[bytes] = io.BytesIO(source.read()) if source.is_small else source.file
         self._image: Image.Image = _open(stream, source.path, kind)
+        self._broken: dict[int, Exception] = {}
         self.num_pages = self._count_frames()
 
-    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
-        """(uint8 [H, W, 3] upright, dpi by the file, notes). `dpi` is for PDFs; unused here.
+    def render(
+        self, page: int, dpi: float, max_pixels: int
+    ) -> tuple[Uint8Array, float, list[str], str]:
+        """(uint8 [H, W, 3] upright, the file's own dpi, notes, ""). `dpi` is for PDFs; unused here.
+
+        An image is decoded whole or not at all, so nothing is ever lost of it.
 
         Raises: PageFault unreadable, too_large or unsupported.
         """
@@ -58,31 +67,34 @@ class ImageDocument:
         notes: list[str] = []
         try:
             image = self._frame(page)
-            own_dpi = _dpi(image)
+            resolution = _resolution(image)
             tags = _tiff_tags(image)  # an image that is turned has lost them
             with _bombs_are_errors():
                 image.load()
                 image = ImageOps.exif_transpose(image)
             whole = _to_rgb(image, tags, notes)
+            whole, own_dpi = _make_square(whole, resolution, max_pixels, notes)
             image = _shrink(whole, max_pixels, notes)
             own_dpi *= max(image.size) / max(whole.size)
+            if self._has_more_pictures():
+                notes.append("the file holds more pictures; only the first is read")
         except PageFault:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
             raise _unreadable(self._path, page, error) from error
-        return np.asarray(image), own_dpi, notes
+        return np.asarray(image), own_dpi, notes, ""
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, upright, without decoding. Raises: PageFault."""
         try:
             image = self._frame(page)
             with _bombs_are_errors():
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+                size, resolution = _upright_size(image), _resolution(image)
+        except PageFault:
+            raise
         except Exception as error:  # as in render
             raise _unreadable(self._path, page, error) from error
-        width, height = image.size
-        is_sideways = orientation >= _FIRST_SIDEWAYS_ORIENTATION
-        return (height, width) if is_sideways else (width, height)
+        return _square_size(size, resolution, max_pixels)[0]
 
     def text(self, page: int) -> str:
         """An image has no text layer."""
@@ -91,19 +103,49 @@ class ImageDocument:
     def close(self) -> None:
         self._image.close()
 
+    def _has_more_pictures(self) -> bool:
+        """True for an animation, or a photograph with its preview. After the first is decoded:
+        for a GIF this looks for the second, and may run into what is wrong with it."""
+        if self._image.format == "TIFF":
+            return False
+        with contextlib.suppress(Exception), _bombs_are_errors():
+            return bool(getattr(self._image, "is_animated", False))
+        return False
+
     def _frame(self, page: int) -> Image.Image:
+        # Pillow would take this frame for open already, and give another's pixels.
+        if page in self._broken:
+            raise self._broken_frame(page)
         with _bombs_are_errors():
             self._image.seek(page)
         return self._image
 
     def _count_frames(self) -> int:
-        if self._image.format != "TIFF":
-            return 1
-        try:
-            with _bombs_are_errors():
-                return int(getattr(self._image, "n_frames", 1))
-        except Exception as error:  # as in render
-            raise _unreadable(self._path, 0, error) from error
+        """The frames that a TIFF leads to, with those that cannot be read: `n_frames` of a file
+        whose last is damaged raises, and says nothing of the others."""
+        frame = 0
+        while self._image.format == "TIFF":
+            frame += 1
+            try:
+                self._frame(frame)
+            except Exception as error:  # as in render
+                is_there = self._image.tell() == frame
+                if isinstance(error, EOFError) and not is_there:
+                    return frame
+                self._broken[frame] = error
+                if not is_there:  # nor does anything lead on from it
+                    return frame + 1
+        return 1
+
+    def _broken_frame(self, page: int) -> PageFault:
+        error = self._broken[page]
+        rest = " What came after it is lost." if page == self.num_pages - 1 else ""
+        return PageFault(
+            "unreadable",
+            f"page {page + 1} of {shown(self._path)} cannot be decoded: the file ends or is "
+            "damaged here, or the page is of a kind that cannot be read "
+            f"({_reason(error)}).{rest} Copy the file again.",
+        )
 
 
 def _open(stream: IO[bytes], path: str, kind: Kind) -> Image.Image:
@@ -234,12 +276,59 @@ def _shrink(image: Image.Image, max_pixels: int, notes: list[str]) -> Image.Imag
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _dpi(image: Image.Image) -> float:
+def _make_square(
+    image: Image.Image, resolution: tuple[float, float], max_pixels: int, notes: list[str]
+) -> tuple[Image.Image, float]:
+    """The image with square pixels, and its dpi."""
+    from PIL import Image
+
+    size, dpi = _square_size(image.size, resolution, max_pixels)
+    if size != image.size:
+        notes.append(
+            f"made {size[0]}x{size[1]} of {image.width}x{image.height} pixels: it has "
+            f"{resolution[0]:.0f} dpi across and {resolution[1]:.0f} dpi down"
+        )
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image, dpi
+
+
+def _square_size(
+    size: tuple[int, int], resolution: tuple[float, float], max_pixels: int
+) -> tuple[tuple[int, int], float]:
+    """((width, height), dpi): at the higher of both resolutions, unless that is over the limit."""
+    low, high = sorted(resolution)
+    if not _MIN_STRETCH < high / low <= _MAX_STRETCH:
+        return size, resolution[0]
+    (width, height), (across, down) = size, resolution
+    for dpi in (high, low):
+        square = (max(1, round(width * dpi / across)), max(1, round(height * dpi / down)))
+        if square[0] * square[1] <= max_pixels:
+            break
+    return square, dpi
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow turns a TIFF by itself, and gives its upright size from the beginning.
+    is_stored_size = image.format != "TIFF" and _is_sideways(image)
+    return image.size[::-1] if is_stored_size else image.size
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    """True when rows of the file are columns of the upright page."""
+    if tags := _tiff_tags(image):  # a TIFF that is loaded has lost its orientation
+        return tuple(tags.get(side) for side in _TIFF_SIZE) != image.size
+    return image.getexif().get(_EXIF_ORIENTATION, 1) in _SIDEWAYS_ORIENTATIONS
+
+
+def _resolution(image: Image.Image) -> tuple[float, float]:
+    """Dots per inch of the upright page, (across, down)."""
     try:
-        dpi = float(image.info["dpi"][0])
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
-        return UNKNOWN_DPI
-    return dpi if 10 <= dpi <= 10_000 else UNKNOWN_DPI
+        across, down = (float(dpi) for dpi in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        across = down = UNKNOWN_DPI
+    if not (10 <= across <= 10_000 and 10 <= down <= 10_000):
+        across = down = UNKNOWN_DPI
+    return (down, across) if _is_sideways(image) else (across, down)
 
 
 def _unreadable(path: str, page: int, error: Exception) -> PageFault:
@@ -251,8 +340,12 @@ def _unreadable(path: str, page: int, error: Exception) -> PageFault:
             f"page {page + 1} of {shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. "
             "Make it smaller.",
         )
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
     return PageFault(
         "unreadable",
-        f"page {page + 1} of {shown(path)} cannot be decoded: {reason}. Copy the file again.",
+        f"page {page + 1} of {shown(path)} cannot be decoded: {_reason(error)}. "
+        "Copy the file again.",
     )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -83,7 +83,7 @@ def _rows(path: str, max_pages: int) -> Iterator[dict[str, Any]]:
     for page in range(min(total, max_pages)):
         try:
             # 144 dpi as for reading, bounded: it is scaled down anyway.
-            rgb, _, _ = document.render(page, 144, 4 * PREVIEW_SIDE**2)
+            rgb, *_ = document.render(page, 144, 4 * PREVIEW_SIDE**2)
             yield {"page": page + 1, "num_pages": total, "image": data_url(rgb)}
         except PageFault as fault:
             yield _fault(page + 1, total, _without(path, fault))

@@ -1,4 +1,4 @@
-"""PageJob to PageImage. All of PyMuPDF is behind this file.
+"""PageJob to PageImage. All of PyMuPDF is behind this file, and what it says behind `messages.py`.
 
 Knows nothing about views, and nothing about which pages are wanted.
 """
@@ -20,6 +20,7 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff
 from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
+from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
 from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
 from ocr2cli.errors import PageFault
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 POINTS_PER_INCH = 72.0
 MAX_TEXT_CHARACTERS = 200_000
 
-_MAX_WARNINGS = 12
 _MAX_OPEN_DOCUMENTS = 2
 # PDF's own sans, serif, italic serif, bold italic serif and typewriter.
 _LETTER_FONTS = ("helv", "tiro", "tiit", "tibi", "cour")
@@ -44,7 +44,7 @@ class PageSource(Protocol):
 
     def render(
         self, page: int, dpi: float, max_pixels: int
-    ) -> tuple[Uint8Array, float, list[str]]: ...
+    ) -> tuple[Uint8Array, float, list[str], str]: ...
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]: ...
 
@@ -62,11 +62,11 @@ def render_page(job: PageJob, cfg: RasterConfig) -> PageImage:
     Source: model-spec 2.1 and 2.7 (144 dpi is `get_pixmap(matrix=Matrix(2, 2), alpha=False)`).
     """
     with _open_documents.borrow(job, cfg) as document:
-        rgb, dpi, notes = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        rgb, dpi, notes, damage = document.render(job.key.page, job.dpi, cfg.max_pixels)
     if cfg.rotate == "auto" and (degrees := rotation_to_upright(rgb, _letters())):
         rgb = turned(rgb, degrees)
         notes.append(f"turned by {degrees} degrees clockwise")
-    return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)))
+    return PageImage(job.key, rgb, dpi, tuple(dict.fromkeys(notes)), damage)
 
 
 def turn_upright(rgb: Uint8Array) -> tuple[Uint8Array, int]:
@@ -95,7 +95,7 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
             return text
         if cfg.text_layer != "auto":
             return None
-        rgb, dpi, _ = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
         characters = document.characters(job.key.page, dpi)
     return text if is_trustworthy(characters, rgb, _letters()) else None
 
@@ -135,22 +135,23 @@ class PdfDocument:
 
     def __init__(self, source: InputFile, password: str) -> None:
         self._path = source.path
-        self._document = _open_pdf(source)
-        try:
-            self._check(password)
-            self.num_pages = self._count()
-        except PageFault:
-            self.close()
-            raise
+        self._source = source
+        self._password = password
+        self._document = self._opened()
+        self.num_pages = len(self._document)
         # What MuPDF said on opening concerns every page of the file.
-        self._notes = _muttered(self._document)
+        self._notes = notes_of(messages(), self._document.is_repaired)
+        self._has_complained = False
 
-    def render(self, page: int, dpi: float, max_pixels: int) -> tuple[Uint8Array, float, list[str]]:
-        """(uint8 [H, W, 3], dpi as rendered, notes). Raises: PageFault."""
+    def render(
+        self, page: int, dpi: float, max_pixels: int
+    ) -> tuple[Uint8Array, float, list[str], str]:
+        """(uint8 [H, W, 3], dpi as rendered, notes, what was lost of the page or "").
+
+        Raises: PageFault.
+        """
         import pymupdf
 
-        # What reading a text layer made MuPDF say belongs to no picture.
-        pymupdf.TOOLS.reset_mupdf_warnings()
         with self._page(page) as drawn:
             usable, notes = self._usable_dpi(drawn, dpi, max_pixels)
             zoom = usable / POINTS_PER_INCH
@@ -158,7 +159,10 @@ class PdfDocument:
                 matrix=pymupdf.Matrix(zoom, zoom), colorspace=pymupdf.csRGB, alpha=False
             )
             rgb = _pixels(pixmap)
-        return rgb, usable, [*notes, *self._notes, *_muttered()]
+        if page == 0:
+            notes += self._embedded
+        said = messages()
+        return rgb, usable, [*notes, *self._notes, *notes_of(said)], lost_content(said)
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, as `render` would make it. Raises: PageFault."""
@@ -192,9 +196,30 @@ class PdfDocument:
         self._document.close()
         pymupdf.TOOLS.store_shrink(100)
 
+    def _opened(self) -> pymupdf.Document:
+        document = _open_pdf(self._source)
+        try:
+            self._check(document)
+            self._load_page_tree(document)
+        except PageFault:
+            document.close()
+            raise
+        # Before the notes are taken, like the page tree: it may make MuPDF speak.
+        self._embedded = _embedded_files(document)
+        return document
+
     @contextlib.contextmanager
     def _page(self, page: int) -> Iterator[Any]:
         """The loaded page; what MuPDF raises becomes one fault of this page."""
+        import pymupdf
+
+        if self._has_complained:
+            # MuPDF speaks of an object once and keeps what it made of it, until the file is opened
+            # anew: a page would depend on those that this worker had before.
+            document = self._opened()
+            self.close()
+            self._document = document
+        pymupdf.TOOLS.mupdf_warnings()  # asking for them forgets them: they are of other pages
         try:
             yield self._document.load_page(page)
         except PageFault:
@@ -209,28 +234,35 @@ class PdfDocument:
                 f"page {page + 1} of {shown(self._path)} cannot be drawn: {_one_line(error)}. "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        finally:
+            self._has_complained = bool(pymupdf.TOOLS.mupdf_warnings(reset=0))
 
-    def _check(self, password: str) -> None:
+    def _check(self, document: pymupdf.Document) -> None:
         where = shown(self._path)
-        if not self._document.is_pdf:
+        if not document.is_pdf:
             raise PageFault("unsupported", f"{where} is no PDF. Convert it to PDF.")
-        if self._document.needs_pass and not self._document.authenticate(password):
-            what = "the password does not open it" if password else "it needs a password"
+        if document.needs_pass and not document.authenticate(self._password):
+            what = "the password does not open it" if self._password else "it needs a password"
             raise PageFault(
                 "encrypted",
                 f"{where}: {what}. Give it with --password-file FILE, or remove it with "
                 "`qpdf --decrypt`.",
             )
 
-    def _count(self) -> int:
+    def _load_page_tree(self, document: pymupdf.Document) -> None:
         try:
-            return len(self._document)
+            num_pages = len(document)
         except Exception as error:  # as in _page
             raise PageFault(
                 "unreadable",
                 f"{shown(self._path)}: the pages cannot be counted ({_one_line(error)}). "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        if num_pages:
+            # Otherwise the first page that is asked for loads the tree, and its warnings are that
+            # page's. A fault is every page's own: loading one meets it again.
+            with contextlib.suppress(Exception):
+                document.page_xref(0)
 
     def _usable_dpi(
         self, drawn: pymupdf.Page, dpi: float, max_pixels: int
@@ -347,17 +379,20 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
         ) from error
 
 
-def _muttered(document: pymupdf.Document | None = None) -> list[str]:
-    """MuPDF's messages since the last call, each once; first whether the file was repaired."""
-    import pymupdf
-
-    lines = dict.fromkeys(pymupdf.TOOLS.mupdf_warnings().splitlines())
-    notes = [f"MuPDF: {line[:200]}" for line in lines if line.strip()]
-    if len(notes) > _MAX_WARNINGS:
-        notes = [*notes[:_MAX_WARNINGS], f"MuPDF: {len(notes) - _MAX_WARNINGS} more messages"]
-    if document is not None and document.is_repaired:
-        notes.insert(0, "the PDF is damaged and was repaired on opening")
-    return notes
+def _embedded_files(document: pymupdf.Document) -> list[str]:
+    """A note on what a portfolio, or an invoice, holds besides its pages."""
+    try:
+        count = document.embfile_count()
+        branches, _ = document.xref_get_key(document.pdf_catalog(), "Names/EmbeddedFiles/Kids")
+    except Exception:  # as in _page; a list of files that cannot be read is no fault of the pages
+        return []
+    if count:
+        files = "1 embedded file, which is" if count == 1 else f"{count} embedded files, which are"
+    elif branches in ("array", "xref"):  # PyMuPDF counts only a list without branches
+        files = "embedded files, which are"
+    else:
+        return []
+    return [f"the PDF holds {files} not read"]
 
 
 def _pixels(pixmap: pymupdf.Pixmap) -> Uint8Array:

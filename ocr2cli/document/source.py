@@ -30,11 +30,12 @@ Tell = Callable[[str], object]
 class _Hidden:
     """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
     a walk that begins in OUT or below. others: files left out for
-    their ending, so far."""
+    their ending, so far; links: those to folders."""
 
     folder: str
     files: Container[str]
     others: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def find_sources(
 ) -> list[Source]:
     """The input files, each once, in order: as given, a folder's and a glob's sorted.
 
-    tell: is told in one line of a folder that gave nothing, and of files that it left out.
+    tell: is told in one line of a folder that gave nothing, of files and of links to folders that
+    it left out.
     """
     hidden = _Hidden(os.path.realpath(out) if out is not None else "", written)
     seen: set[str] = set()
@@ -127,10 +129,16 @@ def find_sources(
 def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> None:
     """An unmounted disk is an empty folder; a scan without an ending is no document to a walk."""
     others, hidden.others = hidden.others, []
+    links, hidden.links = hidden.links, []
     if others:
         files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
         tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
-    elif not found:
+    if links:
+        is_one = len(links) == 1
+        were = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
+        name = "name it as an input" if is_one else "name them as inputs"
+        tell(f"{shown(root)}: {were} not followed; {name} to read it all ({_some(links)})")
+    if not (others or links or found):
         tell(f"{shown(root)} holds no document")
 
 
@@ -208,22 +216,39 @@ def _expand_url(url: str, hidden_url: str) -> tuple[str, list[str]]:
 
 def _walk(folder: str, hidden: _Hidden) -> Iterator[str]:
     """Documents below a folder, by their ending, sorted; hidden files and folders are left out."""
-    real = os.path.realpath(folder)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
-    except OSError:
-        # Listed as one document, so that the reason shows as its error.
-        yield folder
-        return
+    # (path, real path, is a folder), the next one last: folders may lie deeper than calls may.
+    waiting = [(folder, os.path.realpath(folder), True)]
+    while waiting:
+        path, real, is_folder = waiting.pop()
+        if is_folder:
+            try:
+                entries = sorted(os.scandir(path), key=lambda entry: os.fsencode(entry.name))
+            except OSError:
+                # Listed as one document, so that the reason shows as its error.
+                yield path
+            else:
+                waiting += reversed(list(_chosen(entries, real, hidden)))
+        else:
+            yield path
+
+
+def _chosen(
+    entries: Sequence[os.DirEntry[str]], folder: str, hidden: _Hidden
+) -> Iterator[tuple[str, str, bool]]:
+    """(path, real path, is a folder) of what a walk reads of a folder with that real path."""
     for entry in entries:
-        if entry.name.startswith(".") or os.path.join(real, entry.name) in hidden.files:
+        real = os.path.join(folder, entry.name)
+        if entry.name.startswith(".") or real in hidden.files:
             continue
         if _has_document_ending(entry.name):
-            yield entry.path
-        elif not entry.is_dir(follow_symlinks=False):
+            yield entry.path, real, False
+        elif entry.is_dir(follow_symlinks=False):
+            if real != hidden.folder:
+                yield entry.path, real, True
+        elif os.path.isdir(entry.path):
+            hidden.links.append(entry.path)
+        else:
             hidden.others.append(entry.path)
-        elif os.path.join(real, entry.name) != hidden.folder:
-            yield from _walk(entry.path, hidden)
 
 
 def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:

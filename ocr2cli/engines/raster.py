@@ -129,10 +129,13 @@ def page_facts(page: PageImage, seconds: float) -> PageFacts:
 def early_result(
     job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts
 ) -> PageResult | None:
-    """A blank page, or one whose text layer is used as it stands: no model is asked."""
+    """A blank page, a lost one, or one whose text layer is used as it stands: no model is asked."""
     from ocr2cli.document.ink import is_blank
 
     if cfg.blank_ink and is_blank(page.rgb, cfg.blank_ink):
+        # A part of a page is only read when the page has ink.
+        if page.damage and not job.ask.view:
+            return _lost(job, page, facts)
         return _without_model(job, Status.BLANK, "", facts)
     if cfg.text_layer in ("trust", "auto"):
         from ocr2cli.document.raster import trusted_text
@@ -142,6 +145,16 @@ def early_result(
             note = ("text taken from the PDF's own text layer, not from the pixels",)
             return _without_model(job, Status.OK, text, facts, note)
     return None
+
+
+def _lost(job: PageJob, page: PageImage, facts: PageFacts) -> PageResult:
+    from ocr2cli.document.files import shown
+
+    message = (
+        f"page {job.key.page + 1} of {shown(job.path)} is damaged and shows nothing "
+        f"({page.damage}). Copy the file again, or try to repair it with `qpdf IN OUT`."
+    )
+    return failed(job.key, "unreadable", message, facts)
 
 
 def _without_model(

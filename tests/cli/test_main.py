@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -206,6 +207,28 @@ def test_a_value_that_makes_no_sense_is_refused_before_the_run(flags, tmp_path, 
     assert run_main(*argv) == ExitCode.USAGE
     error = capsys.readouterr().err
     assert flags.split()[0] in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("argv", [("", "-o", "out"), ("a.pdf", "", "-o", "out"),
+                                  ("a.pdf", "-o", "")])  # fmt: skip
+def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None:
+    """`"$FOLDER"` of a script where nothing was set was the folder that the script ran in."""
+    monkeypatch.chdir(tmp_path)
+    assert run_main("run", *argv) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "is empty" in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_list_that_windows_wrote_names_the_same_files(tmp_path, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    odd = tmp_path / "odd\r"
+    odd.touch()
+    lines = b"\xef\xbb\xbfa.pdf\r\n\r\nhttps://host/b.pdf\r\n" + bytes(odd) + b"\nc d.pdf"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    names = ("a.pdf", "https://host/b.pdf", str(odd), "c d.pdf")
+    assert run_module._inputs(("x", "-", "y"), False) == ("x", *names, "y")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ REPO = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])(--[a-z][\w-]*)(?:[ =]([\w.-]+))?")
 # Flags that messages and command lines give to other programs.
 OTHERS = {
+    "cp": {"--sparse"},
     "qpdf": {"--decrypt"},
     "nvidia-smi": {"--query-gpu"},
     "ray": {"--head"},

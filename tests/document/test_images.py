@@ -77,9 +77,10 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(_render(tmp_path / "a.png").rgb, upright)
-    assert page_estimate(_jobs(tmp_path / "a.png")[0], CFG) == (40, 20, 0)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
+        assert page_estimate(_jobs(tmp_path / name)[0], CFG) == (40, 20, 0)
+        assert np.array_equal(_render(tmp_path / name).rgb, upright)
 
 
 def test_black_text_on_a_transparent_ground_stays_readable(tmp_path: Path) -> None:
@@ -263,6 +264,87 @@ def test_a_truncated_image_is_one_error(tmp_path: Path, name: str) -> None:
     assert name in message and "\n" not in message
 
 
+def _directories(content: bytes) -> list[tuple[int, int]]:
+    """(start, place of the pointer to the next) of each of a little-endian TIFF's directories."""
+    (at,) = struct.unpack_from("<I", content, 4)
+    found = []
+    while at:
+        (num_entries,) = struct.unpack_from("<H", content, at)
+        found.append((at, at + 2 + 12 * num_entries))
+        (at,) = struct.unpack_from("<I", content, found[-1][1])
+    return found
+
+
+def _five_page_tiff(path: Path) -> bytearray:
+    frames = [Image.new("L", (40, 20), 50 * n) for n in range(5)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return bytearray(path.read_bytes())
+
+
+def _set_tag(content: bytearray, directory: int, tag: int, value: int) -> None:
+    start, end = _directories(content)[directory]
+    for at in range(start + 2, end, 12):
+        if struct.unpack_from("<H", content, at)[0] == tag:
+            struct.pack_into("<I", content, at + 8, value)
+
+
+def _shades(jobs: list[PageJob]) -> list[int | str]:
+    """The grey of each page, or why it has none."""
+    shades: list[int | str] = []
+    for job in jobs:
+        try:
+            shades.append(int(render_page(job, CFG).rgb[0, 0, 0]))
+        except PageFault as fault:
+            assert fault.code == "unreadable" and f"page {job.key.page + 1} of " in fault.message
+            shades.append(fault.message)
+    return shades
+
+
+@pytest.mark.parametrize("way", ["cut between pages", "cut in a directory", "a wild pointer"])
+def test_a_tiff_that_ends_too_early_keeps_the_pages_before(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    start, _ = _directories(content)[3]
+    if way == "a wild pointer":
+        struct.pack_into("<I", content, _directories(content)[2][1], len(content) + 99)
+    else:
+        content = content[: start + 40 if way == "cut in a directory" else start]
+    path.write_bytes(content)
+    jobs = _jobs(path)
+    *whole, broken = _shades(jobs)
+    assert whole == [0, 50, 100]
+    assert "the file ends or is damaged here" in str(broken)
+    assert "came after it is lost" in str(broken)
+    assert _shades(jobs[::-1]) == [broken, 100, 50, 0]
+
+
+@pytest.mark.parametrize(("tag", "value"), [(258, 7), (259, 34712), (262, 77)])
+def test_a_tiff_page_of_a_kind_that_cannot_be_read_costs_no_other_page(
+    tmp_path: Path, tag: int, value: int
+) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    _set_tag(content, 2, tag, value)
+    path.write_bytes(content)
+    jobs = _jobs(path)
+    first, second, third, *rest = _shades(jobs)
+    assert [first, second, *rest] == [0, 50, 150, 200]
+    assert "cannot be decoded" in str(third) and "lost" not in str(third)
+    with pytest.raises(PageFault, match="page 3 of"):  # asked for again, it is still not there
+        render_page(jobs[2], CFG)
+    with pytest.raises(PageFault, match="page 3 of"):
+        page_estimate(jobs[2], CFG)
+
+
+def test_a_tiff_whose_pages_lead_back_to_an_earlier_one_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    content = _five_page_tiff(path)
+    (first, _), _, (_, pointer), *_ = _directories(content)
+    struct.pack_into("<I", content, pointer, first)
+    path.write_bytes(content)
+    assert _shades(_jobs(path)) == [0, 50, 100]
+
+
 def test_a_format_outside_the_list_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "a.ppm")
     Image.new("RGB", (5, 5)).save(tmp_path / "b.ico")
@@ -281,6 +363,80 @@ def test_an_image_made_smaller_stays_as_large_in_print(tmp_path: Path) -> None:
     _gradient().resize((400, 300)).save(tmp_path / "a.png", dpi=(200, 200))
     image = _render(tmp_path / "a.png", RasterConfig(max_pixels=30_000))
     assert image.rgb.shape == (150, 200, 3) and image.dpi == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_a_fax_of_half_resolution_gets_square_pixels_and_says_so(tmp_path: Path, name: str) -> None:
+    fax = Image.new("1", (172, 108), 1)
+    ImageDraw.Draw(fax).rectangle((40, 20, 120, 60), fill=0)
+    fax.save(tmp_path / name, dpi=(204, 98))
+    page = _render(tmp_path / name)
+    assert page.rgb.shape == (225, 172, 3) and page.dpi == pytest.approx(204, abs=0.1)
+    assert page.rgb[100, 80].max() == 0 and page.rgb[150, 80].min() == 255
+    (note,) = page.warnings
+    assert "made 172x225 of 172x108 pixels" in note and "98 dpi" in note
+    assert page_estimate(_jobs(tmp_path / name)[0], CFG)[:2] == (172, 225)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}), ("a.png", {})]
+)
+def test_a_fax_on_its_side_is_stretched_the_right_way(
+    tmp_path: Path, name: str, how: dict[str, str]
+) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.new("L", (108, 172), 255).save(tmp_path / name, dpi=(98, 204), exif=exif, **how)
+    (job,) = _jobs(tmp_path / name)
+    for _ in range(2):  # Pillow forgets the orientation of a TIFF that it has loaded
+        assert page_estimate(job, CFG)[:2] == (172, 225)
+        assert render_page(job, CFG).rgb.shape == (225, 172, 3)
+
+
+@pytest.mark.parametrize("dpi", [(204, 196), (300, 300), (300, 72)])
+def test_a_resolution_that_is_square_or_a_mistake_changes_no_pixel(
+    tmp_path: Path, dpi: tuple[int, int]
+) -> None:
+    _gradient().save(tmp_path / "a.tif", dpi=dpi)
+    page = _render(tmp_path / "a.tif")
+    assert page.rgb.shape == (20, 40, 3) and page.dpi == dpi[0] and page.warnings == ()
+
+
+def test_square_pixels_stay_below_the_pixel_limit(tmp_path: Path) -> None:
+    _gradient(400, 200).save(tmp_path / "a.png", dpi=(200, 100))
+    cfg = RasterConfig(max_pixels=100_000)
+    page = _render(tmp_path / "a.png", cfg)
+    assert page.rgb.shape == (200, 200, 3) and page.dpi == pytest.approx(100, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.png", {}), ("a.webp", {}), ("a.gif", {}), ("a.jpg", {"format": "MPO"})]
+)
+def test_pictures_that_are_not_read_are_told_of(
+    tmp_path: Path, name: str, how: dict[str, str]
+) -> None:
+    frames = [Image.new("RGB", (40, 20), color) for color in ("white", "red", "blue")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **how)
+    (job,) = _jobs(tmp_path / name)
+    for _ in range(2):
+        page = render_page(job, CFG)
+        assert page.rgb.min() > 250
+        assert page.warnings == ("the file holds more pictures; only the first is read",)
+
+
+def test_a_gif_whose_second_picture_is_damaged_still_gives_its_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    frames = [Image.new("RGB", (40, 20), color) for color in ("white", "red")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    second = content.rindex(b"\x21\xf9")
+    (tmp_path / "whole.gif").write_bytes(content[:second] + b";")
+    for end in range(second, len(content)):
+        path.write_bytes(content[:end])
+        (job,) = _jobs(path)
+        for _ in range(2):
+            assert render_page(job, CFG).rgb.min() > 250, end
+    assert _render(tmp_path / "whole.gif").warnings == ()
 
 
 def test_an_image_has_no_text_layer(tmp_path: Path) -> None:

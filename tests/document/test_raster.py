@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pymupdf
 import pytest
+from PIL import Image
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document import files, raster
@@ -162,6 +164,32 @@ def test_warnings_of_one_page_do_not_show_on_the_next(make_pdf: MakePdf, tmp_pat
     assert warnings[0] == warnings[2] == () and "MuPDF: " in warnings[1][0]
 
 
+@pytest.mark.parametrize("num_files", [1, 3])
+def test_files_inside_a_pdf_are_told_of_on_its_first_page(
+    make_pdf: MakePdf, num_files: int
+) -> None:
+    path = make_pdf("a.pdf", pages=2)
+    with pymupdf.open(path) as document:
+        for number in range(num_files):
+            document.embfile_add(f"{number}.pdf", b"%PDF-1.4 an invoice")
+        path.write_bytes(document.tobytes())
+    first, second = (render_page(job, CFG).warnings for job in _jobs(path))
+    files = "1 embedded file, which is" if num_files == 1 else "3 embedded files, which are"
+    assert first == (f"the PDF holds {files} not read",) and second == ()
+
+
+def test_files_inside_a_pdf_that_are_listed_in_branches_are_told_of(make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf")
+    with pymupdf.open(path) as document:
+        branch = document.get_new_xref()
+        document.update_object(branch, "<</Names[(a) null]>>")
+        document.xref_set_key(
+            document.pdf_catalog(), "Names", f"<</EmbeddedFiles<</Kids[{branch} 0 R]>>>>"
+        )
+        path.write_bytes(document.tobytes())
+    assert _render(path).warnings == ("the PDF holds embedded files, which are not read",)
+
+
 def test_a_page_count_that_lies_is_one_error(make_pdf: MakePdf) -> None:
     path = make_pdf("a.pdf")
     content = path.read_bytes()
@@ -287,3 +315,66 @@ def test_nothing_is_printed_about_a_broken_file(
     _jobs(path)
     printed = capfd.readouterr()
     assert printed.out == printed.err == ""
+
+
+def _shared_picture(path: Path) -> None:
+    """Four pages show one JPEG without its first bytes; MuPDF keeps what it has decoded."""
+    picture = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(picture, "JPEG")
+    with pymupdf.open() as document:
+        for _ in range(4):
+            document.new_page(width=100, height=100).insert_image(
+                (0, 0, 100, 100), stream=picture.getvalue()
+            )
+        content = document.tobytes()
+    at = content.index(b"\xff\xd8\xff")
+    path.write_bytes(content[:at] + bytes(8) + content[at + 8 :])
+
+
+def _page_tree(path: Path) -> None:
+    """The second page's object is none of a page."""
+    _four_pages(path, b"/Type/Page/", b"/Type/Cage/", 2)
+
+
+def _objects(path: Path) -> None:
+    """The first two contents are no objects, so that MuPDF repairs the file in mid-run."""
+    _four_pages(path, b" 0 obj\n<</Length", b" 0 obx\n<</Length", 1, 2)
+
+
+def _four_pages(path: Path, old: bytes, new: bytes, *numbers: int) -> None:
+    with pymupdf.open() as document:
+        for number in range(4):
+            page = document.new_page(width=100, height=100)
+            page.insert_text((10, 40), f"Page {number + 1}")
+        pieces = document.tobytes().split(old)
+    assert len(pieces) == 5
+    joined = pieces[0]
+    for number, piece in enumerate(pieces[1:], 1):
+        joined += (new if number in numbers else old) + piece
+    path.write_bytes(joined)
+
+
+def _forget_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker that has read nothing yet."""
+    pymupdf.TOOLS.store_shrink(100)
+    monkeypatch.setattr(raster, "_open_documents", raster._OpenDocuments())
+
+
+@pytest.mark.parametrize("damage", [_shared_picture, _page_tree, _objects])
+def test_a_page_of_a_damaged_pdf_is_the_same_whichever_pages_its_worker_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    damage(tmp_path / "a.pdf")
+    jobs = _jobs(tmp_path / "a.pdf")
+    alone = []
+    for job in jobs:
+        _forget_all(monkeypatch)
+        alone.append(render_page(job, CFG))
+    assert any(image.warnings for image in alone)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 2, 0, 3]):
+        _forget_all(monkeypatch)
+        for n in order:
+            text_layer(jobs[n], CFG)
+            image = render_page(jobs[n], CFG)
+            assert image.warnings == alone[n].warnings, f"page {n + 1} in {order}"
+            assert np.array_equal(image.rgb, alone[n].rgb)

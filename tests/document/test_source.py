@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import os
+import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -12,12 +15,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document import files, listing
 from ocr2cli.document.listing import Listing
 from ocr2cli.document.source import find_jobs, find_sources
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import PageFault, UsageError
 from ocr2cli.pages import PageJob
 
 MakePdf = Callable[..., Path]
@@ -127,6 +131,35 @@ def test_a_folder_that_links_to_itself_ends(tmp_path: Path, make_pdf: MakePdf) -
     assert _ids(find_sources([str(tmp_path)])) == ["a"]
 
 
+def test_links_to_folders_are_named_as_what_they_are(tmp_path: Path, make_pdf: MakePdf) -> None:
+    make_pdf("in/a.pdf")
+    (tmp_path / "in/2023").symlink_to(tmp_path)
+    (tmp_path / "in/2024").symlink_to(tmp_path)
+    (tmp_path / "in/notes").symlink_to(tmp_path / "in/notes.txt")
+    (tmp_path / "in/notes.txt").write_text("no document")
+    said: list[str] = []
+    assert _ids(find_sources([str(tmp_path / "in")], tell=said.append)) == ["a"]
+    others, links = said
+    assert "2 files were left out" in others and "2023" not in others
+    assert "2 links to folders were not followed" in links and "2023" in links and "2024" in links
+    assert "name them as inputs" in links
+
+
+def test_a_tree_deeper_than_pythons_stack_is_walked_in_order(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    deepest = "d/" * 300  # and not the 1,500 that it takes by default: pytest's clean-up calls, too
+    for name in ("0", "d/a", f"{deepest}a", f"{deepest}x", "d/x", "e"):
+        make_pdf(f"{name}.pdf")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    try:
+        found = _ids(find_sources([str(tmp_path)]))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == ["0", "d/a", f"{deepest}a", f"{deepest}x", "d/x", "e"]
+
+
 def test_a_quoted_glob_is_expanded_in_order(tmp_path: Path, make_pdf: MakePdf) -> None:
     for name in ("b/2.pdf", "b/1.pdf", "a/3.pdf", "a/deep/4.pdf"):
         make_pdf(name)
@@ -209,6 +242,29 @@ def test_non_files_are_errors_within_a_second(tmp_path: Path) -> None:
         assert f"{name}.pdf" in error.message and jobs[name].num_pages == 1
 
 
+def test_a_scan_whose_paper_is_zeros_may_be_stored_with_holes(tmp_path: Path) -> None:
+    """`cp` keeps them, so that a copy of the file is no better."""
+    path = tmp_path / "a.tif"
+    side = 8400
+    tags = ((256, side), (257, side), (258, 8), (259, 1), (262, 0), (273, 4096), (277, 1),
+            (278, side), (279, side * side))  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    with open(path, "wb") as file:
+        file.write(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+        file.truncate(4096 + side * side)
+    assert path.stat().st_blocks * 512 * 8 < path.stat().st_size
+    (job,) = _jobs(path)
+    assert job.error is None
+
+
+def test_a_file_of_which_the_disk_does_not_tell_what_it_stores_is_not_sparse() -> None:
+    """File systems that compress, and some over a network, count no blocks."""
+    untold = os.stat_result((0o100644, 1, 1, 1, 0, 0, 6 << 30, 0, 0, 0), {"st_blocks": 0})
+    files._refuse_sparse("a.tif", untold)
+    with pytest.raises(PageFault, match="cp --sparse=never"):
+        files._refuse_sparse("a.tif", os.stat_result(untold[:10], {"st_blocks": 8}))
+
+
 @pytest.mark.parametrize(
     ("content", "code", "reason"),
     [
@@ -237,6 +293,24 @@ def test_the_kind_is_told_by_the_content_not_by_the_name(tmp_path: Path, make_pd
     _image(tmp_path / "b.png")
     os.rename(tmp_path / "b.png", tmp_path / "b.pdf")
     assert [str(job.key) for job in _jobs(tmp_path)] == ["a page 1", "a page 2", "b page 1"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.gif"])
+def test_an_image_that_speaks_of_a_pdf_is_an_image(tmp_path: Path, name: str) -> None:
+    """Converters put the name and the head of what they converted into a comment."""
+    notes = PngInfo()
+    notes.add_text("Comment", "%PDF-1.4")
+    how = {"a.png": {"pnginfo": notes}, "a.tif": {"tiffinfo": {270: "%PDF-1.4"}}}
+    _image(tmp_path / name, **how.get(name, {"comment": b"%PDF-1.4"}))
+    assert b"%PDF-1.4" in (tmp_path / name).read_bytes()[:1024]
+    (job,) = _jobs(tmp_path / name)
+    assert job.error is None
+
+
+def test_a_pdf_behind_a_few_bytes_of_something_else_is_a_pdf(make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf", pages=2)
+    path.write_bytes(b"BM\r\nbound by mail\r\n" + path.read_bytes())
+    assert [job.error for job in _jobs(path)] == [None, None]
 
 
 def test_an_unreadable_file_says_so(tmp_path: Path, make_pdf: MakePdf) -> None:

@@ -1,0 +1,151 @@
+"""A job becomes views, or a result that needs no model: blank pages, and damaged ones."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pymupdf
+import pytest
+from PIL import Image
+
+from ocr2cli.config import RasterConfig, TileConfig
+from ocr2cli.document.source import find_jobs
+from ocr2cli.engines.raster import RasterWorker, guarded
+from ocr2cli.pages import Ask, PageJob, PageResult, Status, Views
+
+PAGE = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]%s>>"
+PICTURE = (
+    "/Type/XObject/Subtype/Image/Width 100/Height 100/BitsPerComponent 1/ColorSpace/DeviceGray"
+)
+SPACES = b"BT /F1 12 Tf 20 100 Td (   ) Tj ET"
+FONT = "/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>"
+SHOWN = "/Contents 4 0 R/Resources<</XObject<</X 5 0 R>>>>"
+PROFILE = "/Contents 4 0 R/Resources<</ColorSpace<</C[/ICCBased 5 0 R]>>>>"
+EMBEDDED = (
+    "<</Type/Font/Subtype/TrueType/BaseFont/A/FirstChar 32/LastChar 32/Widths[9]"
+    "/FontDescriptor 6 0 R>>",
+    "<</Type/FontDescriptor/FontName/A/Flags 4/FontFile2 7 0 R>>",
+)
+
+
+def _stream(data: bytes, entries: str = "", *, length: int = 0) -> bytes:
+    head = f"<<{entries}/Length {length or len(data)}>>stream\n"
+    return head.encode() + data + b"\nendstream"
+
+
+def _pdf(page: str = "", *more: bytes | str, catalog: str = "") -> bytes:
+    """A PDF of one page, object by object; a number that none of them has is missing."""
+    objects = [f"<</Type/Catalog/Pages 2 0 R{catalog}>>", "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+               PAGE % page, *more]  # fmt: skip
+    content, table = b"%PDF-1.4\n", b"0000000000 65535 f \n"
+    for number, body in enumerate(objects, 1):
+        table += b"%010d 00000 n \n" % len(content)
+        body = body if isinstance(body, bytes) else body.encode()
+        content += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    size = len(objects) + 1
+    return content + (
+        b"xref\n0 %d\n%strailer\n<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
+        % (size, table, size, len(content))
+    )
+
+
+DRAWN = _stream(b"q 200 0 0 200 0 0 cm /X Do Q")
+DAMAGED = {
+    "no content": _pdf("/Contents 99 0 R"),
+    "no content in a list": _pdf("/Contents[99 0 R]"),
+    "content of zeros": _pdf("/Contents 4 0 R", _stream(bytes(300), "/Filter/FlateDecode")),
+    "no picture": _pdf("/Contents 4 0 R/Resources<</XObject<</X 99 0 R>>>>", DRAWN),
+    "picture of zeros": _pdf(SHOWN, DRAWN, _stream(bytes(300), PICTURE + "/Filter/FlateDecode")),
+    "fax of zeros": _pdf(
+        SHOWN, DRAWN, _stream(bytes(300), PICTURE + "/Filter/CCITTFaxDecode/DecodeParms<</K -1>>")
+    ),
+    "jbig2 of zeros": _pdf(SHOWN, DRAWN, _stream(bytes(300), PICTURE + "/Filter/JBIG2Decode")),
+    # a picture without a filter may be anything: only its end is missed
+    "zeros to the end": _pdf(
+        SHOWN, DRAWN, _stream(bytes(1400), PICTURE, length=1300).replace(b"\nend", b"\0end")
+    ),
+}
+EMPTY = {
+    "nothing": _pdf(),
+    "no content": _pdf("/Contents null"),
+    "an empty list": _pdf("/Contents[]"),
+    "a font that is nowhere": _pdf(FONT, _stream(SPACES)),
+    "a font that is not embedded": _pdf(
+        FONT, _stream(SPACES), "<</Type/Font/Subtype/TrueType/BaseFont/Nowhere>>"
+    ),
+    "a damaged font": _pdf(FONT, _stream(SPACES), *EMBEDDED, _stream(b"garbage")),
+    "a font without its file": _pdf(FONT, _stream(SPACES), *EMBEDDED),
+    "a damaged profile": _pdf(
+        PROFILE, _stream(b"/C cs 1 1 1 sc 0 0 9 9 re f"), _stream(b"garbage", "/N 3")
+    ),
+    "a damaged output intent": _pdf(
+        "", _stream(b"garbage", "/N 4"),
+        catalog="/OutputIntents[<</S/GTS_PDFX/DestOutputProfile 4 0 R>>]",
+    ),
+    "a wrong blending colour": _pdf(
+        "/Group<</S/Transparency/CS/No>>/Contents 4 0 R", _stream(b"q Q")
+    ),
+    "missing notes": _pdf("/Annots[99 0 R(x)<</Type/Annot/Subtype/Link/Rect[0 0 9 9]>>]"),
+    "too many ends": _pdf("/Contents 4 0 R", _stream(b"Q Q EMC q")),
+}  # fmt: skip
+
+
+def _read(path: Path, content: bytes) -> list[PageResult | Views]:
+    path.write_bytes(content)
+    worker = RasterWorker(RasterConfig(), TileConfig())
+    jobs = find_jobs([str(path)], is_isolated=False)
+    return [guarded(job, worker.read) for job in jobs]
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_page_that_shows_nothing_for_its_damage_has_failed(tmp_path: Path, what: str) -> None:
+    (result,) = _read(tmp_path / "a.pdf", DAMAGED[what])
+    assert isinstance(result, PageResult) and result.status is Status.FAILED
+    assert result.error is not None and result.error.code == "unreadable"
+    assert "page 1 of " in result.error.message and "a.pdf" in result.error.message
+    assert "qpdf" in result.error.message and result.error.message.isprintable()
+    assert result.warnings and result.page_size == (400, 400)
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_an_empty_page_is_blank_whatever_else_mupdf_says(tmp_path: Path, what: str) -> None:
+    (result,) = _read(tmp_path / "a.pdf", EMPTY[what])
+    assert isinstance(result, PageResult) and result.status is Status.BLANK, result.error
+
+
+def test_the_pages_that_a_cut_pdf_has_lost_have_failed_and_the_others_are_read(
+    tmp_path: Path,
+) -> None:
+    with pymupdf.open() as document:
+        for number in range(5):
+            page = document.new_page(width=200, height=200)
+            page.insert_text((20, 40), f"Page {number + 1}", fontsize=20)
+        content = document.tobytes()
+    results = _read(tmp_path / "a.pdf", content[: len(content) * 6 // 10])
+    assert [isinstance(result, Views) for result in results[:3]] == [True] * 3
+    assert isinstance(results[4], PageResult) and results[4].status is Status.FAILED
+    for result in results[:3]:
+        assert "the PDF is damaged and was repaired on opening" in result.warnings
+
+
+def test_an_empty_page_of_a_pdf_that_was_repaired_on_opening_is_blank(tmp_path: Path) -> None:
+    content = _pdf("/Contents 4 0 R", _stream(b"q Q"))
+    (result,) = _read(tmp_path / "a.pdf", content.replace(b"startxref", b"startxxxx"))
+    assert isinstance(result, PageResult) and result.status is Status.BLANK, result.error
+    assert "the PDF is damaged and was repaired on opening" in result.warnings
+
+
+def test_an_empty_half_of_a_damaged_page_is_blank(tmp_path: Path) -> None:
+    """Recovery reads halves of pages that have ink."""
+    picture = io.BytesIO()
+    Image.new("L", (64, 64), 0).save(picture, "PNG")
+    with pymupdf.open(stream=_pdf("/Contents[99 0 R]")) as document:
+        document[0].insert_image((20, 20, 60, 60), stream=picture.getvalue())
+        document.save(tmp_path / "a.pdf")
+    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
+    worker = RasterWorker(RasterConfig(), TileConfig())
+    views = worker.read(job)
+    assert isinstance(views, Views) and any("content stream" in note for note in views.warnings)
+    bottom = PageJob(job.key, job.path, job.sha256, 1, ask=Ask(view="bottom"))
+    assert worker.read(bottom).status is Status.BLANK
