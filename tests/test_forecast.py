@@ -146,7 +146,12 @@ def test_a_forecast_for_a_model_that_is_nowhere_fails_as_the_run_would(
     assert forecast(replace(cfg, engine=there)).pages == 2
 
 
-@pytest.mark.parametrize("junk", ["", "[]", '{"x": 1}', "\x00", '{"KEY": {"pages": "many"}}'])
+COUNTS = '"pages": 2, "predicted_new_tokens": %s, "predicted_seconds": 1, "basis": "x"'
+JUNK = ["", "[]", '{"x": 1}', "\x00", '{"KEY": {"pages": "many"}}']
+JUNK += ['{"KEY": {%s}}' % (COUNTS % value) for value in ("NaN", "Infinity", "1" + "0" * 400)]
+
+
+@pytest.mark.parametrize("junk", JUNK)
 def test_a_damaged_cache_is_no_cache(cfg: RunConfig, own_cache: Path, junk: str) -> None:
     store_rates(cfg, Rates(5, 5000, 500, 1, 2, 3))
     (file,) = (own_cache / "ocr2").glob("rates.json")

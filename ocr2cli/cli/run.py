@@ -63,7 +63,7 @@ def engine_options(function: Any) -> Any:
             option("--batch-size", default=0, type=_COUNT, show_default="auto",
                    help="Pages decoded together by one decoder."),
             option("--kv-tokens", default=0, type=_COUNT, show_default="auto",
-                   help="Tokens the KV cache of one decoder may hold; a longer page goes alone."),
+                   help="Tokens that pages decoded together may hold; a longer page goes alone."),
         )
     ):  # fmt: skip
         function = decorate(function)

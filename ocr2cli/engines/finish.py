@@ -7,15 +7,11 @@ models, processes or files.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ocr2cli.engines.recovery import step_name
 from ocr2cli.pages import (
-    LITTLE_FOUND,
     Attempt,
     FinishReason,
     Generation,
@@ -25,10 +21,7 @@ from ocr2cli.pages import (
     Status,
 )
 from ocr2cli.text.grounding import parse, to_markdown
-
-# A text layer of fewer letters (a page number, a stamp) does not tell what is printed.
-_FEWEST_LETTERS = 100
-_TAG = re.compile(r"<[^<>]*>")
+from ocr2cli.text.witness import share_found
 
 _STATUS = {
     FinishReason.STOP: Status.OK,
@@ -54,16 +47,13 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
     is `recovered`; if it is no good either, the first saw most of the page and counts."""
     generation = tries[-1] if tries[-1].finish_reason is FinishReason.STOP else tries[0]
     grounded = parse(generation.text)
-    markdown = to_markdown(grounded.blocks, _figure_place)
-    share = share_found(facts.own_text, markdown)
-    doubts = (_little(share),) if share is not None and share < LITTLE_FOUND else ()
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and len(tries) > 1:
         status = Status.RECOVERED
-    return PageResult(
+    result = PageResult(
         key=generation.key,
         status=status,
-        markdown=markdown,
+        markdown=to_markdown(grounded.blocks, _figure_place),
         raw=generation.text,
         finish_reason=generation.finish_reason,
         boxes=grounded.boxes,
@@ -80,35 +70,18 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
             for number, one in enumerate(tries)
         ),
         pixels_sha256=facts.pixels_sha256,
-        warnings=(*facts.warnings, *doubts),
+        warnings=facts.warnings,
         token_ids=generation.token_ids,
-        extra={} if share is None else {"own_text_found": round(share, 2)},
     )
+    return with_witness(result, facts.own_text)
 
 
-def share_found(own_text: str, markdown: str) -> float | None:
-    """How much of a PDF's own text is in what was read, 0..1, wherever it stands there; None where
-    the PDF has too little of its own to tell.
-
-    By runs of three letters, each as often as it stands there: a wrong letter costs three of them,
-    a line left out all of its own, another order of the blocks nearly none.
-    """
-    own = _runs(own_text)
-    if own.total() < _FEWEST_LETTERS:
-        return None
-    return (own & _runs(_TAG.sub("", markdown))).total() / own.total()
-
-
-def _runs(text: str) -> Counter[str]:
-    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
-    return Counter(map("".join, zip(letters, letters[1:], letters[2:], strict=False)))
-
-
-def _little(share: float) -> str:
-    return (
-        f"only {share:.0%} of the PDF's own text was found in what was read: see whether something "
-        "was left out or misread"
-    )
+def with_witness(result: PageResult, own_text: str) -> PageResult:
+    """The same with the share of the PDF's own text that stands in it: of this PDF, not of one that
+    the result may come from. own_text: "" where there is nothing to compare with."""
+    extra = {name: value for name, value in result.extra.items() if name != "own_text_found"}
+    share = share_found(own_text, result.markdown)
+    return replace(result, extra=extra if share is None else {**extra, "own_text_found": share})
 
 
 def _figure_place(number: int) -> str:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
-from ocr2cli.engines.raster import RasterWorker
+from ocr2cli.engines.raster import RasterWorker, asks_for_all
 from ocr2cli.engines.recovery import STEPS, Step
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
-from ocr2cli.text.prompt import asks_for_text
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +66,7 @@ def native_stages(
                 RasterWorker,
                 raster,
                 spec.tiles,
+                prompt=spec.prompt,
                 cache=cache,
             ),
             num_workers=rasterizers,
@@ -315,8 +315,7 @@ class DecodeWorker:
 
     def _witness(self, visual: VisualTokens) -> str:
         """What a PDF itself says is on the page, where all of the page's text was asked for."""
-        is_all = not visual.ask.view and asks_for_text(visual.ask.prompt or self.spec.prompt)
-        return visual.own_text if is_all else ""
+        return visual.own_text if asks_for_all(visual.ask, self.spec.prompt) else ""
 
     @property
     def device(self) -> torch.device:

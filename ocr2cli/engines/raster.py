@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ocr2cli.config import RasterConfig, TileConfig
-from ocr2cli.engines.finish import PageFacts, failed
+from ocr2cli.engines.finish import PageFacts, failed, with_witness
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status, Uint8Array
+from ocr2cli.pages import Ask, PageImage, PageJob, PageKey, PageResult, Status, Uint8Array
 from ocr2cli.pipeline.stage import Emit, Inbox
+from ocr2cli.text.prompt import asks_for_text
 
 # A page of a newspaper has 50,000 characters; a layer may hold anything.
 _MAX_OWN_TEXT = 100_000
@@ -35,10 +36,12 @@ class RasterWorker:
         raster: RasterConfig,
         tiles: TileConfig,
         *,
+        prompt: str = "",
         cache: PageCache | None = None,
     ) -> None:
         self.raster = raster
         self.tiles = tiles
+        self.prompt = prompt
         self.cache = cache
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
@@ -71,16 +74,28 @@ class RasterWorker:
         is_read = self.raster.text_layer not in ("trust", "auto")
         if is_read and job.known_pixels and job.known_pixels == facts.pixels_sha256:
             return PageResult(job.key, Status.OK, extra={"same_pixels": True})
-        return self.cache.find(job.key, facts.pixels_sha256) if self.cache else None
+        if self.cache and (known := self.cache.find(job.key, facts.pixels_sha256)):
+            return with_witness(known, witness_of(job, self.raster, self.prompt))
+        return None
 
 
 def own_text(job: PageJob, cfg: RasterConfig) -> str:
     """The PDF's text layer; "" where there is none, and where it is damaged: the pixels count."""
     from ocr2cli.document.raster import text_layer
 
-    with suppress(PageFault):
+    with suppress(PageFault, MemoryError):
         return text_layer(job, cfg)[:_MAX_OWN_TEXT]
     return ""
+
+
+def witness_of(job: PageJob, cfg: RasterConfig, prompt: str) -> str:
+    """The PDF's own text, where all of the page's text is asked for; else ""."""
+    return own_text(job, cfg) if asks_for_all(job.ask, prompt) else ""
+
+
+def asks_for_all(ask: Ask, prompt: str) -> bool:
+    """True where the answer should hold all of the page's text. prompt: the run's."""
+    return ask.view in ("", "upright") and asks_for_text(ask.prompt or prompt)
 
 
 def chosen_view(page: PageImage, view: str) -> PageImage:

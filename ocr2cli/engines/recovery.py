@@ -148,6 +148,8 @@ def _recovered(climb: _Climb) -> PageResult:
     return replace(
         first,
         status=Status.RECOVERED,
+        # What the looping try had of the PDF's own text; halves are not compared with it.
+        extra=parts[0].extra if is_turned else {},
         markdown=_joined(parts, has_figures=not is_turned),
         raw="\n".join(part.raw for part in parts),
         finish_reason=FinishReason.STOP,  # a part is read to its end, or it is blank and has none

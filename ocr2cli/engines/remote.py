@@ -17,14 +17,14 @@ from typing import Any
 
 from ocr2cli.config import OUTPUT_VERSION, RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache
-from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.finish import PageFacts, failed, to_result, with_witness
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
     early_result,
     guarded,
-    own_text,
     page_facts,
+    witness_of,
 )
 from ocr2cli.engines.remote_client import (
     RemoteSpec,
@@ -40,7 +40,6 @@ from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError, UsageError
 from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
-from ocr2cli.text.prompt import asks_for_text
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
 _POLL_S = 0.05
@@ -115,14 +114,12 @@ class PngWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        early = early_result(job, page, self.raster, facts)
-        if early is None and self.cache:
-            early = self.cache.find(job.key, facts.pixels_sha256)
-        if early is not None:
+        if early := early_result(job, page, self.raster, facts):
             return early
-        if not job.ask.view and asks_for_text(job.ask.prompt or self.prompt):
-            facts = replace(facts, own_text=own_text(job, self.raster))
-        return PagePng(job.key, to_png(page.rgb), facts)
+        witness = witness_of(job, self.raster, self.prompt)
+        if self.cache and (known := self.cache.find(job.key, facts.pixels_sha256)):
+            return with_witness(known, witness)
+        return PagePng(job.key, to_png(page.rgb), replace(facts, own_text=witness))
 
 
 class RequestWorker:

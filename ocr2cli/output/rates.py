@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -68,9 +69,9 @@ def load_rates(cfg: RunConfig) -> Rates | None:
     """What runs like this one took on this machine, or None."""
     row: Any = _read("rates").get(_kind_of_run(cfg))
     try:
-        rates = Rates(**{name: float(value) for name, value in row.items()})
+        rates = Rates(**{name: _finite(value) for name, value in row.items()})
         return rates if min(rates.pages, rates.visual_tokens, rates.new_tokens) > 0 else None
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         return None
 
 
@@ -87,12 +88,19 @@ def load_forecast(cfg: RunConfig) -> dict[str, Any]:
     {} without one."""
     row: Any = _read("forecasts").get(_folder(cfg))
     try:
-        counts = {name: float(row[name]) for name in ("pages", "predicted_new_tokens")}
+        found = {name: _finite(row[name]) for name in ("pages", "predicted_new_tokens")}
         seconds = row["predicted_seconds"]
-        time = {"predicted_seconds": None if seconds is None else float(seconds)}
-        return {**counts, **time, "basis": str(row["basis"])} if counts["pages"] > 0 else {}
-    except (KeyError, TypeError, ValueError):
+        known = {"predicted_seconds": None if seconds is None else _finite(seconds)}
+        return {**found, **known, "basis": str(row["basis"])} if found["pages"] > 0 else {}
+    except (KeyError, OverflowError, TypeError, ValueError):
         return {}
+
+
+def _finite(value: Any) -> float:
+    """Raises: TypeError, ValueError, OverflowError."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no amount")
+    return number
 
 
 def store_forecast(cfg: RunConfig, forecast: dict[str, Any]) -> None:
@@ -138,7 +146,8 @@ def _kind_of_run(cfg: RunConfig) -> str:
     engine = cfg.engine
     facts = (
         platform.node(), os.cpu_count(), cfg.runner, engine.engine, engine.model, engine.server,
-        engine.device, engine.dtype, engine.decoders, engine.encoders, engine.batch_size,
+        engine.device, engine.dtype, engine.compile, engine.decoders, engine.encoders,
+        engine.batch_size,
     )  # fmt: skip
     return "|".join(map(str, facts))
 

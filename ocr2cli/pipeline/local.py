@@ -146,11 +146,11 @@ class _Supervisor:
             except StopIteration:
                 self._has_jobs = False
                 return
-            # The source may have to digest a large file first.
-            self._excuse(time.monotonic() - asked)
-            if job is None:
+            if job is None:  # asked again soon: a page that hangs meanwhile has no excuse
                 self._is_source_idle = True
                 return
+            # The source may have taken over many pages of an earlier run first.
+            self._excuse(time.monotonic() - asked)
             self._admit_job(job)
 
     def _admit_job(self, job: PageJob) -> None:

@@ -59,6 +59,11 @@ def safe_html(text: str) -> str:
     )
 
 
+def without_tags(text: str) -> str:
+    """What a reader sees of a text with tables and simple formatting."""
+    return unescape(_SAFE_TAG.sub(" ", text))
+
+
 def unescape(text: str) -> str:
     """Character references as the characters they stand for."""
     return _REFERENCE.sub(lambda found: html.unescape(found.group()), text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -340,3 +341,12 @@ def test_a_terminal_may_say_that_it_wants_plain_lines(name, value, monkeypatch) 
     assert is_terminal()
     monkeypatch.setenv(name, value)
     assert not is_terminal()
+
+
+def test_a_half_typed_command_line_is_completed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ocr2cli"], capture_output=True, text=True,
+        env={**os.environ, "_OCR2_COMPLETE": "bash_complete", "COMP_WORDS": "ocr2 foo ",
+             "COMP_CWORD": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "No such command" not in done.stderr
