@@ -100,7 +100,9 @@ def _heading(lines: list[str]) -> str:
 
 def _code(lines: list[str]) -> str:
     body = lines[1:-1] if len(lines) > 1 and _FENCE.match(lines[-1]) else lines[1:]
-    return f"<pre>{html.escape(chr(10).join(body), quote=False)}</pre>"
+    # References mean themselves in code, but for those that `neutralise` made of marks.
+    text = "\n".join(body).replace("&lt;", "<").replace("&#33;", "!")
+    return f"<pre>{html.escape(text, quote=False)}</pre>"
 
 
 def _list(lines: list[str]) -> str:

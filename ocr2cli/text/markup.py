@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from html.entities import html5
 
 # Elements that load something, run something or change the page around them.
 _ACTIVE = (
@@ -65,8 +66,14 @@ def without_tags(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Character references as the characters they stand for."""
-    return _REFERENCE.sub(lambda found: html.unescape(found.group()), text)
+    """Character references as the characters they stand for; unknown ones stay, as in markdown."""
+    return _REFERENCE.sub(_character, text)
+
+
+def _character(reference: re.Match[str]) -> str:
+    text = reference.group()
+    # `html.unescape` would take the longest known beginning of an unknown name.
+    return html.unescape(text) if text[1] == "#" else html5.get(text[1:], text)
 
 
 def _neutralise_tags(text: str) -> str:
