@@ -141,7 +141,7 @@ class PdfDocument:
         self.num_pages = len(self._document)
         # What MuPDF said on opening concerns every page of the file.
         self._notes = notes_of(messages(), self._document.is_repaired)
-        self._has_complained = False
+        self._has_complained = self._has_lost = False
 
     def render(
         self, page: int, dpi: float, max_pixels: int
@@ -152,6 +152,7 @@ class PdfDocument:
         """
         import pymupdf
 
+        self._forget_complaints()
         with self._page(page) as drawn:
             usable, notes = self._usable_dpi(drawn, dpi, max_pixels)
             zoom = usable / POINTS_PER_INCH
@@ -213,12 +214,6 @@ class PdfDocument:
         """The loaded page; what MuPDF raises becomes one fault of this page."""
         import pymupdf
 
-        if self._has_complained:
-            # MuPDF speaks of an object once and keeps what it made of it, until the file is opened
-            # anew: a page would depend on those that this worker had before.
-            document = self._opened()
-            self.close()
-            self._document = document
         pymupdf.TOOLS.mupdf_warnings()  # asking for them forgets them: they are of other pages
         try:
             yield self._document.load_page(page)
@@ -235,7 +230,27 @@ class PdfDocument:
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
         finally:
-            self._has_complained = bool(pymupdf.TOOLS.mupdf_warnings(reset=0))
+            said = messages(keep=True)
+            self._has_complained |= bool(said)
+            self._has_lost |= bool(lost_content(said))
+
+    def _forget_complaints(self) -> None:
+        """Before a page is drawn: it must not depend on those that this worker had before.
+
+        MuPDF speaks of a thing once and keeps what it made of it. Fonts, profiles, pictures and
+        tiles are in its store, and are soon made again. Objects stay with the document until the
+        file is opened anew, which takes up to a second where there are many: only lost content is
+        worth that, and only where a page is drawn, for an estimate keeps no messages.
+        """
+        import pymupdf
+
+        if self._has_lost:
+            document = self._opened()
+            self.close()
+            self._document = document
+        elif self._has_complained:
+            pymupdf.TOOLS.store_shrink(100)
+        self._has_complained = self._has_lost = False
 
     def _check(self, document: pymupdf.Document) -> None:
         where = shown(self._path)

@@ -61,6 +61,9 @@ DAMAGED = {
         SHOWN, DRAWN, _stream(bytes(300), PICTURE + "/Filter/CCITTFaxDecode/DecodeParms<</K -1>>")
     ),
     "jbig2 of zeros": _pdf(SHOWN, DRAWN, _stream(bytes(300), PICTURE + "/Filter/JBIG2Decode")),
+    "no picture beside an unknown operator": _pdf("/Contents 4 0 R", _stream(b"q foo /X Do Q")),
+    "too much that is no content": _pdf("/Contents 4 0 R", _stream(b"foo " * 300)),
+    "a wrong length": _pdf("/Contents 4 0 R", _stream(b"q Q", length=1)),
     # a picture without a filter may be anything: only its end is missed
     "zeros to the end": _pdf(
         SHOWN, DRAWN, _stream(bytes(1400), PICTURE, length=1300).replace(b"\nend", b"\0end")
@@ -87,6 +90,8 @@ EMPTY = {
         "/Group<</S/Transparency/CS/No>>/Contents 4 0 R", _stream(b"q Q")
     ),
     "missing notes": _pdf("/Annots[99 0 R(x)<</Type/Annot/Subtype/Link/Rect[0 0 9 9]>>]"),
+    "an unknown operator": _pdf("/Contents 4 0 R", _stream(b"q foo Q")),
+    "a graphics state that is nowhere": _pdf("/Contents 4 0 R", _stream(b"/GS0 gs q Q")),
     "too many ends": _pdf("/Contents 4 0 R", _stream(b"Q Q EMC q")),
 }  # fmt: skip
 
