@@ -45,9 +45,9 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS and ctx.resilient_parsing:
-            return None  # a shell completes a line that is half typed
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell completes a line that is half typed
+                return None
             close = difflib.get_close_matches(cmd_name, COMMANDS, n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             ctx.fail(f"No such command {cmd_name!r}.{hint}")
