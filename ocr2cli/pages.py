@@ -192,6 +192,7 @@ class Generation:
     token_ids: new tokens, without the end token. text: decoded with specials kept.
     logprobs: natural-log probability of each new token (the end token's last when it came).
     num_unnamed: new tokens where a server tells how many there are, and not which.
+    step: of the recovery ladder.
     """
 
     key: PageKey
@@ -203,6 +204,7 @@ class Generation:
     logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     num_unnamed: int = 0
+    step: str = "first"
 
     @property
     def num_new_tokens(self) -> int:

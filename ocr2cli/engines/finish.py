@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ocr2cli.engines.recovery import step_name
 from ocr2cli.pages import (
     Attempt,
     FinishReason,
@@ -66,8 +65,7 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
         confidence_p5=low_confidence(generation.logprobs),
         seconds={**facts.seconds, **generation.seconds},
         attempts=tuple(
-            Attempt(step_name(number), one.finish_reason, one.num_new_tokens)
-            for number, one in enumerate(tries)
+            Attempt(one.step, one.finish_reason, one.num_new_tokens) for one in tries
         ),
         pixels_sha256=facts.pixels_sha256,
         warnings=facts.warnings,

@@ -17,7 +17,7 @@ from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConf
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker, asks_for_all
-from ocr2cli.engines.recovery import STEPS, Step
+from ocr2cli.engines.recovery import Step, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import FinishReason, Generation, PageError, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
@@ -178,14 +178,20 @@ def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualT
 
 @dataclass(slots=True)
 class _Page:
-    """A page inside the decoder, with the tries it has had. prompt_tokens and visual_tokens: of
-    the try under way. seconds: of all tries."""
+    """A page inside the decoder, with the tries it has had. steps: the first try and those after
+    it. prompt_tokens and visual_tokens: of the try under way. seconds: of all tries."""
 
     visual: VisualTokens
+    steps: tuple[Step, ...]
     prompt_tokens: int = 0
     visual_tokens: int = 0
     tries: list[Generation] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> Step:
+        """Of the try under way, or of the next one."""
+        return self.steps[len(self.tries)]
 
 
 class DecodeWorker:
@@ -215,7 +221,7 @@ class DecodeWorker:
                 if is_idle and not taken:
                     return
                 for visual in taken:
-                    self._admit(_Page(visual), emit)
+                    self._admit(self._page(visual), emit)
                 for finished in self.generator.step():
                     self._finish(finished, emit)
                 inbox.note_progress()
@@ -233,14 +239,16 @@ class DecodeWorker:
             tuning=tuning_for(self.device),
         )
 
+    def _page(self, visual: VisualTokens) -> _Page:
+        return _Page(visual, decoder_steps(self.spec.decode, has_tiles=visual.grid != (1, 1)))
+
     def _admit(self, page: _Page, emit: Emit) -> None:
         import torch
 
         from ocr2cli.text.prompt import prompt_ids
 
-        step = STEPS[len(page.tries)]
         tokens = page.visual.tokens
-        if step.view == "global":
+        if page.step.view == "global":
             tokens = tokens[-self._num_global_tokens() :]
         prompt = page.visual.ask.prompt or self.spec.prompt
         ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], self.config.image_token_id)
@@ -251,18 +259,18 @@ class DecodeWorker:
         x_TD = x_TD.cpu()
         page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
         try:
-            self._add(page, x_TD, ids, step)
+            self._add(page, x_TD, ids)
         except PageFault as fault:
             emit(failed(page.visual.key, fault.code, fault.message, _facts(page)))
 
-    def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int], step: Step) -> None:
+    def _add(self, page: _Page, x_TD: torch.Tensor, ids: list[int]) -> None:
         self.generator.add(
             page.visual.key,
             x_TD,
             ids,
             draft=self._draft(page.visual),
             max_new_tokens=page.visual.ask.max_new_tokens,
-            config=step.settings(self.spec.decode),
+            config=page.step.settings(self.spec.decode),
         )
         self.pages[page.visual.key] = page
 
@@ -283,6 +291,7 @@ class DecodeWorker:
                 num_prompt_tokens=page.prompt_tokens,
                 num_visual_tokens=page.visual_tokens,
                 logprobs=tuple(finished.logprobs),
+                step=page.step.name,
             )
         )
         if self._is_tried_again(page):
@@ -295,12 +304,8 @@ class DecodeWorker:
         """True while a page that looped has not been read to its end and a step is left."""
         has_looped = page.tries[0].finish_reason is FinishReason.LOOP
         is_read = page.tries[-1].finish_reason is FinishReason.STOP
-        has_steps = len(page.tries) < self._num_steps(page)
+        has_steps = len(page.tries) < len(page.steps)
         return self.spec.recover and has_looped and has_steps and not is_read
-
-    def _num_steps(self, page: _Page) -> int:
-        """A page without tiles has nothing but its global view: the last step would repeat."""
-        return len(STEPS) if page.visual.grid != (1, 1) else len(STEPS) - 1
 
     def _num_global_tokens(self) -> int:
         """The global view's tokens and the separator: the last rows of a page's visual tokens."""

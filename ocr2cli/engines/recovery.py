@@ -59,9 +59,14 @@ PIXEL_STEPS = (
 _FIGURE = re.compile(r"!\[\]\(figure:(\d{1,4})\)")
 
 
-def step_name(number: int) -> str:
-    """Name of the decoder's try `number`, counted from 0."""
-    return STEPS[number].name
+def decoder_steps(cfg: DecodeConfig, *, has_tiles: bool) -> tuple[Step, ...]:
+    """The first try, and the steps that can read the page otherwise than it did: not those whose
+    settings are the run's own, nor the global view of a page that has nothing else."""
+    return tuple(
+        step
+        for step in STEPS
+        if step is STEPS[0] or step.settings(cfg) != cfg or (step.view == "global" and has_tiles)
+    )
 
 
 @dataclass(slots=True)

@@ -160,9 +160,9 @@ class Scripted:
         return done
 
 
-def read_with_ends(model: Path, *ends: FinishReason) -> PageResult:
+def read_with_ends(model: Path, *ends: FinishReason, **decoding: Any) -> PageResult:
     """A page of three tiles whose tries end so."""
-    encode, decode = plan_engine(config(model, [])).stages[1:]
+    encode, decode = plan_engine(config(model, [], **decoding)).stages[1:]
     page = PageImage(PageKey("p", 0), np.full((300, 900, 3), 90, np.uint8), 144.0)
     encoded = Listed([make_views(page, TileConfig())])
     encode.make_worker().run(encoded, encoded.emit)
@@ -192,6 +192,13 @@ def test_a_page_whose_tries_all_fail_keeps_its_first_reading(model: Path, ends) 
 def test_a_second_try_that_reaches_the_token_limit_is_followed_by_the_next(model: Path) -> None:
     page = read_with_ends(model, LOOP, LENGTH, STOP)
     assert (page.status, page.raw, page.visual_tokens) == (Status.RECOVERED, "3", 257)
+
+
+def test_a_step_whose_rules_are_the_runs_own_is_left_out(model: Path) -> None:
+    """It read the page once more with the same rules: the same loop, for the same time."""
+    page = read_with_ends(model, LOOP, STOP, no_repeat_ngram=8, ngram_window=2_000)
+    assert [a.step for a in page.attempts] == ["first", "global-view"]
+    assert (page.status, page.raw) == (Status.RECOVERED, "2")
 
 
 def test_a_page_that_reaches_the_token_limit_at_once_is_read_once(model: Path) -> None:

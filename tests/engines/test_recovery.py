@@ -9,7 +9,7 @@ import pytest
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
-from ocr2cli.engines.recovery import STEPS, Ladder
+from ocr2cli.engines.recovery import STEPS, Ladder, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
@@ -158,3 +158,17 @@ def test_the_wider_rule_is_never_looser_than_the_runs_own(own, expected) -> None
     step = next(step for step in STEPS if step.name == "wider-ngram")
     wider = step.settings(cfg)
     assert (wider.no_repeat_ngram, wider.ngram_window, wider.dry) == (*expected, None)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "has_tiles", "names"),
+    [
+        (DecodeConfig(), True, ["first", "wider-ngram", "global-view"]),
+        (DecodeConfig(), False, ["first", "wider-ngram"]),
+        (DecodeConfig(no_repeat_ngram=12, ngram_window=1_000), True, ["first", "global-view"]),
+        (DecodeConfig(no_repeat_ngram=5, ngram_window=0), False, ["first"]),
+        (DecodeConfig(no_repeat_ngram=5, ngram_window=90), False, ["first", "wider-ngram"]),
+    ],
+)  # fmt: skip
+def test_no_step_of_the_decoder_repeats_the_first_try(cfg, has_tiles, names) -> None:
+    assert [step.name for step in decoder_steps(cfg, has_tiles=has_tiles)] == names

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import string
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -189,23 +190,39 @@ def _code(rng: Random) -> str:
     return "".join(rng.choices(READABLE[1:95], k=rng.randrange(2, 8)))
 
 
+# Up to which draw of 0..1 a random word is of a kind. Pages to learn from have more of what is read
+# worst: numbers, codes, capitals, characters beyond ASCII.
+_KINDS = ("dictionary", "small", "number", "code", "capitalised", "capitals", "beyond")
+_UP_TO = {
+    "training": (0.36, 0.50, 0.64, 0.76, 0.82, 0.88, 1.0),
+    "held out": (0.50, 0.72, 0.82, 0.88, 0.93, 0.96, 1.0),
+}
+_RANDOM = {"training": 0.6, "held out": 0.5}  # of the paragraphs, no prose
+_CAPITALS = {"training": 0.1, "held out": 0.06}  # of the paragraphs
+
+
+def _split(held_out: bool) -> str:
+    return "held out" if held_out else "training"
+
+
 def random_words(rng: Random, count: int, held_out: bool) -> list[str]:
     """Words that no language model could guess, with some numbers, codes and punctuation."""
     dictionary = _dictionary(held_out)
+    limits = _UP_TO[_split(held_out)]
     words: list[str] = []
     for _ in range(count):
-        draw = rng.random()
-        if draw < 0.5:
+        kind = _KINDS[bisect_right(limits, rng.random())]
+        if kind == "dictionary":
             word = rng.choice(dictionary)
-        elif draw < 0.72:
+        elif kind == "small":
             word = rng.choice(_SMALL_WORDS)
-        elif draw < 0.82:
+        elif kind == "number":
             word = _number(rng)
-        elif draw < 0.88:
+        elif kind == "code":
             word = _code(rng)
-        elif draw < 0.93:
+        elif kind == "capitalised":
             word = rng.choice(dictionary).capitalize()
-        elif draw < 0.96:
+        elif kind == "capitals":
             word = rng.choice(dictionary).upper()
         else:
             word = "".join(rng.choices(BEYOND_ASCII + string.ascii_letters, k=rng.randrange(1, 7)))
@@ -235,12 +252,12 @@ def prose(rng: Random, count: int, held_out: bool) -> list[str]:
 
 def words(rng: Random, count: int, held_out: bool = False) -> list[str]:
     """`count` words or a few more, prose or random, cased as on printed pages."""
-    chosen = (
-        prose(rng, count, held_out) if rng.random() < 0.5 else random_words(rng, count, held_out)
-    )
+    split = _split(held_out)
+    is_random = rng.random() >= 1 - _RANDOM[split]
+    chosen = (random_words if is_random else prose)(rng, count, held_out)
     draw = rng.random()
-    if draw < 0.06:
+    if draw < _CAPITALS[split]:
         chosen = [w.upper() for w in chosen]
-    elif draw < 0.1:
+    elif draw < _CAPITALS[split] + 0.04:
         chosen = [w.capitalize() for w in chosen]
     return ["".join(c for c in w if c in READABLE) or "x" for w in chosen]
