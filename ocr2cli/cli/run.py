@@ -5,6 +5,7 @@ Knows nothing about how pages are read.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -317,13 +318,21 @@ def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
     if sys.stdin is None:
         raise UsageError("`-` reads paths from stdin, and stdin is closed")
     data = sys.stdin.buffer.read()
-    names = data.split(b"\0" if null_separated else b"\n")
-    paths = tuple(name.decode("utf-8", "surrogateescape") for name in names)
-    if not null_separated:
-        paths = tuple(_as_meant(path) for path in paths)
-    paths = tuple(path for path in paths if path)
+    names = _decoded(data).split("\0") if null_separated else _lines(data)
+    paths = tuple(name for name in names if name)
     at = inputs.index("-")
     return inputs[:at] + paths + tuple(i for i in inputs[at + 1 :] if i != "-")
+
+
+def _lines(data: bytes) -> list[str]:
+    # No name holds a zero byte: this is how PowerShell writes a list to a file.
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in data
+    text = data.decode("utf-16", "replace") if is_utf_16 else _decoded(data)
+    return [_as_meant(line) for line in text.split("\n")]
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _as_meant(line: str) -> str:

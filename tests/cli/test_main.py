@@ -232,6 +232,17 @@ def test_a_list_that_windows_wrote_names_the_same_files(tmp_path, monkeypatch) -
     assert run_module._inputs(("x", "-", "y"), False) == ("x", *names, "y")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    lines = "é.pdf\r\nb c.pdf\r\n"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    data = io.BytesIO(mark + lines.encode(encoding))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
+    assert run_module._inputs(("-",), False) == ("é.pdf", "b c.pdf")
+
+
 @pytest.mark.parametrize(
     "line", ["bench --threads -1", "doctor --dtype foo", "eval --dtype foo",
              "doctor --goldens nofile", "completion"],
