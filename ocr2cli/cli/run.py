@@ -37,6 +37,11 @@ logger = logging.getLogger("ocr2")
 
 _COUNT = click.IntRange(min=0)
 FORMATS = ("md", "jsonl", "html", "pdf", "layout", "mmd", "json")
+# A stranger's first page may well be small print.
+_NANO_HINT = (
+    "nano, the small model that comes along, reads large print only. For pages like these: "
+    "ocr2 models pull deepseek-ocr-2, then --model deepseek-ocr-2"
+)
 
 
 def engine_options(function: Any) -> Any:
@@ -194,7 +199,13 @@ def execute(
     code = stop.exit_code or summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
         click.echo(summary.to_text(), err=True)
+        if summary.pages_badly_read and _reads_with_nano(cfg.engine):
+            click.echo(_NANO_HINT, err=True)
     return int(code)
+
+
+def _reads_with_nano(engine: EngineConfig) -> bool:
+    return engine.model == "nano" and engine.engine != "openai"
 
 
 def config_from_flags(flags: dict[str, Any]) -> RunConfig:

@@ -18,6 +18,9 @@ from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
 INPUT_CODES = frozenset(
     {"unreadable", "encrypted", "not_a_file", "unsupported", "empty", "too_large", "changed"}
 )
+# Below this confidence much of a page is misread: of the bundled suite's pages even those with a
+# fifth of their characters wrong have more (eval/README.md).
+BADLY_READ = 0.7
 _MAX_LINES = 10
 
 
@@ -63,6 +66,8 @@ class Summary:
     """What the run did. seconds and tokens: of the pages it read; seconds per stage, summed.
 
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
+    pages_badly_read: those that looped or were cut, of little confidence, or with little of the
+    PDF's own text.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     """
 
@@ -75,6 +80,7 @@ class Summary:
     pages: int = 0
     pages_resumed: int = 0
     pages_reused: int = 0
+    pages_badly_read: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     visual_tokens: int = 0
     new_tokens: int = 0
@@ -119,9 +125,12 @@ class Summary:
             self._num_input_failures += note.code in INPUT_CODES
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
-        found = note.own_text_found
-        if result.status.is_good and found is not None and found < LITTLE_FOUND:
+        is_doubtful = note.own_text_found is not None and note.own_text_found < LITTLE_FOUND
+        if result.status.is_good and is_doubtful:
             self.doubtful_pages.append(note)
+        is_babble = note.confidence is not None and note.confidence < BADLY_READ
+        is_cut = result.status in (Status.LOOP, Status.TRUNCATED)
+        self.pages_badly_read += is_cut or is_doubtful or is_babble
 
     @property
     def pages_read(self) -> int:

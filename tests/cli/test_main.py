@@ -210,6 +210,25 @@ def test_a_value_that_makes_no_sense_is_refused_before_the_run(flags, tmp_path, 
     assert flags.split()[0] in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("model", "engine", "pages_badly_read", "is_told"),
+    [("nano", "native", 1, True), ("nano", "native", 0, False), ("nano", "openai", 1, False),
+     ("./mine", "native", 1, False)],
+)  # fmt: skip
+def test_who_reads_small_print_with_nano_is_told_of_the_real_model(
+    model, engine, pages_badly_read, is_told, monkeypatch, capsys
+) -> None:
+    from ocr2cli import batch
+    from ocr2cli.cli.run import execute
+    from ocr2cli.config import EngineConfig, RunConfig
+    from ocr2cli.output.summary import Summary
+
+    summary = Summary(pages=1, pages_badly_read=pages_badly_read)
+    monkeypatch.setattr(batch, "run_batch", lambda *_, **__: summary)
+    execute(RunConfig(inputs=("a",), engine=EngineConfig(model=model, engine=engine)), stages=[])
+    assert ("ocr2 models pull deepseek-ocr-2" in capsys.readouterr().err) == is_told
+
+
 @pytest.mark.parametrize("argv", [("", "-o", "out"), ("a.pdf", "", "-o", "out"),
                                   ("a.pdf", "-o", "")])  # fmt: skip
 def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None:

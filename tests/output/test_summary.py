@@ -62,6 +62,22 @@ def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() ->
     assert "from earlier runs: 1 page; --retry-failed" in text and " failed" not in text
 
 
+@pytest.mark.parametrize(
+    ("one", "is_badly_read"),
+    [
+        (page("d"), False),
+        (page("d", status=Status.BLANK), False),
+        (failed("d", 0, "unreadable"), False),  # the input is at fault, whatever the model
+        (page("d", status=Status.LOOP), True),
+        (page("d", status=Status.TRUNCATED), True),
+        (replace(page("d"), confidence=0.69), True),
+        (replace(page("d"), extra={"own_text_found": 0.69}), True),
+    ],
+)
+def test_pages_that_another_model_might_read_better_are_counted(one, is_badly_read) -> None:
+    assert summary(page("a"), one).pages_badly_read == is_badly_read
+
+
 FORECAST = {"pages": 2, "new_tokens": 9, "seconds": 3.0, "basis": "this machine's last runs"}
 
 
