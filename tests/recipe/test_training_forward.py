@@ -105,6 +105,22 @@ LOSSES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("half", "columns"), [(None, [3, 2, 1, 3]), (0, [3, 2, 0, 0]), (1, [0, 0, 1, 3])]
+)
+def test_a_head_of_one_half_is_to_look_at_the_cell_for_its_lines_and_at_bos_for_others(
+    half, columns
+) -> None:
+    from nanotrain.reading import Text, _chance_on_cell
+
+    slots = torch.tensor([[0, 7, 8, 15]])
+    cells = torch.tensor([[2, 1, 0, 2]])
+    text = Text(slots, slots, cells, slots, slots, torch.zeros(1, 4, 2))
+    shares = torch.rand(1, 4, 8)
+    aimed = shares[0, torch.arange(4), columns].log()  # columns: BOS, then the cells
+    assert torch.equal(_chance_on_cell(shares, text, half)[0], aimed)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_forward_for_a_gpu_has_the_losses_and_gradients_of_the_plain_one(
     precision, two_fonts, plain_words, monkeypatch

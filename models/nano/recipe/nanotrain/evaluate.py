@@ -128,9 +128,7 @@ def read_cases(cases: list[Case], model: str, prompt: str, most_tokens: int) -> 
     started = time.time()
     results = read_pages(
         [case.image for case in cases],
-        engine=EngineConfig(
-            model=model, prompt=prompt, dtype="f32", device="cpu", batch_size=4
-        ),
+        engine=EngineConfig(model=model, prompt=prompt, dtype="f32", device="cpu", batch_size=4),
         decode=DecodeConfig(max_new_tokens=most_tokens, no_repeat_ngram=0, detect_loops=False),
     )
     seconds = (time.time() - started) / max(1, len(cases))

@@ -27,9 +27,12 @@ from ocr2cli.model.layers import rotate
 GUIDED = (1, 2, 3, 4, 5, 6)  # layers whose head 0 must look at the cell of the next character
 LOCATED = (1, 2, 3, 4, 5)  # layers after which texts must know the place of the next character
 IN_ROWS = (3, 4, 5)  # those after which they must know its row of slots and its slot
-# Layers whose head TRACKED must look at what was written of the text's own line, and the others all
-# at that cell: two lines are more than one head can carry.
+# Layers whose head TRACKED must look at what was written of the text's own line, and the others at
+# that cell: two lines are more than one head can carry.
 TRACKING, TRACKED = (4, 5), 1
+# Layers with a head for each half of a cell: it must look at the cell only while the next
+# character stands in its half, else at BOS. What it brings along is never the other line's.
+HALVING, HALF_OF = (5, 6), {2: 0, 3: 1}
 LEAST_SHARE = 2e-9  # of attention; below it nothing is learned from a logarithm
 ROOM_STEP = 128  # the rows of an expert are rounded up to a multiple
 FUSED = ("cuda",)  # devices whose library kernels beat products written out
@@ -156,18 +159,20 @@ def read(
     besides: list[Tensor] = []
     balances: list[Tensor] = []
     for index, layer in enumerate(decoder.layers):
-        at_cell = [0]
+        at_cell: dict[int, int | None] = {0: None}  # head -> for which half of it, None for both
         if index in TRACKING:
-            at_cell = [head for head in range(layer.attn.num_heads) if head != TRACKED]
+            at_cell |= {head: None for head in range(layer.attn.num_heads) if head != TRACKED}
+        if index in HALVING:
+            at_cell |= HALF_OF
         mixed, maps = _attend(
             layer.attn, layer.attn_norm(x), turn, parts, watched=[*at_cell, TRACKED]
         )
         x = x + mixed
         if index in GUIDED:
-            for head in at_cell:
+            for head, half in at_cell.items():
                 chance = torch.cat(
                     [
-                        _chance_on_cell(rows[head], text.cells)
+                        _chance_on_cell(rows[head], text, half)
                         for rows, text in zip(maps, texts, strict=True)
                     ],
                     dim=1,
@@ -307,9 +312,13 @@ def _attend(
     return attn.out(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)), maps
 
 
-def _chance_on_cell(shares_BTL: Tensor, cells_BT: Tensor) -> Tensor:
-    """Log of one head's attention on the right cell, [B, T]; of no meaning where there is none."""
-    return _log(shares_BTL.gather(2, (cells_BT.clamp(min=0) + 1)[..., None])[..., 0].float())
+def _chance_on_cell(shares_BTL: Tensor, text: Text, half: int | None) -> Tensor:
+    """Log of one head's attention on the right cell, [B, T], or on BOS where the next character
+    does not stand in the head's half of it; of no meaning where there is no cell."""
+    cells_BT = text.cells
+    if half is not None:
+        cells_BT = cells_BT.where(text.slots // (SLOTS // 2) == half, -1)
+    return _log(shares_BTL.gather(2, (cells_BT + 1)[..., None])[..., 0].float())
 
 
 def _log(shares: Tensor) -> Tensor:
