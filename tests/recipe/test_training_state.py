@@ -136,3 +136,25 @@ def test_processes_that_share_a_step_go_by_the_clock_of_the_first(monkeypatch) -
     assert train_joint.done_by_clock(0.0, 5.0, ranks=2) == 0.25
     assert train_joint.done_by_clock(0.0, 5.0, ranks=1) > 1
     assert train_joint.done_by_clock(0.0, 0.0, ranks=2) is None
+
+
+def test_the_mean_of_states_is_of_decoder_and_heads_and_asks_for_the_same_eyes(tmp_path) -> None:
+    from nanotrain.average import average
+
+    eyes = {"w": torch.randn(3)}
+    folders = [tmp_path / name for name in "ab"]
+    for folder, value, step in zip(folders, (1.0, 3.0), (5, 8), strict=True):
+        folder.mkdir()
+        part = {"w": torch.full((2,), value)}
+        state = {"vision": eyes, "decoder": part, "heads": part, "eyes": {}, "step": step}
+        torch.save(state, folder / "joint.pt")
+        torch.save({"ideal": {}}, folder / "codes.pt")
+    average(folders, tmp_path / "mean")
+    mean = torch.load(tmp_path / "mean" / "joint.pt", weights_only=True)
+    assert set(mean) == {"vision", "decoder", "heads", "step"} and mean["step"] == 8
+    assert torch.equal(mean["vision"]["w"], eyes["w"])
+    assert mean["decoder"]["w"].tolist() == mean["heads"]["w"].tolist() == [2.0, 2.0]
+    assert (tmp_path / "mean" / "codes.pt").exists()
+    torch.save({**mean, "vision": {"w": -eyes["w"]}}, folders[0] / "joint.pt")
+    with pytest.raises(ValueError, match="the eyes of .*a are not those of .*b"):
+        average(folders, tmp_path / "mean")

@@ -70,19 +70,19 @@ class Case:
     grounded: str
 
 
-def synthetic_cases(folder: Path, count: int, chosen: list[str]) -> list[Case]:
+def synthetic_cases(folder: Path, count: int, chosen: list[str], seed: int) -> list[Case]:
     """`count` pages of each chosen kind, half as many of each look; all start from one seed."""
     held_out = fonts.load_fonts(True)
     cases = []
     for name, (kind, most, smallest, row) in KINDS.items():
-        rng = Random(SEED)
+        rng = Random(seed)
         for index in range(count if name in chosen else 0):
             page = pages.random_page(
                 rng, kind, held_out, held_out=True, max_characters=most, smallest=smallest
             )
             cases.append(_case(folder / f"{name}-{index:02d}.png", row, page, rng))
     for look, (most, row) in LOOKS.items():
-        rng = Random(SEED)
+        rng = Random(seed)
         for index in range((count + 1) // 2 if look in chosen else 0):
             page = layouts.structured_page(rng, look, held_out, held_out=True, max_characters=most)
             cases.append(_case(folder / f"{look}-{index:02d}.png", row, page, rng))
@@ -183,6 +183,12 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--pages", type=int, default=12, help="synthetic pages of each kind")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=SEED,
+        help="of the synthetic pages; another than the table's to choose between candidates",
+    )
     parser.add_argument("--kinds", default=",".join([*KINDS, *LOOKS, "real"]))
     args = parser.parse_args()
     chosen = args.kinds.split(",")
@@ -190,7 +196,7 @@ def main() -> None:
         parser.error(f"no such kind of page: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = synthetic_cases(folder, args.pages, chosen)
+        cases = synthetic_cases(folder, args.pages, chosen, args.seed)
         groups: dict[str, list[Case]] = {"large": [], "text12": [], "look": []}
         for case in cases:
             kind = case.name.split("-")[0]
