@@ -156,5 +156,5 @@ def test_the_mean_of_states_is_of_decoder_and_heads_and_asks_for_the_same_eyes(t
     assert mean["decoder"]["w"].tolist() == mean["heads"]["w"].tolist() == [2.0, 2.0]
     assert (tmp_path / "mean" / "codes.pt").exists()
     torch.save({**mean, "vision": {"w": -eyes["w"]}}, folders[0] / "joint.pt")
-    with pytest.raises(ValueError, match="the eyes of .*a are not those of .*b"):
+    with pytest.raises(ValueError, match=r"the eyes of .*a are not those of .*b"):
         average(folders, tmp_path / "mean")
