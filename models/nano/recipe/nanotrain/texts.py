@@ -197,7 +197,7 @@ _UP_TO = {
     "training": (0.36, 0.50, 0.64, 0.76, 0.82, 0.88, 1.0),
     "held out": (0.50, 0.72, 0.82, 0.88, 0.93, 0.96, 1.0),
 }
-_RANDOM = {"training": 0.6, "held out": 0.5}  # of the paragraphs, no prose
+_PROSE = {"training": 0.4, "held out": 0.5}  # of the paragraphs
 _CAPITALS = {"training": 0.1, "held out": 0.06}  # of the paragraphs
 
 
@@ -253,8 +253,8 @@ def prose(rng: Random, count: int, held_out: bool) -> list[str]:
 def words(rng: Random, count: int, held_out: bool = False) -> list[str]:
     """`count` words or a few more, prose or random, cased as on printed pages."""
     split = _split(held_out)
-    is_random = rng.random() >= 1 - _RANDOM[split]
-    chosen = (random_words if is_random else prose)(rng, count, held_out)
+    is_prose = rng.random() < _PROSE[split]
+    chosen = (prose if is_prose else random_words)(rng, count, held_out)
     draw = rng.random()
     if draw < _CAPITALS[split]:
         chosen = [w.upper() for w in chosen]
