@@ -158,3 +158,51 @@ def test_the_mean_of_states_is_of_decoder_and_heads_and_asks_for_the_same_eyes(t
     torch.save({**mean, "vision": {"w": -eyes["w"]}}, folders[0] / "joint.pt")
     with pytest.raises(ValueError, match=r"the eyes of .*a are not those of .*b"):
         average(folders, tmp_path / "mean")
+
+
+def test_a_running_mean_goes_with_the_state_and_is_what_a_mean_of_states_takes(
+    tmp_path, both_stages, monkeypatch
+) -> None:
+    from nanotrain import train_joint
+    from nanotrain.average import average
+
+    _, words = both_stages
+    drawn = words.index("--drawn")
+    args = [*words[:drawn], *words[drawn + 2 :], "--mix", "note=1", "--ideal", ""]
+    args += ["--feeders", "1", "--steps", "4", "--mean-over", "50"]
+    name, passed = "layers.1.attn.qkv.weight", []
+    step = train_joint.JointTrainer.step
+
+    def watched(trainer, *args, **words):
+        found = step(trainer, *args, **words)
+        passed.append(trainer.decoder.state_dict()[name].clone())
+        return found
+
+    monkeypatch.setattr(train_joint.JointTrainer, "step", watched)
+    monkeypatch.setattr(sys, "argv", [*args, "--stop-after", "2"])
+    train_joint.main()
+    monkeypatch.setattr(sys, "argv", [*args, "--resume"])
+    train_joint.main()
+    state = torch.load(tmp_path / "joint.pt", weights_only=True)
+    assert len(passed) == 4 and state["mean"]["num_steps"] == 4
+    torch.testing.assert_close(state["mean"]["decoder"][name], torch.stack(passed).mean(0))
+    assert not torch.equal(state["decoder"][name], state["mean"]["decoder"][name])
+    torch.save({"ideal": {}}, tmp_path / "codes.pt")
+    average([tmp_path], tmp_path / "mean")
+    mean = torch.load(tmp_path / "mean" / "joint.pt", weights_only=True)
+    assert torch.equal(mean["decoder"][name], state["mean"]["decoder"][name])
+    eye = "query_encoder.layers.0.attn.qkv.weight"
+    assert torch.equal(mean["vision"][eye], state["mean"]["vision"][eye])
+    assert not torch.equal(mean["vision"][eye], state["vision"][eye])
+    assert set(mean["heads"]) == set(state["heads"])
+
+
+def test_a_running_mean_forgets_what_is_older_than_it_goes_back() -> None:
+    from nanotrain.average import RunningMean
+
+    part = torch.nn.Linear(1, 1, bias=False)
+    mean = RunningMean(over=2)
+    for value in (8.0, 4.0, 2.0, 2.0):
+        part.weight.data.fill_(value)
+        mean.add({"decoder": part})
+    assert mean.parts["decoder"]["weight"].item() == 3.0  # 8, 6, 4, 3

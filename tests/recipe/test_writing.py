@@ -147,6 +147,20 @@ def test_what_was_given_is_the_truths_and_every_target_has_its_own_cell(
         assert np.array_equal(found, known[: len(found)])
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_what_should_follow_is_as_if_all_that_was_given_had_been_written(seed: int) -> None:
+    from nanotrain.writing import corrected, what_follows
+
+    rng = Random(seed)
+    right = ids_of("".join(rng.choices("abc\n", k=40)))
+    given, shown = rng.randrange(30), rng.randrange(20)
+    own = [*right[shown : shown + 9], *right[given : given + 6]]
+    targets = np.concatenate([[-1, -1], right])
+    _, found = corrected((np.zeros(42, np.int64), targets), given, own)
+    places = what_follows(np.concatenate([right[:given], own]), right[:-1])
+    assert found.tolist() == [-1, -1, *np.where(places < 0, -1, right[places])]
+
+
 def test_a_joint_step_learns_from_its_own_writing(tmp_path, both_stages, monkeypatch) -> None:
     from nanotrain import train_joint
 

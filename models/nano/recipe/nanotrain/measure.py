@@ -20,7 +20,7 @@ from rapidfuzz.distance import Levenshtein
 from nanotrain import album, batches, draw, drawn, fonts, truths, vocabulary
 from nanotrain.export import model_of
 from nanotrain.train_reader import IdealEyes
-from nanotrain.writing import Prompt, write
+from nanotrain.writing import Prompts, write
 
 MOST_IDS = 900  # of a page's text
 
@@ -60,7 +60,7 @@ def main() -> None:
     for kind in args.kinds.split(","):
         rng, started = Random(77), time.time()
         texts: list[str] = []
-        prompts: list[Prompt] = []
+        prompts: list[Prompts] = []
         for _ in range(args.pages):
             page = drawn.page_of_kind(
                 rng, kind, chosen, held_out=True, max_characters=args.max_characters
@@ -80,7 +80,9 @@ def main() -> None:
                 visual = album.visual_tokens(model.vision, np.asarray(picture))
             texts.append(truth)
             places = torch.arange(len(visual))
-            prompts.append((visual, 1 + places, torch.tensor(prompt_ids), 1 + len(visual)))
+            prompts.append(
+                (visual[None], 1 + places[None], torch.tensor([prompt_ids]), 1 + len(visual))
+            )
         outputs = map(vocabulary.decode, write(model.decoder, prompts, [MOST_IDS] * len(prompts)))
         scores, loops = [], 0
         for index, (truth, output) in enumerate(zip(texts, outputs, strict=True)):

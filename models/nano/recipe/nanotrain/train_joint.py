@@ -6,7 +6,8 @@ Starts from DIR/eyes.pt and DIR/reader.pt; with --resume from DIR/joint.pt, whos
 missing. Without --drawn the feeders draw pages themselves. The eyes keep their aims of stage 3 on
 the same crops, so that what they see stays what the decoder can spell; other pages are read from
 ideal tokens beside. With an empty --mix the decoder alone learns, from ideal tokens only. Runs on
-CPU and CUDA. Writes DIR/joint.pt and DIR/joint.log.
+CPU and CUDA. Writes DIR/joint.pt and DIR/joint.log. With --mean-over N the state keeps a running
+mean of the weights too, which average.py makes a state of its own.
 
 Several processes share the work when RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set as
 torchrun sets them; gradients are averaged once a step.
@@ -28,6 +29,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from nanotrain import sizes
+from nanotrain.average import RunningMean
 from nanotrain.batches import PageBatch
 from nanotrain.drawn import DrawnBatch
 from nanotrain.export import model_of
@@ -69,6 +71,7 @@ class JointTrainer:
             adam_lr=args.reader_lr / 2,
             total=args.steps,
         )
+        self.mean = RunningMean(args.mean_over)
         self.num_steps = 0
         self.warm_steps = 0  # updates that the momenta have behind them
         if args.resume and self.kept.exists():
@@ -81,6 +84,8 @@ class JointTrainer:
                 self.eyes.load_state_dict(state["eyes"])
                 self.reader.load_state_dict(state["reader"])
                 self.warm_steps = self.num_steps
+            if "mean" in state and args.mean_over:
+                self.mean.load_state_dict(state["mean"])
         else:
             self.heads.load_state_dict(self._load(args.state / "reader.pt")["heads"])
         self.separator = self.vision.view_separator.detach()
@@ -95,7 +100,8 @@ class JointTrainer:
         unfinished = self.kept.with_suffix(".partial")
         parts = ("vision", "decoder", "heads", "eyes", "reader")
         states = {name: getattr(self, name).state_dict() for name in parts}
-        torch.save({**states, "step": self.num_steps}, unfinished)
+        mean = {"mean": self.mean.state_dict()} if self.mean.num_steps else {}
+        torch.save({**states, **mean, "step": self.num_steps}, unfinished)
         unfinished.replace(self.kept)
 
     def step(
@@ -141,6 +147,8 @@ class JointTrainer:
             self.eyes.step(self.warm_steps, done)
         self.reader.step(self.warm_steps, done)
         sizes.impose_near_sight(self.vision)
+        if self.args.mean_over:
+            self.mean.add({"vision": self.vision, "decoder": self.decoder, "heads": self.heads})
         self.num_steps += 1
         self.warm_steps += 1
         return means, sum(characters)
@@ -281,6 +289,12 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=0,
         help="of those also so many, a step, with the decoder's own writing as input",
+    )
+    parser.add_argument(
+        "--mean-over",
+        type=int,
+        default=0,
+        help="keep a running mean of the weights over about so many steps; 0: none",
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(

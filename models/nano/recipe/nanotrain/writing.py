@@ -21,7 +21,8 @@ from ocr2cli.model.attention import plan_slots
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
 
-TOGETHER = 48  # pages written on at once: a step of one page costs nearly what one of many does
+# Pages written on at once: a step of one page costs nearly what one of many does.
+TOGETHER = {"cpu": 48, "cuda": 192}
 STRETCH = 160  # ids that it writes on a page at most
 BEYOND = 32  # of those so many at most where the truth has come to its end
 LATELY, MOST_WRONG = 6, 3  # of so many last ids so many may be wrong for the place to be certain
@@ -41,7 +42,7 @@ class Written:
         if len(self.waiting) < count and len(seen) >= count:
             chosen, rows = [], 0
             for batch in rng.sample(seen, len(seen)):
-                if rows < TOGETHER:
+                if rows < TOGETHER[self.device.partition(":")[0]]:
                     chosen.append(batch)
                     rows += len(batch.kept)
             which = [int(rng.random() < grounded) for _ in chosen]
@@ -57,13 +58,13 @@ def written_batches(
     what should follow it as targets. which: for each batch which of its texts."""
     prompts, most, begun = [], [], []
     for batch, text in zip(seen, which, strict=True):
-        for row in range(len(batch.kept)):
-            truth = _row_of(batch.texts[text], row)
-            length = int((truth[1] >= 0).sum())
-            given = rng.randrange(max(1, length - STRETCH // 2))
-            prompts.append(_prompt(batch, row, truth[0][: _start(truth[1]) + 1 + given], device))
-            most.append(min(STRETCH, length - given + BEYOND))
-            begun.append((truth, given))
+        truths = [_row_of(batch.texts[text], row) for row in range(len(batch.kept))]
+        lengths = [int((truth[1] >= 0).sum()) for truth in truths]
+        # The same for all pages of a batch, so that their prompts are equally long.
+        given = rng.randrange(max(1, min(lengths) - STRETCH // 2))
+        prompts.append(_prompts(batch, truths, given, device))
+        most += [min(STRETCH, length - given + BEYOND) for length in lengths]
+        begun += [(truth, given) for truth in truths]
     texts = iter(
         corrected(truth, given, ids)
         for (truth, given), ids in zip(begun, write(decoder, prompts, most), strict=True)
@@ -83,13 +84,15 @@ def written_batches(
     ]
 
 
-Prompt = tuple[Tensor, Tensor, Tensor, int]
+Prompts = tuple[Tensor, Tensor, Tensor, int]
 
 
-def _prompt(batch: PageBatch, row: int, ids: np.ndarray, device: str) -> Prompt:
-    """(visual tokens [V, D], their positions [V], ids after them, position of the first)."""
-    tokens = torch.as_tensor(batch.tokens[row], device=device).float()
-    positions = torch.as_tensor(batch.kept[row], device=device) + 1
+def _prompts(batch: PageBatch, truths: list[Row], given: int, device: str) -> Prompts:
+    """(visual tokens [B, V, D], their positions [B, V], ids after them [B, T], position of the
+    first)."""
+    tokens = torch.as_tensor(batch.tokens, device=device).float()
+    positions = torch.as_tensor(batch.kept, device=device) + 1
+    ids = np.stack([truth[0][: _start(truth[1]) + 1 + given] for truth in truths])
     return tokens, positions, torch.as_tensor(ids, device=device), batch.num_visual + 1
 
 
@@ -105,26 +108,30 @@ def _start(targets: np.ndarray) -> int:
 
 
 @torch.no_grad()
-def write(decoder: Decoder, prompts: list[Prompt], most: list[int]) -> list[list[int]]:
+def write(decoder: Decoder, prompts: list[Prompts], most: list[int]) -> list[list[int]]:
     """What the decoder writes after each prompt, greedily, without EOS, at most so many ids."""
+    limits = iter(most)
     longest = max(
-        1 + len(tokens) + len(ids) + limit
-        for (tokens, _, ids, _), limit in zip(prompts, most, strict=True)
+        1 + tokens.shape[1] + ids.shape[1] + next(limits)
+        for tokens, _, ids, _ in prompts
+        for _ in range(len(ids))
     )
     device = prompts[0][0].device
-    cache = KVCache(decoder.config, len(prompts), longest, device=device)
+    cache = KVCache(decoder.config, len(most), longest, device=device)
     bos = decoder.embed.weight[:1]
-    last = []
-    for slot, (tokens, positions, ids, start) in enumerate(prompts):
-        x = torch.cat([bos, tokens, decoder.embed(ids)])
-        at = torch.cat(
-            [positions.new_zeros(1), positions, start + torch.arange(len(ids), device=device)]
-        )
-        last.append(_extend(decoder, cache, [slot], x[None], at[None])[0])
-    following = torch.stack(last).argmax(-1)
-    places = torch.tensor([start + len(ids) for _, _, ids, start in prompts], device=device)
-    found: list[list[int]] = [[] for _ in prompts]
-    slots = list(range(len(prompts)))
+    last, starts = [], []
+    for tokens, positions, ids, start in prompts:
+        count, length = ids.shape
+        x = torch.cat([bos.expand(count, 1, -1), tokens, decoder.embed(ids)], 1)
+        text_at = (start + torch.arange(length, device=device)).expand(count, -1)
+        at = torch.cat([positions.new_zeros(count, 1), positions, text_at], 1)
+        slots = list(range(len(starts), len(starts) + count))
+        last.append(_extend(decoder, cache, slots, x, at))
+        starts += [start + length] * count
+    following = torch.cat(last).argmax(-1)
+    places = torch.tensor(starts, device=device)
+    found: list[list[int]] = [[] for _ in most]
+    slots = list(range(len(most)))
     while slots:
         new = following.tolist()
         going = [
@@ -163,14 +170,18 @@ def corrected(truth: Row, given: int, written: list[int]) -> Row:
     start = _start(targets)
     right = targets[start:][targets[start:] >= 0]
     text = np.concatenate([right[:given], np.asarray(written, np.int64)])
-    after = what_follows(text, right[:-1])
+    # Nothing before the writing can be nearer to it than its beginning is: so the last given id is
+    # all that need be looked at of what stands before it.
+    known = max(0, given - 1)
+    rest = what_follows(text[known:], right[known:-1])
+    after = np.concatenate([np.arange(known), np.where(rest < 0, rest, rest + known)])
     parts = [np.concatenate([ids[: start + 1], text])]
     for values in truth[1:]:
         nothing = 0 if values.ndim > 1 else -1
-        known = values[start + np.maximum(after, 0)]
-        known[after < 0] = nothing
+        due = values[start + np.maximum(after, 0)]
+        due[after < 0] = nothing
         before = np.full((start, *values.shape[1:]), nothing, values.dtype)
-        parts.append(np.concatenate([before, known]))
+        parts.append(np.concatenate([before, due]))
     return tuple(parts)
 
 
