@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def text_files() -> list[Path]:
 
 
 def pack(out: Path) -> None:
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of each table it drops
     found = {Path(font.path) for held_out in (False, True) for font in load_fonts(held_out)}
     fonts = {path: data for path in sorted(found) if (data := cut_down(path)) is not None}
     listing = "".join(f"{path}\n" for path in fonts)
