@@ -102,14 +102,13 @@ class FixedStep:
         """The ring holds a window of new tokens, nothing else."""
         return rule is None or (rule.window > 0 and not rule.over_prompt)
 
-    def can_run(self, rows: Sequence[Row]) -> bool:
-        """False for more rows than the largest bucket: every number of them would be a shape."""
-        if self._batch_buckets and len(rows) > self._batch_buckets[-1]:
-            return False
-        return all(
-            len(row.ids) == 1 and row.rules.dry is None and row.rules.ngram == self._rule
-            for row in rows
-        )
+    def fits(self, rows: Sequence[Row]) -> list[bool]:
+        """Which rows, of one token each, it can run together. None of more than the largest bucket:
+        every number of them would be a shape."""
+        fit = [row.rules.dry is None and row.rules.ngram == self._rule for row in rows]
+        if self._batch_buckets and sum(fit) > self._batch_buckets[-1]:
+            return [False] * len(rows)
+        return fit
 
     def run(self, rows: Sequence[Row]) -> list[Choice]:
         """One step; the cache has grown by a token in each row's slot."""

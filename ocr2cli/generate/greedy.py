@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ from ocr2cli.generate.logits import BAN
 PIECE = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The greedy token at one position.
 
     logprob: natural log of the model's own probability of the token, before bans and penalties,
@@ -65,10 +64,8 @@ def pack(logits_NV: Tensor, ids_N: Tensor, is_overridden_N: Tensor) -> Tensor:
 
 def unpack(packed_3N: Tensor) -> list[Choice]:
     """`pack`'s answer on the host."""
-    return [
-        Choice(int(token), logprob, bool(is_overridden))
-        for token, logprob, is_overridden in zip(*packed_3N.tolist(), strict=True)
-    ]
+    tokens, logprobs, overrides = packed_3N.tolist()
+    return list(map(Choice, map(int, tokens), logprobs, map(bool, overrides)))
 
 
 def first_argmax(logits_NV: Tensor) -> Tensor:

@@ -123,36 +123,36 @@ class NgramIndex:
     """`banned_tokens` of a growing history, each step in O(n) whatever the history's length.
 
     Remembers where each (n-1)-gram starts; `pop` takes tokens back (drafts that are only tried).
+    Looks at what was pushed only when asked: a step that stays on a device has its own history.
     """
 
     def __init__(self, rule: NgramRule, history: Iterable[int] = ()) -> None:
         self._rule = rule
-        self._tokens: list[int] = []
+        self._tokens = list(history)
         self._starts: dict[tuple[int, ...], list[int]] = {}
-        self._register()
-        for token in history:
-            self.push(token)
+        self._num_indexed = 0  # so many starts are known, of those that the tokens have room for
 
     def push(self, token: int) -> None:
         self._tokens.append(token)
-        self._register()
 
     def pop(self, count: int) -> None:
         """Take the last `count` tokens back."""
-        for _ in range(count):
-            if len(self._tokens) >= self._rule.n - 1:
-                gram = self._last_gram()
-                self._starts[gram].pop()
-                if not self._starts[gram]:
-                    del self._starts[gram]
-            self._tokens.pop()
+        kept = len(self._tokens) - count
+        for start in reversed(range(self._num_starts(kept), self._num_indexed)):
+            gram = self._gram(start)
+            self._starts[gram].pop()
+            if not self._starts[gram]:
+                del self._starts[gram]
+            self._num_indexed = start
+        del self._tokens[kept:]
 
     def banned(self) -> set[int]:
         """The tokens that may not come next."""
+        self._catch_up()
         length, n = len(self._tokens), self._rule.n
         if length < n:
             return set()
-        starts = self._starts[self._last_gram()]
+        starts = self._starts[self._gram(length - n + 1)]
         if len(starts) == 1:
             return set()
         first = length - self._rule.window if self._rule.window else 0
@@ -164,13 +164,18 @@ class NgramIndex:
             found.add(self._tokens[start + n - 1])
         return found - self._rule.exempt
 
-    def _register(self) -> None:
-        start = len(self._tokens) - self._rule.n + 1
-        if start >= 0:
-            self._starts.setdefault(self._last_gram(), []).append(start)
+    def _catch_up(self) -> None:
+        now = self._num_starts(len(self._tokens))
+        for start in range(self._num_indexed, now):
+            self._starts.setdefault(self._gram(start), []).append(start)
+        self._num_indexed = now
 
-    def _last_gram(self) -> tuple[int, ...]:
-        return tuple(self._tokens[len(self._tokens) - self._rule.n + 1 :])
+    def _num_starts(self, length: int) -> int:
+        """How many (n-1)-grams so many tokens hold."""
+        return max(0, length - self._rule.n + 2)
+
+    def _gram(self, start: int) -> tuple[int, ...]:
+        return tuple(self._tokens[start : start + self._rule.n - 1])
 
 
 class Rules:

@@ -62,9 +62,7 @@ class StepRunner:
     def _fixed_rows(self, rows: Sequence[Row]) -> list[bool]:
         """Which rows the fixed step takes; none where one has guesses, which all rows pay for."""
         if self._fixed and all(len(row.ids) == 1 for row in rows):
-            fit = [self._fixed.can_run([row]) for row in rows]
-            if self._fixed.can_run(list(compress(rows, fit))):
-                return fit
+            return self._fixed.fits(rows)
         return [False] * len(rows)
 
     def _run_any(self, rows: Sequence[Row]) -> list[list[Choice]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -85,6 +86,9 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
         _log_to_parent(uplink, setup.log_level)
         _limit_memory(setup.stage.memory_limit_bytes)
         worker = setup.stage.make_worker()
+        # What is loaded stays. Else a collection of garbage, one in some steps of a large batch,
+        # looks through all of torch each time.
+        gc.freeze()
         uplink.send(Kind.READY)
         is_loading = False
         inbox = PipeInbox(reader, uplink)

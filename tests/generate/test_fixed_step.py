@@ -217,8 +217,8 @@ def test_more_sequences_than_the_largest_bucket_are_left_to_steps_of_any_size() 
         use_graphs=False,
     )  # fmt: skip
     rows = [Row(slot, [5], [5], Rules(rule, None)) for slot in range(3)]
-    assert fixed.can_run(rows[:2])
-    assert not fixed.can_run(rows)
+    assert fixed.fits(rows[:2]) == [True, True]
+    assert not any(fixed.fits(rows))
 
 
 def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:

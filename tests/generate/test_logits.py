@@ -107,14 +107,18 @@ def test_the_device_rule_treats_each_row_of_a_batch_alone(
         assert torch.equal(on_device[row], no_repeat_ngram(history, logits[row], rule))
 
 
-@given(few_tokens, few_tokens, rules)
+@given(few_tokens, few_tokens, st.integers(0, 9), rules)
 def test_popping_pushed_tokens_leaves_no_trace(
-    history: list[int], tried: list[int], rule: NgramRule
+    history: list[int], tried: list[int], asked: int, rule: NgramRule
 ) -> None:
+    """Also where it was asked on the way, and of tokens that it was never asked about."""
     index, fresh = NgramIndex(rule, history), NgramIndex(rule, history)
-    for token in tried:
+    for number, token in enumerate(tried):
         index.push(token)
+        if number < asked:
+            index.banned()
     index.pop(len(tried))
+    assert index.banned() == fresh.banned()
     assert vars(index) == vars(fresh)
 
 
