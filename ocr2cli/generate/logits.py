@@ -136,8 +136,10 @@ class NgramIndex:
         self._tokens.append(token)
 
     def pop(self, count: int) -> None:
-        """Take the last `count` tokens back."""
+        """Take the last `count` tokens back. Raises: IndexError when there are fewer."""
         kept = len(self._tokens) - count
+        if kept < 0:
+            raise IndexError(f"{count} tokens cannot be taken back of {len(self._tokens)}")
         for start in reversed(range(self._num_starts(kept), self._num_indexed)):
             gram = self._gram(start)
             self._starts[gram].pop()

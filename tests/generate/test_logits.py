@@ -120,6 +120,8 @@ def test_popping_pushed_tokens_leaves_no_trace(
     index.pop(len(tried))
     assert index.banned() == fresh.banned()
     assert vars(index) == vars(fresh)
+    with pytest.raises(IndexError):
+        index.pop(len(history) + 1)
 
 
 @given(few_tokens, st.integers(1, 5))
