@@ -135,7 +135,8 @@ def make_subject(engine: EngineConfig) -> Subject:
         model = random_model(config, dtype, device, int8_decoder=int8, matrices=matrices)
     if where.packs:
         model.vision.pack()
-        model.decoder.pack()
+    if device.type == "cpu":
+        model.decoder.prepare()
     is_compiled = engine.compile and compile_vision(model.vision)
     return Subject(
         engine.model, model.vision.config, device, dtype, model, int8, matrices, is_compiled

@@ -9,7 +9,7 @@ import torch
 
 from ocr2cli.engines.host import check_device
 from ocr2cli.errors import EngineError
-from ocr2cli.model.linear import has_bf16_products, nvidia_generation
+from ocr2cli.model.processor import has_bf16_products, nvidia_generation
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 

@@ -13,7 +13,7 @@ import torch
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.model.attention import token_kernel
-from ocr2cli.model.linear import has_bf16_products
+from ocr2cli.model.processor import has_bf16_products
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.names import count_parameters
@@ -67,7 +67,7 @@ def compile_vision(vision: VisionEncoder) -> bool:
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
-    device, dtype, matrices = where = place(files, engine)
+    device, dtype, matrices = place(files, engine)
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16_products():
         logger.warning(
             "--dtype bf16: this processor has no bf16 products and takes plain loops, some thirty "
@@ -77,8 +77,8 @@ def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
         files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
     )
     token_kernel(device, dtype)  # compiled now, if it will be: not while the first page waits
-    if where.packs:
-        decoder.pack()  # the same bits, in an order that a few rows at a time are quick to multiply
+    if device.type == "cpu":
+        decoder.prepare()
     return decoder
 
 

@@ -103,14 +103,15 @@ class Decoder(nn.Module):
             x_BTD = cast(DecoderLayer, layer).extend(x_BTD, turn, cache, index, plan)
         return x_BTD
 
-    def pack(self) -> None:
-        """Pack every matrix for a CPU if that is possible here; afterwards it only runs.
+    def prepare(self) -> None:
+        """Make every matrix ready for a CPU's products of a few rows; afterwards it only runs.
 
-        Takes as much memory as the plain weights, which are given up one by one.
+        What is packed takes as much memory as the plain weights, which are given up one by one.
         """
+        rows = self.norm.weight.dtype
         for module in self.modules():
             if isinstance(module, Linear | MixtureOfExperts):
-                module.pack()
+                module.prepare(rows)
 
 
 class DecoderLayer(nn.Module):

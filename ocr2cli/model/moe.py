@@ -19,10 +19,12 @@ from ocr2cli.model.linear import (
     as_shape_only,
     can_pack,
     linear,
-    nvidia_generation,
     pack_weight,
     packed_linear,
+    products_of,
 )
+from ocr2cli.model.processor import nvidia_generation
+from ocr2cli.model.token_products import TokenProducts
 
 # Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
 SUMMED_TOKENS = 256
@@ -44,6 +46,7 @@ class MixtureOfExperts(nn.Module):
         self.experts_down = nn.Parameter(torch.randn(experts, width, inner) * 0.02)
         self.shared = SwiGLU(width, config.shared_intermediate)
         self.packed: list[tuple[Tensor, Tensor]] = []
+        self.products: TokenProducts | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x_TD = x.reshape(-1, x.shape[-1])
@@ -57,6 +60,8 @@ class MixtureOfExperts(nn.Module):
         Rows are sorted by expert, so each expert that has rows runs once over all of them and no
         expert weight is copied.
         """
+        if self.products is not None:
+            return self._run_compiled(self.products, x_TD, weights_TK, experts_TK)
         tokens, chosen = experts_TK.shape
         if tokens == 1 and x_TD.device.type == "cpu":
             return self._routed_alone(x_TD, weights_TK, experts_TK)
@@ -78,6 +83,16 @@ class MixtureOfExperts(nn.Module):
             [self._down(expert, h) for expert, h in zip(experts, h_KI.split(1), strict=True)]
         )
         return sum_by_weight(y_KD[None], weights_1K)
+
+    def _run_compiled(
+        self, products: TokenProducts, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor
+    ) -> Tensor:
+        """All experts in two calls of a product that finds each expert's rows itself."""
+        tokens, chosen = experts_TK.shape
+        experts_R = experts_TK.flatten().numpy()
+        h_RI = _swiglu(products.grouped(x_TD, self.experts_gate_up, experts_R, uses=chosen))
+        y_RD = products.grouped(h_RI, self.experts_down, experts_R)
+        return sum_by_weight(y_RD.view(tokens, chosen, -1), weights_TK)
 
     def _run_all(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """Every expert on every token, weighted by 0 where it was not chosen: more work than
@@ -125,11 +140,20 @@ class MixtureOfExperts(nn.Module):
             return packed_linear(x, self.packed[expert][1])
         return linear(x, self.experts_down[expert])
 
+    def prepare(self, rows: torch.dtype) -> None:
+        """Make ready for a decoder's rows of that dtype, as `Linear.prepare`."""
+        self.router.prepare(rows)
+        gate_up, down = (
+            products_of(weight, rows) for weight in (self.experts_gate_up, self.experts_down)
+        )
+        self.products = gate_up if down else None
+        if self.products is None and self.experts_down.dtype == rows:
+            self.pack()
+
     def pack(self) -> None:
         """Replace the routed experts' weights by packed ones where `can_pack` says so."""
         if not can_pack(self.experts_down):
             return
-        self.router.pack()
         self.packed = [
             (pack_weight(gate_up), pack_weight(down))
             for gate_up, down in zip(self.experts_gate_up, self.experts_down, strict=True)
@@ -147,6 +171,8 @@ class Router(nn.Module):
         self.experts_per_token = config.experts_per_token
         self.weight = nn.Parameter(torch.randn(config.num_experts, config.hidden_size) * 0.02)
         self.packed: Tensor | None = None
+        self.wide: Tensor | None = None
+        self.products: TokenProducts | None = None
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (weights float32 [T, K], experts int64 [T, K])."""
@@ -155,16 +181,22 @@ class Router(nn.Module):
 
     def probabilities(self, x_TD: Tensor) -> Tensor:
         """float32 [T, E], each row sums to one."""
+        if self.products is not None and self.wide is not None:
+            return self.products.product(x_TD.float(), self.wide).softmax(dim=-1)
         if self.packed is not None:
             return packed_linear(x_TD.float(), self.packed).softmax(dim=-1)
         return linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
 
-    def pack(self) -> None:
-        """Keep the weight in float32, packed, where `can_pack` says so: a step of one token would
-        spend more time on re-ordering it than on the product."""
-        weight = self.weight.detach().float()
-        if can_pack(weight):
-            self.packed = pack_weight(weight)
+    def prepare(self, rows: torch.dtype) -> None:
+        """Keep the weight in float32, compiled or packed where that is possible: a step of one
+        token would spend more time on re-ordering it than on the product."""
+        wide = self.weight.detach().float()
+        # For other rows it would be a kernel more to compile, and wins nothing worth it.
+        self.products = products_of(wide, rows) if rows == torch.float32 else None
+        if self.products is not None:
+            self.wide = wide
+        elif can_pack(wide):
+            self.packed = pack_weight(wide)
 
 
 def sort_keys(experts_R: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 Weights have a scale for each output channel, made when they are loaded; a row of activations gets
 its own scale when it arrives. A row's result depends on nothing but that row: the sums are exact
 integers, so neither company nor the order of adding can change them, and every machine gets the
-same bits. Where oneDNN's product is not exact (processors without VNNI let sums of two saturate)
-the integers are multiplied as float32 in pieces short enough to be exact: slower, equal.
+same bits: from the compiled product (`token_products.py`), from oneDNN's, or, where that is not
+exact (processors without VNNI let sums of two saturate), from float32 products of pieces short
+enough to be exact: slower, equal.
 Knows nothing about files or what the products are for.
 
 Letters: M rows, N output channels, K input channels; T, D, E, I, R as in `moe.py`.
@@ -14,13 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ocr2cli.model.linear import Linear, as_shape_only, has_amx
+from ocr2cli.model.linear import Linear, as_shape_only
 from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
+from ocr2cli.model.processor import has_amx
+from ocr2cli.model.token_products import TokenProducts, token_products
 
 LEVELS = 127
 # oneDNN picks its layout for a number of rows; this one serves prefill as well.
@@ -37,22 +42,67 @@ _EXPERT_ROWS = 256
 class Int8Weight:
     """A matrix [N, K] that is values * scales[:, None].
 
-    values: int8, in oneDNN's own layout where `has_exact_onednn()`, else [N, K]. scales: float32
-    [N]. zeros: int32 [N], for oneDNN, which can shift a channel.
+    products: the compiled product, where there is one for this shape. values: int8; without
+    `products` in oneDNN's own layout where `has_exact_onednn()`, else [N, K]. scales: float32 [N].
+    shifts: int32 [N], 128 times the channel's sum for the compiled product; zeros for oneDNN, which
+    can shift a channel.
     """
 
     values: Tensor
     scales: Tensor
-    zeros: Tensor
+    shifts: Tensor
+    products: TokenProducts | None = None
 
     @classmethod
     def of(cls, weight_NK: Tensor) -> Int8Weight:
         """weight: [N, K], any float dtype. The largest magnitude of a channel becomes 127."""
         values_NK, scales_N = quantise_channels(weight_NK)
+        products = byte_products_of(weight_NK)
+        if products is not None:
+            return cls(values_NK, scales_N, _shifts(values_NK), products)
         if has_exact_onednn():
             rows_and_width = [_PACKED_FOR_ROWS, values_NK.shape[1]]
             values_NK = torch.ops.onednn.qlinear_prepack(values_NK, rows_and_width)
         return cls(values_NK, scales_N, torch.zeros(len(scales_N), dtype=torch.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Experts:
+    """Matrices [E, N, K] of one shape for the compiled product: int8 values, float32 scales
+    [E, N], int32 shifts [E, N]."""
+
+    values: Tensor
+    scales: Tensor
+    shifts: Tensor
+    products: TokenProducts
+
+    @classmethod
+    def of(cls, weight_ENK: Tensor, products: TokenProducts) -> Int8Experts:
+        """weight: any float dtype; each expert's channels have scales of their own."""
+        values_CK, scales_C = quantise_channels(weight_ENK.flatten(0, 1))
+        shape = weight_ENK.shape[:2]
+        shifts_EN = _shifts(values_CK).view(shape)
+        return cls(values_CK.view(weight_ENK.shape), scales_C.view(shape), shifts_EN, products)
+
+    def multiply(
+        self, x_MK: Tensor, scales_M1: Tensor, experts_R: np.ndarray[Any, Any], uses: int = 1
+    ) -> Tensor:
+        """Row r // uses of x times the matrix of expert experts_R[r]: float32 [R, N]."""
+        return self.products.scaled(
+            x_MK, scales_M1, self.values, self.scales, self.shifts, experts_R, uses
+        )
+
+
+def byte_products_of(weight: Tensor) -> TokenProducts | None:
+    """The compiled product for a weight [..., out, in] made int8, or None."""
+    products = token_products(torch.int8, torch.int8)
+    return products if products and products.takes(*weight.shape[-2:]) else None
+
+
+def _shifts(values_NK: Tensor) -> Tensor:
+    """128 times each channel's sum, int32 [N]; in pieces, as `quantise_rows`."""
+    pieces = values_NK.split(max(1, _QUANTISED_ITEMS // values_NK.shape[1]))
+    return torch.cat([piece.sum(dim=1, dtype=torch.int32) for piece in pieces]) * 128
 
 
 def quantise_channels(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,11 +139,16 @@ def _steps(x_MK: Tensor) -> tuple[Tensor, Tensor]:
 
 def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
     """x: int8 [M, K] with its rows' scales. Returns float32 [M, N]."""
+    if weight.products is not None:
+        alone_R = np.zeros(len(x_MK), np.int64)
+        return weight.products.scaled(
+            x_MK, scales_M1, weight.values[None], weight.scales, weight.shifts, alone_R
+        )
     if has_exact_onednn():
         rows = len(x_MK)
         padding = (0, 0, 0, max(0, _fewest_rows() - rows))
         y_MN = _onednn_product(
-            F.pad(x_MK, padding), weight.values, weight.scales, weight.zeros
+            F.pad(x_MK, padding), weight.values, weight.scales, weight.shifts
         )[:rows]
     else:
         y_MN = exact_product(x_MK, weight.values) * weight.scales
@@ -176,26 +231,37 @@ class Int8Linear(Linear):
             y_MN += self.bias
         return y_MN.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def pack(self) -> None:
-        """Nothing: its weight is packed already."""
+    def prepare(self, rows: torch.dtype) -> None:
+        """Nothing: its weight is ready."""
 
 
 class Int8MixtureOfExperts(MixtureOfExperts):
     """Routed experts of int8 weights; the router stays float32."""
 
-    gate_up: list[Int8Weight]
-    down: list[Int8Weight]
+    gate_up: list[Int8Weight] | Int8Experts
+    down: list[Int8Weight] | Int8Experts
 
     @torch.no_grad()
     def take(self, name: str, weight_ENK: Tensor) -> nn.Parameter:
         """Keep `experts_gate_up` or `experts_down` quantised, each expert's channels for
         themselves. Returns what stands for it in the state dict."""
-        setattr(self, name.removeprefix("experts_"), [Int8Weight.of(each) for each in weight_ENK])
+        products = byte_products_of(self.experts_gate_up) and byte_products_of(self.experts_down)
+        matrices = (
+            [Int8Weight.of(each) for each in weight_ENK]
+            if products is None
+            else Int8Experts.of(weight_ENK, products)
+        )
+        setattr(self, name.removeprefix("experts_"), matrices)
         return as_shape_only(weight_ENK)
 
     def routed(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """As in a plain mixture; tokens are quantised once, not once for each chosen expert."""
         tokens, chosen = experts_TK.shape
+        if isinstance(self.gate_up, Int8Experts) and isinstance(self.down, Int8Experts):
+            experts_R = experts_TK.flatten().numpy()
+            inner_RI = self.gate_up.multiply(*quantise_rows(x_TD), experts_R, uses=chosen)
+            y_RD = self.down.multiply(*quantise_rows(_swiglu(inner_RI)), experts_R)
+            return sum_by_weight(y_RD.view(tokens, chosen, -1), weights_TK).to(x_TD.dtype)
         order_R = experts_TK.flatten().argsort(stable=True)
         rows_R = order_R // chosen
         values_TD, scales_T1 = quantise_rows(x_TD)
@@ -211,14 +277,14 @@ class Int8MixtureOfExperts(MixtureOfExperts):
 
     def _run_group(self, group: Group, values_RD: Tensor, scales_R1: Tensor) -> Tensor:
         """A few experts over their rows, which are sorted by expert. Returns float32 [R, D]."""
-        inner = _by_expert(values_RD, scales_R1, [(self.gate_up[e], n) for e, n in group])
-        gate_RI, up_RI = inner.chunk(2, dim=-1)
-        values_RI, scales_R1 = quantise_rows(F.silu(gate_RI).mul_(up_RI))
+        assert isinstance(self.gate_up, list) and isinstance(self.down, list)
+        inner_RI = _by_expert(values_RD, scales_R1, [(self.gate_up[e], n) for e, n in group])
+        values_RI, scales_R1 = quantise_rows(_swiglu(inner_RI))
         return _by_expert(values_RI, scales_R1, [(self.down[e], n) for e, n in group])
 
-    def pack(self) -> None:
-        """Only the router: the experts' weights are packed already."""
-        self.router.pack()
+    def prepare(self, rows: torch.dtype) -> None:
+        """Only the router: the experts' weights are ready."""
+        self.router.prepare(rows)
 
 
 Int8Module = Int8Linear | Int8MixtureOfExperts
@@ -237,6 +303,11 @@ def _groups(counts: list[int]) -> list[Group]:
         groups[-1].append((expert, count))
         room -= count
     return groups
+
+
+def _swiglu(inner_RI: Tensor) -> Tensor:
+    gate_RI, up_RI = inner_RI.chunk(2, dim=-1)
+    return F.silu(gate_RI).mul_(up_RI)
 
 
 def _by_expert(values: Tensor, scales: Tensor, used: list[tuple[Int8Weight, int]]) -> Tensor:

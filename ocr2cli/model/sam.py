@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
-from ocr2cli.model.linear import Linear, has_amx
+from ocr2cli.model.linear import Linear
+from ocr2cli.model.processor import has_amx
 
 # Maps of at most this many tokens (the windows) get their bias from a product, all at once.
 SMALL_MAP = 512

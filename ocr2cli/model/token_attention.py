@@ -26,7 +26,7 @@ from torch import Tensor
 logger = logging.getLogger("ocr2")
 
 # numba's own pool of threads may take one caller at a time.
-_one_caller = threading.Lock()
+one_caller = threading.Lock()
 
 
 class TokenAttention:
@@ -52,7 +52,7 @@ class TokenAttention:
         out_BTHC = torch.empty_like(q_BTHC)
         batch, tokens, heads, _ = q_BTHC.shape
         scores = np.empty((batch * heads, max(starts) + tokens), np.float32)
-        with _one_caller:
+        with one_caller:
             self._set_threads(min(torch.get_num_threads(), self._most_threads))
             self._attend(
                 _bits(keys_SHLC),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -15,16 +17,26 @@ from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
 from ocr2cli.model.moe import MixtureOfExperts
+from ocr2cli.model.token_products import token_products
 from ocr2cli.weights.load import matrix_names
 
 TOLERANCE = 1e-5
 LENGTHS = (23, 5, 40)
+# Widths that compiled products take; those of TOY they leave to the other ways.
+EVEN = replace(TOY.decoder, dense_intermediate=64, expert_intermediate=32)
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     model = Decoder(TOY.decoder).eval()
     randomise(model, seed=4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def even() -> Decoder:
+    model = Decoder(EVEN).eval()
+    randomise(model, seed=6)
     return model
 
 
@@ -146,22 +158,26 @@ def test_whole_prompts_together_equal_each_alone(
     assert relative_error(decoder.decode(ids[:, 0], cache, [3, 0, 1]), following) < TOLERANCE
 
 
-def same_decoder(decoder: Decoder, dtype: torch.dtype, *, is_packed: bool) -> Decoder:
-    model = Decoder(TOY.decoder).eval()
-    model.load_state_dict(decoder.state_dict())
-    model = model.to(dtype)
-    if is_packed:
-        model.pack()
+WAYS = ["plain", "packed", "compiled"]
+
+
+def same_decoder(decoder: Decoder, dtype: torch.dtype, way: str = "plain") -> Decoder:
+    model = copy.deepcopy(decoder).to(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "packed":  # as on a processor without the instructions
+            patch.setattr(linear, "token_products", lambda rows, weights: None)
+        if way != "plain":
+            model.prepare()
     return model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 def test_company_and_drafts_change_no_bit_of_a_sequence(
-    decoder: Decoder, dtype: torch.dtype, is_packed: bool
+    even: Decoder, dtype: torch.dtype, way: str
 ) -> None:
     """On a CPU one token alone, in a batch, and drafted give equal logits, bit by bit."""
-    model = same_decoder(decoder, dtype, is_packed=is_packed)
+    model = same_decoder(even, dtype, way)
     texts = torch.randint(0, 64, (3, 60), generator=torch.Generator().manual_seed(7))
 
     def prefilled() -> KVCache:
@@ -324,7 +340,7 @@ def test_router_works_in_float32_in_a_bf16_model() -> None:
 
 
 def test_a_bf16_decoder_stays_near_float32(decoder: Decoder, texts: list[Tensor]) -> None:
-    low = same_decoder(decoder, torch.bfloat16, is_packed=False)
+    low = same_decoder(decoder, torch.bfloat16)
     cache = KVCache(TOY.decoder, 1, 64, dtype=torch.bfloat16)
     low.prefill(low.embed(texts[2][:-1]), cache, 0)
     logits = low.decode(texts[2][-1:], cache, [0])[0]
@@ -336,13 +352,29 @@ def test_a_bf16_decoder_stays_near_float32(decoder: Decoder, texts: list[Tensor]
 def test_packed_weights_give_equal_bits(
     decoder: Decoder, texts: list[Tensor], dtype: torch.dtype
 ) -> None:
-    plain, packed = (same_decoder(decoder, dtype, is_packed=flag) for flag in (False, True))
+    plain, packed = (same_decoder(decoder, dtype, way) for way in ("plain", "packed"))
     assert torch.equal(plain_logits(packed, texts[2]), plain_logits(plain, texts[2]))
     assert packed.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_products_stay_near_and_keep_the_weights_as_they_are(
+    even: Decoder, texts: list[Tensor], dtype: torch.dtype
+) -> None:
+    plain, compiled = (same_decoder(even, dtype, way) for way in ("plain", "compiled"))
+    mixture = cast(MixtureOfExperts, compiled.layers[-1].mlp)
+    if token_products(dtype, dtype) is not None:  # else it is packed, as above
+        assert all(m.products for m in compiled.modules() if isinstance(m, linear.Linear))
+        assert mixture.products and not mixture.packed
+        assert {p.device.type for p in compiled.parameters()} == {"cpu"}
+    near = 1e-5 if dtype == torch.float32 else 0.02
+    logits = plain_logits(plain, texts[2])
+    assert relative_error(plain_logits(compiled, texts[2]), logits) < near
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_packing_gives_the_plain_weights_up(decoder: Decoder) -> None:
-    packed = same_decoder(decoder, torch.float32, is_packed=True)
+    packed = same_decoder(decoder, torch.float32, "packed")
     if not linear.can_pack(decoder.lm_head.weight):
         assert packed.lm_head.weight.device.type == "cpu"
         return
@@ -376,11 +408,12 @@ def test_a_widened_product_of_a_row_is_its_own_in_any_number_of_rows(rows: int) 
         assert torch.equal(linear.linear(x[:shared], weight, bias), whole[:shared])
 
 
+@pytest.mark.parametrize("way", ["plain", "compiled"])
 def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(
-    decoder: Decoder, texts: list[Tensor]
+    even: Decoder, texts: list[Tensor], way: str
 ) -> None:
-    rounded = same_decoder(decoder, torch.bfloat16, is_packed=False).state_dict()
-    whole = same_decoder(decoder, torch.float32, is_packed=False)
+    rounded = same_decoder(even, torch.bfloat16).state_dict()
+    whole = same_decoder(even, torch.float32)
     whole.load_state_dict({name: value.float() for name, value in rounded.items()})
     narrow = copy.deepcopy(whole)
     for name in matrix_names(narrow):
@@ -388,6 +421,9 @@ def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(
         setattr(narrow.get_submodule(owner), part, nn.Parameter(rounded[name], requires_grad=False))
     held = {p.dtype for p in narrow.parameters()}
     assert held == {torch.float32, torch.bfloat16}
+    if way == "compiled":
+        whole.prepare()
+        narrow.prepare()
     for text in texts:
         assert torch.equal(plain_logits(narrow, text), plain_logits(whole, text))
     caches = [KVCache(TOY.decoder, 2, 64) for _ in range(2)]

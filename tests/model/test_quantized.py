@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from test_decoder import decoder, filled_cache, texts  # noqa: F401  (fixtures)
 from torch import Tensor
-from toy_model import TOY
+from toy_model import TOY, randomise
 
 from ocr2cli.model import quantized
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.quantized import Int8Linear, Int8Weight, expect_int8, int8_product, quantise_rows
+from ocr2cli.model.token_products import token_products
 
 # Rounding to steps of a 127th of the largest of a hundred normal numbers, about three deviations,
 # is an error of 0.7 % in the weight and another in the input: 1 % together.
@@ -145,13 +147,37 @@ def test_an_int8_decoder_gives_each_slot_the_bits_it_gets_alone(
     texts: list[Tensor],  # noqa: F811
 ) -> None:
     small = to_int8(decoder)
-    small.pack()  # as a worker does: there is nothing left to pack
+    small.prepare()  # as a worker does: there is nothing left to pack
     ids = torch.stack([text[-1] for text in texts])
     together = small.decode(ids, filled_cache(small, texts), range(len(texts)))
     for slot, text in enumerate(texts):
         alone = small.decode(text[-1:], filled_cache(small, [text]), [0])[0]
         assert torch.equal(alone, together[slot])
         assert distance(together[slot], decoder(decoder.embed(text)[None])[0, -1]) < 0.1
+
+
+def test_compiled_products_give_an_int8_decoder_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In widths that they take, where the machine has them; without them it is onednn's turn."""
+    config = replace(
+        TOY.decoder, hidden_size=64, dense_intermediate=128, expert_intermediate=64, num_layers=2
+    )
+    whole = Decoder(config).eval()
+    randomise(whole, seed=8)
+    ids = torch.randint(0, 64, (33,), generator=torch.Generator().manual_seed(9))
+    compiled = to_int8(whole)
+    monkeypatch.setattr(quantized, "token_products", lambda rows, weights: None)
+    other = to_int8(whole)
+    is_compiled = token_products(torch.int8, torch.int8) is not None
+    for model, expected in ((compiled, is_compiled), (other, False)):
+        model.prepare()
+        assert isinstance(model.layers[-1].mlp.gate_up, quantized.Int8Experts) == expected
+        assert (model.lm_head.int8.products is not None) == expected
+    with torch.no_grad():
+        logits = [model(model.embed(ids)[None]) for model in (compiled, other)]
+    assert torch.equal(*logits)
+    assert distance(logits[0], whole(whole.embed(ids)[None])) < 0.1
 
 
 def test_signed_and_shifted_rows_have_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:

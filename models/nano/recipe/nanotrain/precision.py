@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ocr2cli.model.linear import has_bf16_products
+from ocr2cli.model.processor import has_bf16_products
 
 
 def has_bf16(device: str) -> bool:

@@ -1,0 +1,28 @@
+"""What the processor or the card at hand multiplies fast. Knows nothing about models."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+
+def has_bf16_products() -> bool:
+    """True on a CPU that multiplies bf16 through oneDNN; others take plain loops, some six times
+    slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def nvidia_generation(device: torch.device) -> int | None:
+    """The first number of a card's compute capability: 7 Volta and Turing, 8 Ampere and Ada, 9
+    Hopper, 10 Blackwell. None for any other device."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    return torch.cuda.get_device_capability(device)[0]
+
+
+@cache
+def has_amx() -> bool:
+    """True on a CPU with matrix tiles, for bf16 and for signed bytes."""
+    return bool(torch.cpu._is_amx_tile_supported())
