@@ -134,7 +134,7 @@ def make_subject(engine: EngineConfig) -> Subject:
         device, dtype, matrices = where = place_of_size(engine, count_parameters(config))
         model = random_model(config, dtype, device, int8_decoder=int8, matrices=matrices)
     if where.packs:
-        model.vision.pack()
+        model.vision.prepare()
     if device.type == "cpu":
         model.decoder.prepare()
     is_compiled = engine.compile and compile_vision(model.vision)

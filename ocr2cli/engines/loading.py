@@ -49,7 +49,7 @@ def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
         torch.backends.cudnn.allow_tf32 = False
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
-        vision.pack()
+        vision.prepare()
     if engine.compile:
         compile_vision(vision)
     return vision

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ocr2cli.model.llvm import Build, splat
+
 # Output channels at a time: their weights are as many streams from memory.
 CHANNELS = 4
 
@@ -83,27 +85,18 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-    byte, short, int32, int64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-    float32 = ir.FloatType()
+    build = Build(ir)
+    load, store = build.load, build.store
+    int32, int64, float32 = build.int32, build.int64, build.float32
     is_float = numbers.name in ("float", "widened")
     lanes = numbers.lanes
     # Instructions for dot products take their operands as words, whatever these hold.
     words, singles = ir.VectorType(int32, lanes), ir.VectorType(float32, lanes)
     sums = words if numbers.is_whole else singles
     operand = singles if is_float else words
-    floats, ints, shorts = (ir.VectorType(kind, CHANNELS) for kind in (float32, int32, short))
-
-    def number(value: int) -> Any:
-        return ir.Constant(int64, value)
-
-    def splat(kind: Any, value: float) -> Any:
-        return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
-
-    def load(builder: Any, kind: Any, address: Any) -> Any:
-        return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-    def store(builder: Any, value: Any, address: Any) -> None:
-        builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+    floats, ints, shorts = (
+        ir.VectorType(kind, CHANNELS) for kind in (float32, int32, build.short)
+    )
 
     def add_halves(builder: Any, one: Any, other: Any, length: int) -> Any:
         """Each stretch of `length` lanes becomes one of half the length: its halves' sum. The
@@ -111,11 +104,8 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         count = one.type.count if one is other else 2 * one.type.count
         starts = range(0, count, length)
         low = [start + lane for start in starts for lane in range(length // 2)]
-        mask = ir.VectorType(int32, len(low))
-        first, second = (
-            builder.shuffle_vector(one, other, ir.Constant(mask, [int32(lane) for lane in part]))
-            for part in (low, [lane + length // 2 for lane in low])
-        )
+        high = [lane + length // 2 for lane in low]
+        first, second = (build.shuffle(builder, one, other, part) for part in (low, high))
         return (builder.add if numbers.is_whole else builder.fadd)(first, second)
 
     def add_lanes(builder: Any, four: Sequence[Any]) -> Any:
@@ -133,7 +123,7 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
     def load_weights(builder: Any, address: Any) -> Any:
         if numbers.name != "widened":
             return load(builder, operand, address)
-        halves = load(builder, ir.VectorType(short, lanes), address)
+        halves = load(builder, ir.VectorType(build.short, lanes), address)
         wide = builder.shl(builder.zext(halves, words), splat(words, 16))
         return builder.bitcast(wide, singles)
 
@@ -157,16 +147,7 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         signature = types.void(*[types.int64] * 12)
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            rows = arguments[0]
-            done = builder.append_basic_block("done")
-            cases = [builder.append_basic_block(f"rows{n}") for n in range(1, numbers.rows + 1)]
-            switch = builder.switch(rows, done)
-            for count, case in enumerate(cases, start=1):
-                switch.add_case(number(count), case)
-                builder.position_at_end(case)
-                run_rows(builder, count, *arguments[1:])
-                builder.branch(done)
-            builder.position_at_end(done)
+            build.by_count(builder, range(1, numbers.rows + 1), arguments, run_rows)
             return context.get_dummy_value()
 
         return signature, generate
@@ -178,33 +159,33 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         dot = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(sums, [sums, operand, operand]), numbers.dot
         )
-        place = byte.as_pointer()
+        place = build.byte.as_pointer()
         prefetch = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(ir.VoidType(), [place, int32, int32, int32]),
             "llvm.prefetch.p0",
         )  # fmt: skip
-        length = b.mul(width, number(numbers.weight))
-        offsets = [b.mul(length, number(channel)) for channel in range(CHANNELS)]
+        length = b.mul(width, int64(numbers.weight))
+        offsets = [b.mul(length, int64(channel)) for channel in range(CHANNELS)]
         streams = [b.add(weights, offset) for offset in offsets]
         coming = []
         for channel, offset in enumerate(offsets):
             is_asked = b.and_(
-                b.icmp_signed("<=", low, number(channel)), b.icmp_signed(">", high, number(channel))
+                b.icmp_signed("<=", low, int64(channel)), b.icmp_signed(">", high, int64(channel))
             )
             coming.append(b.add(b.select(is_asked, ahead, weights), offset))
-        sources = [load(b, int64, b.add(inputs, number(8 * row))) for row in range(count)]
+        sources = [load(b, int64, b.add(inputs, int64(8 * row))) for row in range(count)]
 
         start, loop = b.block, b.append_basic_block("loop")
         end = b.append_basic_block("end")
         b.branch(loop)
         b.position_at_end(loop)
         at = b.phi(int64)
-        at.add_incoming(number(0), start)
+        at.add_incoming(int64(0), start)
         before = [b.phi(sums) for _ in range(count * CHANNELS)]
         for each in before:
             each.add_incoming(splat(sums, 0), start)
         stored = [load_weights(b, b.add(stream, at)) for stream in streams]
-        along = b.mul(at, number(numbers.input // numbers.weight))
+        along = b.mul(at, int64(numbers.input // numbers.weight))
         # Into the second cache (2): the first is full of what is multiplied now. The processor
         # alone follows four short streams at two thirds of the memory's rate. A stream that is not
         # asked for names what is in the cache already.
@@ -220,7 +201,7 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
                 total = before[row * CHANNELS + channel]
                 pair = [piece, stored[channel]]
                 after.append(b.call(dot, [*pair, total] if is_float else [total, *pair]))
-        following = b.add(at, number(numbers.step * numbers.weight))
+        following = b.add(at, int64(numbers.step * numbers.weight))
         at.add_incoming(following, loop)
         for old, new in zip(before, after, strict=True):
             old.add_incoming(new, loop)
@@ -229,14 +210,12 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         b.position_at_end(end)
         for row in range(count):
             value = add_lanes(b, after[row * CHANNELS : (row + 1) * CHANNELS])
-            into = b.add(load(b, int64, b.add(outputs, number(8 * row))), column)
+            into = b.add(load(b, int64, b.add(outputs, int64(8 * row))), column)
             if numbers.is_whole:
                 exact = b.sitofp(b.sub(value, load(b, ints, shifts)), floats)
-                scale = load(b, float32, b.add(row_scales, number(4 * row)))
-                same = ir.Constant(floats, ir.Undefined)
-                for lane in range(CHANNELS):
-                    same = b.insert_element(same, scale, int32(lane))
-                store(b, b.fmul(b.fmul(exact, load(b, floats, scales)), same), into)
+                scale = load(b, float32, b.add(row_scales, int64(4 * row)))
+                spread = build.spread(b, floats, scale)
+                store(b, b.fmul(b.fmul(exact, load(b, floats, scales)), spread), into)
             else:
                 store(b, as_bf16(b, value) if numbers.is_narrow else value, into)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from functools import cache
 
 import torch
@@ -26,3 +27,20 @@ def nvidia_generation(device: torch.device) -> int | None:
 def has_amx() -> bool:
     """True on a CPU with matrix tiles, for bf16 and for signed bytes."""
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+@cache
+def host_features() -> frozenset[str]:
+    """What this processor can, in LLVM's words, for code that numba compiles here. Empty where the
+    user has numba compile for another one. Raises: ImportError without numba."""
+    from llvmlite import binding
+    from numba import config
+
+    if config.CPU_NAME or config.CPU_FEATURES:
+        return frozenset()
+    return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
+
+
+def can_run(needed: Iterable[Set[str]], features: Set[str]) -> bool:
+    """True if `features` have all of any of the sets."""
+    return any(each <= features for each in needed)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
 from ocr2cli.model.linear import Linear
+from ocr2cli.model.map_attention import MapAttention, map_attention, pack_positions
 from ocr2cli.model.processor import has_amx
 
 # Maps of at most this many tokens (the windows) get their bias from a product, all at once.
@@ -124,14 +125,30 @@ class SamAttention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, config.head_dim))
         self._derived = Derived()
+        self.kernel: MapAttention | None = None
+
+    def prepare(self) -> None:
+        """Compile the attention for bf16 on a CPU where that is possible; then it only runs."""
+        if self.rel_pos_h.device.type == "cpu" and self.rel_pos_h.dtype == torch.bfloat16:
+            kernel = map_attention()
+            self.kernel = kernel if kernel and kernel.takes(self.rel_pos_h.shape[1]) else None
 
     def forward(self, x_BGGD: Tensor) -> Tensor:
         batch, side, _, width = x_BGGD.shape
         qkv = self.qkv(x_BGGD).view(batch, side * side, 3, self.num_heads, -1)
+        if self.kernel is not None:
+            y_BNHC = self.kernel(qkv, self._packed("h", side), self._packed("w", side))
+            return self.proj(y_BNHC.view(batch, side, side, width))
         q_BHNC, k_BHNC, v_BHNC = qkv.permute(2, 0, 3, 1, 4)
         by_row, by_column = position_terms(q_BHNC, self._table("h", side), self._table("w", side))
         y_BHNC = attend_with_positions(q_BHNC, k_BHNC, v_BHNC, by_row, by_column)
         return self.proj(y_BHNC.transpose(1, 2).reshape(batch, side, side, width))
+
+    def _packed(self, axis: str, side: int) -> Tensor:
+        table = self.rel_pos_h if axis == "h" else self.rel_pos_w
+        return self._derived.get(
+            table, (axis, side, "packed"), lambda rows: pack_positions(relative_rows(rows, side))
+        )
 
     def _table(self, axis: str, side: int) -> Tensor:
         table = self.rel_pos_h if axis == "h" else self.rel_pos_w
@@ -263,17 +280,19 @@ def key_places(side: int, like: Tensor) -> Tensor:
 
 
 def relative_table(table_LC: Tensor, side: int) -> Tensor:
-    """Rows of a relative-position table for each (query, key) index. Returns [G, G, C].
-
-    table: [L, C], index grows with query - key. If L is not 2 * side - 1 the table is resized
-    linearly along its length in float32.
-    """
-    length = 2 * side - 1
-    if table_LC.shape[0] != length:
-        resized = F.interpolate(table_LC.float().T[None], size=length, mode="linear")
-        table_LC = resized[0].T.to(table_LC.dtype)
+    """Rows of a relative-position table for each (query, key) index. Returns [G, G, C]."""
     index = torch.arange(side, device=table_LC.device)
-    return table_LC[index[:, None] - index[None, :] + side - 1]
+    return relative_rows(table_LC, side)[index[:, None] - index[None, :] + side - 1]
+
+
+def relative_rows(table_LC: Tensor, side: int) -> Tensor:
+    """A relative-position table for a map of that side: [2 * side - 1, C], index grows with query -
+    key. One of another length is resized linearly along its length in float32."""
+    length = 2 * side - 1
+    if table_LC.shape[0] == length:
+        return table_LC
+    resized = F.interpolate(table_LC.float().T[None], size=length, mode="linear")
+    return resized[0].T.to(table_LC.dtype)
 
 
 def embed_patches(pixels_B3SS: Tensor, convolution: nn.Conv2d) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -35,7 +35,7 @@ from ocr2cli.model.dot_rows import (
     Numbers,
     make_dot_rows,
 )
-from ocr2cli.model.processor import has_amx
+from ocr2cli.model.processor import can_run, has_amx, host_features
 from ocr2cli.model.token_attention import one_caller
 
 logger = logging.getLogger("ocr2")
@@ -151,16 +151,11 @@ def _token_products(rows: torch.dtype, weights: torch.dtype) -> TokenProducts | 
 
 def _numbers_here(rows: torch.dtype, weights: torch.dtype) -> Numbers | None:
     """Raises: ImportError."""
-    from llvmlite import binding
-    from numba import config
-
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return None  # the user has numba compile for another processor
-    ways = _WAYS.get((rows, weights), ())
     if has_amx() and rows != torch.float32:
         return None
-    features = {name for name, has in binding.get_host_cpu_features().items() if has}
-    return next((numbers for numbers in ways if can_run(numbers, features)), None)
+    features = host_features()
+    ways = _WAYS.get((rows, weights), ())
+    return next((numbers for numbers in ways if can_run(numbers.features, features)), None)
 
 
 # By the dtypes of rows and weights, the fastest first.
@@ -170,11 +165,6 @@ _WAYS = {
     (torch.float32, torch.float32): (FLOAT, SHORT_FLOAT),
     (torch.float32, torch.bfloat16): (WIDENED, SHORT_WIDENED),
 }
-
-
-def can_run(numbers: Numbers, features: Set[str]) -> bool:
-    """True on a processor with these features, named as LLVM does."""
-    return any(needed <= features for needed in numbers.features)
 
 
 def _compiled(

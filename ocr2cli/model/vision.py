@@ -14,7 +14,7 @@ from ocr2cli.model.clip import ClipEncoder
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.model.linear import Linear
 from ocr2cli.model.query_encoder import QueryEncoder
-from ocr2cli.model.sam import SamEncoder
+from ocr2cli.model.sam import SamAttention, SamEncoder
 
 
 class VisionEncoder(nn.Module):
@@ -62,11 +62,14 @@ class VisionEncoder(nn.Module):
         # view's result is its own to the last bit.
         return torch.cat([self.sam(view_13SS) for view_13SS in pixels_B3SS.split(1)])
 
-    def pack(self) -> None:
-        """Pack every matrix for a CPU if that is possible here; afterwards it only runs."""
+    def prepare(self) -> None:
+        """Pack every matrix for a CPU and compile SAM's attention where that is possible here;
+        afterwards it only runs."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack()
+            elif isinstance(module, SamAttention):
+                module.prepare()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile every block where it is called next; its operations run as fewer, larger ones.

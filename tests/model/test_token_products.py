@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ocr2cli.model import dot_rows, quantized, token_products
 from ocr2cli.model.dot_rows import Numbers
-from ocr2cli.model.token_products import TokenProducts, can_run
+from ocr2cli.model.processor import can_run, host_features
+from ocr2cli.model.token_products import TokenProducts
 
-FEATURES = {name for name, has in binding.get_host_cpu_features().items() if has}
 ALL = {
     name: value
     for name, value in vars(dot_rows).items()
     if isinstance(value, Numbers)
 }  # fmt: skip
-HERE = sorted(name for name, numbers in ALL.items() if can_run(numbers, FEATURES))
+HERE = sorted(n for n, numbers in ALL.items() if can_run(numbers.features, host_features()))
 FLOATS = [name for name in HERE if name != "INT8"]
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "float": torch.float32}
 EXPERTS, CHANNELS, WIDTH = 5, 140, 192
@@ -232,9 +232,11 @@ def test_nothing_behind_a_weight_or_a_row_is_read(name: str) -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Nothing remembered of what this processor can do, before and after."""
-    token_products._token_products.cache_clear()
+    for each in (token_products._token_products, host_features):
+        each.cache_clear()
     yield
-    token_products._token_products.cache_clear()
+    for each in (token_products._token_products, host_features):
+        each.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
@@ -256,6 +258,7 @@ def test_each_processor_gets_the_fastest_way_that_it_has(monkeypatch: pytest.Mon
             binding, "get_host_cpu_features", lambda chosen=features: dict.fromkeys(chosen, True)
         )
         monkeypatch.setattr(token_products, "has_amx", lambda chosen=tiles: chosen)
+        host_features.cache_clear()
         asked = [(wide, wide), (wide, narrow), (narrow, narrow), (byte, byte)]
         assert [token_products._numbers_here(*pair) for pair in asked] == ways, features
         assert token_products._numbers_here(narrow, wide) is None

@@ -1,0 +1,302 @@
+"""Attention over a square map with decomposed relative positions, compiled for bf16 on a CPU.
+
+Of the SAM encoder's time half was attention: its scores written out, biased, softened and
+multiplied in passes over memory. Here some rows of one head go through all of it while they lie in
+the cache, and products take the processor's dot products. Compiled by numba when it is first asked
+for; `sam.py` has torch's ways for where there is none.
+
+Knows nothing about windows or projections.
+
+Letters: B maps, N = G * G tokens, M of them filled up to whole vectors, H heads, C channels,
+W = C / 2 words of 32 bits, K blocks of c keys, L = 2G - 1 relative positions, R rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ocr2cli.model.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
+from ocr2cli.model.processor import can_run, has_amx, host_features
+
+logger = logging.getLogger("ocr2")
+
+# Rows that share a reading of keys and values: their scores (400 KB of a global view's) and a
+# stretch of those stay in the second cache.
+_ROWS = 24
+# Words of two tokens whose values are multiplied before the next rows' turn.
+_VALUES = 256
+_LOG2_E = 1.4426950408889634
+_one_compiler = threading.Lock()
+
+
+class MapAttention:
+    """The compiled attention. A map's bits are its own, for any number of threads."""
+
+    def __init__(self) -> None:
+        self._attend = _compiled()
+        self._threads = ThreadPoolExecutor(thread_name_prefix="attend")
+
+    def takes(self, channels: int) -> bool:
+        """True for heads of that many channels."""
+        return channels > 0 and channels % WIDTH == 0
+
+    def __call__(self, qkv_BN3HC: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+        """softmax(q.k / sqrt(C) + q.Rh + q.Rw) v, with tables as `pack_positions` gives them.
+
+        qkv: bf16, contiguous. Scores, softmax and sums in float32; shares are rounded to bf16
+        before they meet v. Returns bf16 [B, N, H, C].
+        """
+        batch, tokens, _, heads, channels = qkv_BN3HC.shape
+        side = round(tokens**0.5)
+        assert qkv_BN3HC.is_contiguous() and qkv_BN3HC.dtype == torch.bfloat16
+        assert side * side == tokens and self.takes(channels)
+        assert by_row.shape == by_column.shape == (channels // 2, 2 * side - 1 + _empty(side))
+        out_BNHC = qkv_BN3HC.new_empty(batch, tokens, heads, channels)
+        threads = torch.get_num_threads()
+        # Parts of a head: enough for all threads, but keys are packed anew for each.
+        parts = max(1, min(-(-4 * threads // (batch * heads)), -(-tokens // (4 * _ROWS))))
+        operands = (
+            qkv_BN3HC.view(torch.uint16).numpy(), qkv_BN3HC.view(torch.int32).numpy(),
+            by_row.numpy(), by_column.numpy(), side, parts, out_BNHC.view(torch.uint16).numpy(),
+        )  # fmt: skip
+        pieces = itertools.count()  # each thread takes the next one: next() is one step for all
+        others = [self._threads.submit(self._take, pieces, operands) for _ in range(threads - 1)]
+        self._take(pieces, operands)
+        for other in others:
+            other.result()
+        return out_BNHC
+
+    def _take(self, pieces: Iterator[int], operands: tuple[Any, ...]) -> None:
+        """Work through heads and parts until there are none; the compiled code holds no lock."""
+        while self._attend(next(pieces), *operands):
+            pass
+
+
+def pack_positions(table_LC: Tensor) -> Tensor:
+    """A bf16 table of relative positions as the kernel reads it: int32 words [C / 2, L, filled up
+    to whole vectors], the last position first, so that one query's keys lie in order."""
+    reversed_LC = F.pad(table_LC.flip(0), (0, 0, 0, _empty((len(table_LC) + 1) // 2)))
+    return reversed_LC.contiguous().view(torch.int32).T.contiguous()
+
+
+def _empty(side: int) -> int:
+    return -(2 * side - 1) % WIDTH
+
+
+def map_attention() -> MapAttention | None:
+    """The kernel, compiled by the first call in about 3 s; None on a processor with matrix tiles,
+    which torch makes good use of, or without the instructions, and without numba."""
+    with _one_compiler:
+        return _map_attention()
+
+
+@cache
+def _map_attention() -> MapAttention | None:
+    try:
+        if has_amx() or not can_run(FEATURES, host_features()):
+            return None
+        return MapAttention()
+    except ImportError:
+        logger.info("encoding on this processor is faster with numba: pip install numba")
+        return None
+
+
+def _compiled() -> Callable[..., bool]:
+    """The kernel's piece of work. Raises: ImportError."""
+    from numba import njit, types
+
+    dot_values = make_dot_columns(is_score=False)
+    dot_scores = make_dot_columns(is_score=True)
+    magic = np.float32(12582912.0)  # 1.5 * 2^23: a number added to it is rounded to a whole one
+
+    @njit(inline="always")
+    def to_bf16(value):  # type: ignore[no-untyped-def]
+        """To the nearest, ties to even; a nan stays one (the processor's own has room above)."""
+        bits = np.float32(value).view(np.uint32)
+        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    @njit
+    def power_of_two(x):  # type: ignore[no-untyped-def]
+        """2^x for x <= 0, off by 3e-7 at most, 2^-126 for less; a nan stays one. Written out so
+        that it fills vectors. No caller may have fast mathematics: it would undo the rounding."""
+        x = np.float32(-126.0) if x < np.float32(-126.0) else x
+        shifted = x + magic
+        rest = x - (shifted - magic)
+        # Fitted to 2^rest from -1/2 to 1/2, the relative error made even.
+        power = np.float32(1.3276469944e-3)
+        power = power * rest + np.float32(9.6755413182e-3)
+        power = power * rest + np.float32(5.5507132798e-2)
+        power = power * rest + np.float32(2.4022119724e-1)
+        power = power * rest + np.float32(6.9314696706e-1)
+        power = power * rest + np.float32(1.0000000717)
+        # The low bits of `shifted` are the whole number: into the exponent.
+        scale = np.uint32((np.float32(shifted).view(np.uint32) + np.uint32(127)) << np.uint32(23))
+        return power * np.uint32(scale).view(np.float32)
+
+    @njit
+    def multiply(  # type: ignore[no-untyped-def]
+        is_score, rows, inputs, input_pitch, count, matrix, pitch, outputs, output_pitch, scale,
+        tops,
+    ):  # fmt: skip
+        """dot_columns for any number of rows."""
+        low = 0
+        while low < rows:
+            left = rows - low
+            some = ROWS[3] if left >= ROWS[3] else left if left < 3 else 4 if left > 3 else 2
+            into, above = outputs + low * output_pitch, tops + 4 * LANES * low
+            if is_score:
+                dot_scores(
+                    some, inputs + low * input_pitch, input_pitch, count, matrix, pitch, into,
+                    output_pitch, scale, above,
+                )  # fmt: skip
+            else:
+                dot_values(
+                    some, inputs + low * input_pitch, input_pitch, count, matrix, pitch, into,
+                    output_pitch, scale, above,
+                )  # fmt: skip
+            low += some
+
+    @njit(error_model="numpy")
+    def soften(scores_RM, tops_RV, shares_RM, rows):  # type: ignore[no-untyped-def]
+        """2^(score - the row's largest) in each score's place, and rounded as its share."""
+        for row in range(rows):
+            top = tops_RV[row, 0]
+            for lane in range(1, LANES):
+                top = max(top, tops_RV[row, lane])
+            for key in range(scores_RM.shape[1]):
+                share = power_of_two(scores_RM[row, key] - top)
+                scores_RM[row, key] = share
+                shares_RM[row, key] = to_bf16(share)
+
+    @njit(fastmath={"reassoc"}, error_model="numpy")  # sums fill vectors, in a fixed way
+    def give_out(sums_RC, scores_RM, out_NHC, start, rows, head):  # type: ignore[no-untyped-def]
+        """Each row's sum of values by the sum of its shares, rounded."""
+        for row in range(rows):
+            total = np.float32(0)
+            for key in range(scores_RM.shape[1]):
+                total += scores_RM[row, key]
+            for channel in range(sums_RC.shape[1]):
+                out_NHC[start + row, head, channel] = to_bf16(sums_RC[row, channel] / total)
+
+    @njit
+    def pack(items_N3HC, words_N3HW, head, keys_KWc, values_PC):  # type: ignore[no-untyped-def]
+        """Keys: a token is a column, its words lie below each other; beyond the last they are 0.
+        Values: a channel is a column, its words hold two tokens."""
+        tokens, _, _, channels = items_N3HC.shape
+        keys_KWc[:] = 0
+        # In squares of a cache line's side: one of the two sides jumps.
+        for first in range(0, tokens, 16):
+            block, column = first // WIDTH, first % WIDTH
+            for word in range(channels // 2):
+                for token in range(min(16, tokens - first)):
+                    key = words_N3HW[first + token, 1, head, word]
+                    keys_KWc[block, word, column + token] = key
+        for place in range(len(values_PC)):
+            for channel in range(channels):
+                values_PC[place, channel] = np.uint32(items_N3HC[2 * place, 2, head, channel])
+            if 2 * place + 1 < tokens:
+                for channel in range(channels):
+                    odd = np.uint32(items_N3HC[2 * place + 1, 2, head, channel])
+                    values_PC[place, channel] |= odd << np.uint32(16)
+
+    @njit
+    def place_terms(terms_2RL, start, rows, side, scores_RM):  # type: ignore[no-untyped-def]
+        """Each score's terms of its key's row and column; beyond the last key nothing counts."""
+        for row in range(rows):
+            up = side - 1 - (start + row) // side
+            left = side - 1 - (start + row) % side
+            for line in range(side):
+                term = terms_2RL[0, row, up + line]
+                for place in range(side):
+                    scores_RM[row, line * side + place] = term + terms_2RL[1, row, left + place]
+            for key in range(side * side, scores_RM.shape[1]):
+                scores_RM[row, key] = -np.inf
+
+    @njit
+    def attend_part(  # type: ignore[no-untyped-def]
+        items_N3HC, words_N3HW, by_row_WL, by_column_WL, side, head, first, last, out_NHC
+    ):
+        tokens, _, heads, channels = items_N3HC.shape
+        words, length = by_row_WL.shape
+        padded = -(-tokens // WIDTH) * WIDTH
+        places = -(-tokens // 2)
+        # Block by block: lines of 4,096 keys would fall upon each other in the cache.
+        keys_KWc = np.empty((padded // WIDTH, words, WIDTH), np.int32)
+        values_PC = np.empty((places, channels), np.uint32)
+        pack(items_N3HC, words_N3HW, head, keys_KWc, values_PC)
+        scores_RM = np.empty((_ROWS, padded), np.float32)
+        shares_RM = np.empty((_ROWS, padded), np.uint16)
+        terms_2RL = np.empty((2, _ROWS, length), np.float32)
+        tops_RV = np.empty((_ROWS, LANES), np.float32)
+        sums_RC = np.empty((_ROWS, channels), np.float32)
+        keys, values = keys_KWc.ctypes.data, values_PC.ctypes.data
+        scores, shares = scores_RM.ctypes.data, shares_RM.ctypes.data
+        terms, tops, sums = terms_2RL.ctypes.data, tops_RV.ctypes.data, sums_RC.ctypes.data
+        tables = (by_row_WL.ctypes.data, by_column_WL.ctypes.data)
+        pitch = 3 * heads * channels * 2
+        # Scores are powers of two's; the terms see q as it is, before it is scaled.
+        scale, one = np.float32(_LOG2_E / np.sqrt(channels)), np.float32(_LOG2_E)
+
+        for start in range(first, last, _ROWS):
+            rows = min(_ROWS, last - start)
+            queries = items_N3HC.ctypes.data + start * pitch + head * channels * 2
+            terms_2RL[:] = 0
+            sums_RC[:] = 0
+            tops_RV[:] = -np.inf
+            for axis in range(2):
+                for column in range(0, length, WIDTH):
+                    multiply(
+                        True, rows, queries, pitch, words, tables[axis] + 4 * column, 4 * length,
+                        terms + 4 * (axis * _ROWS * length + column), 4 * length, one, tops,
+                    )  # fmt: skip
+            tops_RV[:] = -np.inf
+            place_terms(terms_2RL, start, rows, side, scores_RM)
+            for column in range(0, padded, WIDTH):
+                multiply(
+                    True, rows, queries, pitch, words, keys + 4 * column * words, 4 * WIDTH,
+                    scores + 4 * column, 4 * padded, scale, tops,
+                )  # fmt: skip
+            soften(scores_RM, tops_RV, shares_RM, rows)
+            for place in range(0, places, _VALUES):
+                count = min(_VALUES, places - place)
+                for column in range(0, channels, WIDTH):
+                    multiply(
+                        False, rows, shares + 4 * place, 2 * padded, count,
+                        values + 4 * (place * channels + column), 4 * channels,
+                        sums + 4 * column, 4 * channels, one, tops,
+                    )  # fmt: skip
+            give_out(sums_RC, scores_RM, out_NHC, start, rows, head)
+
+    items, words = types.Array(types.uint16, 5, "C"), types.Array(types.int32, 5, "C")
+    table, out = types.int32[:, ::1], types.Array(types.uint16, 4, "C")
+    number = types.int64
+
+    @njit(types.boolean(number, items, words, table, table, number, number, out), nogil=True)
+    def attend(  # type: ignore[no-untyped-def]
+        piece, items_BN3HC, words_BN3HW, by_row_WL, by_column_WL, side, parts, out_BNHC
+    ):
+        """One part of one head of one map; False if there is no such piece."""
+        batch, tokens, _, heads, _ = items_BN3HC.shape
+        one, head, part = piece // (heads * parts), piece // parts % heads, piece % parts
+        if one >= batch:
+            return False
+        rows = -(-tokens // parts)
+        attend_part(
+            items_BN3HC[one], words_BN3HW[one], by_row_WL, by_column_WL, side, head,
+            min(tokens, part * rows), min(tokens, part * rows + rows), out_BNHC[one],
+        )  # fmt: skip
+        return True
+
+    return attend
