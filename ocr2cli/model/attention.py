@@ -45,12 +45,9 @@ class RaggedPlan:
         self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
     ) -> Tensor:
         """Each sequence over exactly its own tokens."""
-        tokens, keys, values = q_BHTC.shape[2], cache.keys[layer], cache.values[layer]
+        tokens = q_BHTC.shape[2]
         for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
             cache.write(layer, slot, start, k_BHTC[row], v_BHTC[row])
-        kernel = token_kernel(keys.device, keys.dtype) if tokens <= FEW_TOKENS else None
-        if kernel is not None:
-            return kernel(q_BHTC, keys, values, self.slots, self.starts)
         out_BTHC = torch.empty_like(q_BHTC.transpose(1, 2))
         for row, (slot, start) in enumerate(zip(self.slots, self.starts, strict=True)):
             k_HLC, v_HLC = cache.read(layer, slot, start + tokens)
@@ -139,6 +136,15 @@ class CausalAttention(nn.Module):
 
     def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: Plan) -> Tensor:
         """T more tokens of each slot: write their keys and values, attend to all so far."""
+        keys, values = cache.keys[layer], cache.values[layer]
+        batch, tokens, _ = x_BTD.shape
+        if isinstance(plan, RaggedPlan) and tokens <= FEW_TOKENS:
+            kernel = token_kernel(keys.device, keys.dtype)
+            if kernel is not None:
+                qkv_BT3HC = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
+                cos, sin = (part[:, 0] for part in turn)
+                y_BTHC = kernel(qkv_BT3HC, cos, sin, keys, values, plan.slots, plan.starts)
+                return self.out(y_BTHC.flatten(2))
         y_BTHC = plan.attend(cache, layer, *self._project(x_BTD, turn))
         return self.out(y_BTHC.flatten(2))
 
@@ -151,11 +157,12 @@ class CausalAttention(nn.Module):
 
 
 def token_kernel(device: torch.device, dtype: torch.dtype) -> TokenAttention | None:
-    """The compiled kernel for a few tokens of a model there, where it is the fastest way: bf16 on a
-    CPU without matrix tiles. The first call compiles it. None elsewhere, or without numba."""
-    if device.type != "cpu" or dtype != torch.bfloat16 or has_amx():
+    """The compiled kernel for a few tokens of a model there, where it is the fastest way: float32
+    on a CPU, and bf16 on one without matrix tiles. The first call compiles it. None elsewhere, or
+    without numba."""
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
-    return token_attention()
+    return None if dtype == torch.bfloat16 and has_amx() else token_attention(dtype)
 
 
 def attend_one(

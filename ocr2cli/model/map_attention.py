@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ocr2cli.model.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
+from ocr2cli.model.exponential import LOG2_E, make_power_of_two
 from ocr2cli.model.processor import can_run, has_amx, host_features
 
 logger = logging.getLogger("ocr2")
@@ -36,7 +37,6 @@ logger = logging.getLogger("ocr2")
 _ROWS = 24
 # Words of two tokens whose values are multiplied before the next rows' turn.
 _VALUES = 256
-_LOG2_E = 1.4426950408889634
 _one_compiler = threading.Lock()
 
 
@@ -118,7 +118,7 @@ def _compiled() -> Callable[..., bool]:
 
     dot_values = make_dot_columns(is_score=False)
     dot_scores = make_dot_columns(is_score=True)
-    magic = np.float32(12582912.0)  # 1.5 * 2^23: a number added to it is rounded to a whole one
+    power_of_two = make_power_of_two()
 
     @njit(inline="always")
     def to_bf16(value):  # type: ignore[no-untyped-def]
@@ -126,24 +126,6 @@ def _compiled() -> Callable[..., bool]:
         bits = np.float32(value).view(np.uint32)
         odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
         return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-    @njit
-    def power_of_two(x):  # type: ignore[no-untyped-def]
-        """2^x for x <= 0, off by 3e-7 at most, 2^-126 for less; a nan stays one. Written out so
-        that it fills vectors. No caller may have fast mathematics: it would undo the rounding."""
-        x = np.float32(-126.0) if x < np.float32(-126.0) else x
-        shifted = x + magic
-        rest = x - (shifted - magic)
-        # Fitted to 2^rest from -1/2 to 1/2, the relative error made even.
-        power = np.float32(1.3276469944e-3)
-        power = power * rest + np.float32(9.6755413182e-3)
-        power = power * rest + np.float32(5.5507132798e-2)
-        power = power * rest + np.float32(2.4022119724e-1)
-        power = power * rest + np.float32(6.9314696706e-1)
-        power = power * rest + np.float32(1.0000000717)
-        # The low bits of `shifted` are the whole number: into the exponent.
-        scale = np.uint32((np.float32(shifted).view(np.uint32) + np.uint32(127)) << np.uint32(23))
-        return power * np.uint32(scale).view(np.float32)
 
     @njit
     def multiply(  # type: ignore[no-untyped-def]
@@ -247,7 +229,7 @@ def _compiled() -> Callable[..., bool]:
         tables = (by_row_WL.ctypes.data, by_column_WL.ctypes.data)
         pitch = 3 * heads * channels * 2
         # Scores are powers of two's; the terms see q as it is, before it is scaled.
-        scale, one = np.float32(_LOG2_E / np.sqrt(channels)), np.float32(_LOG2_E)
+        scale, one = np.float32(LOG2_E / np.sqrt(channels)), np.float32(LOG2_E)
 
         for start in range(first, last, _ROWS):
             rows = min(_ROWS, last - start)

@@ -1,9 +1,10 @@
-"""Attention of each sequence's newest tokens over bf16 keys and values where they lie in the cache.
+"""Attention of each sequence's newest tokens over the keys and values in their cache, compiled.
 
-torch has no such kernel for a CPU without matrix tiles: it re-orders or widens all keys and values
-for each call, and a decode step of many pages spends half its time so. This one reads them once,
-widens them in registers and is compiled by numba when it is first asked for; without numba the
-plain products of `attention.py` take its place.
+torch has no such kernel for a CPU without matrix tiles: it re-orders or widens all bf16 keys and
+values for each call, and a decode step of many pages spent half its time so; in float32 it is
+called for each sequence. This one turns the new queries and keys by their positions, stores keys
+and values, and reads what is cached once. Compiled by numba when it is first asked for; without
+numba `attention.py` has torch's ways.
 
 Knows nothing about layers, projections or scheduling.
 
@@ -16,12 +17,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
-from math import exp
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ocr2cli.model.exponential import LOG2_E, make_power_of_two
 
 logger = logging.getLogger("ocr2")
 
@@ -30,114 +32,166 @@ one_caller = threading.Lock()
 
 
 class TokenAttention:
-    """The compiled kernel. The same bits for a sequence in any company and for any number of
-    threads: one head of one sequence is one piece of work, summed in a fixed order."""
+    """The compiled kernel for one dtype. The same bits for a sequence in any company and for any
+    number of threads: one head of one sequence is one piece of work, summed in a fixed order."""
 
-    def __init__(self) -> None:
-        self._attend, self._set_threads, self._most_threads = _compiled()
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._extend, self._set_threads, self._most_threads = _compiled(dtype)
 
     def __call__(
         self,
-        q_BHTC: Tensor,
+        qkv_BT3HC: Tensor,
+        cos_BTc: Tensor,
+        sin_BTc: Tensor,
         keys_SHLC: Tensor,
         values_SHLC: Tensor,
         slots: Sequence[int],
         starts: Sequence[int],
     ) -> Tensor:
-        """q: bf16. keys, values: bf16, contiguous; row b's new tokens stand in slot slots[b] from
-        position starts[b] on, and each looks at all up to itself. Scores, softmax and sums in
-        float32, rounded once. Returns bf16 [B, T, H, C].
+        """Row b's new tokens go to slot slots[b] from position starts[b] on, and each looks at all
+        up to itself.
+
+        qkv, keys, values: the kernel's dtype, contiguous. cos, sin: float32, of half the channels.
+        Queries and keys are turned in float32 and rounded, as `layers.rotate` does; scores, softmax
+        and sums are float32, rounded once. Returns [B, T, H, C].
         """
-        q_BTHC = q_BHTC.transpose(1, 2).float().contiguous()
-        out_BTHC = torch.empty_like(q_BTHC)
-        batch, tokens, heads, _ = q_BTHC.shape
+        batch, tokens, _, heads, _ = qkv_BT3HC.shape
+        assert {part.dtype for part in (qkv_BT3HC, keys_SHLC, values_SHLC)} == {self._dtype}
+        assert max(starts) + tokens <= keys_SHLC.shape[2] and max(slots) < keys_SHLC.shape[0]
+        out_BTHC = qkv_BT3HC.new_empty(batch, tokens, *qkv_BT3HC.shape[3:])
         scores = np.empty((batch * heads, max(starts) + tokens), np.float32)
         with one_caller:
             self._set_threads(min(torch.get_num_threads(), self._most_threads))
-            self._attend(
-                _bits(keys_SHLC),
-                _bits(values_SHLC),
-                q_BTHC.numpy(),
-                np.array(slots),
-                np.array(starts),
-                scores,
-                out_BTHC.numpy(),
-            )
-        return out_BTHC.to(q_BHTC.dtype)
+            self._extend(
+                _items(qkv_BT3HC), cos_BTc.contiguous().numpy(), sin_BTc.contiguous().numpy(),
+                _items(keys_SHLC), _items(values_SHLC), np.array(slots), np.array(starts), scores,
+                _items(out_BTHC),
+            )  # fmt: skip
+        return out_BTHC
 
 
 @cache
-def token_attention() -> TokenAttention | None:
-    """The kernel, compiled by the first call in about 2 s; None where numba is not installed."""
+def token_attention(dtype: torch.dtype) -> TokenAttention | None:
+    """The kernel for bf16 or float32, compiled by the first call in about 2 s; None where numba is
+    not installed."""
     try:
-        return TokenAttention()
+        return TokenAttention(dtype)
     except ImportError:
-        logger.info("decoding in bf16 on this processor is faster with numba: pip install numba")
+        logger.info("decoding on this processor is faster with numba: pip install numba")
         return None
 
 
-def _bits(stored: Tensor) -> np.ndarray[Any, Any]:
-    """The memory of a bf16 tensor as uint16: numpy has no bf16."""
-    return stored.view(torch.uint16).numpy()
+def _items(stored: Tensor) -> np.ndarray[Any, Any]:
+    """The memory of a tensor; bf16 as uint16, since numpy has none."""
+    return (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
 
 
-def _compiled() -> tuple[Callable[..., None], Callable[[int], None], int]:
+def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], None], int]:
     """(Kernel, its thread count's setter, the most threads it can have). Raises: ImportError."""
     from numba import config, njit, prange, set_num_threads, types
 
-    halves = types.Array(types.uint16, 4, "C", readonly=True)
-    floats = types.Array(types.float32, 4, "C")
+    power_of_two = make_power_of_two()
+
+    @njit(inline="always")
+    def bf16_to_float(half):  # type: ignore[no-untyped-def]
+        return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+
+    @njit(inline="always")
+    def float_to_bf16(value):  # type: ignore[no-untyped-def]
+        """To the nearest, ties to even; a nan stays one."""
+        bits = np.float32(value).view(np.uint32)
+        high = np.uint32(bits >> np.uint32(16))
+        rounded = np.uint32(bits + np.uint32(0x7FFF) + (high & np.uint32(1))) >> np.uint32(16)
+        return np.uint16(rounded if value == value else high | np.uint32(0x40))
+
+    @njit(inline="always")
+    def as_it_is(value):  # type: ignore[no-untyped-def]
+        return np.float32(value)
+
+    is_narrow = dtype == torch.bfloat16
+    wide, narrow = (bf16_to_float, float_to_bf16) if is_narrow else (as_it_is, as_it_is)
+    item = types.uint16 if is_narrow else types.float32
     # Sums of products may be regrouped to fill vectors: in a fixed way, chosen when it is compiled.
     fast = {"reassoc", "contract", "nsz"}
 
-    @njit(inline="always")
-    def wide(half):  # type: ignore[no-untyped-def]
-        return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+    @njit
+    def turn(x_C, cos_c, sin_c, out_C):  # type: ignore[no-untyped-def]
+        """Element i pairs with i + C / 2; rounded to the dtype. Not fast: torch's bits."""
+        half = len(cos_c)
+        for c in range(half):
+            first, second = wide(x_C[c]), wide(x_C[c + half])
+            out_C[c] = narrow(first * cos_c[c] - second * sin_c[c])
+            out_C[c + half] = narrow(second * cos_c[c] + first * sin_c[c])
 
     @njit(fastmath=fast, error_model="numpy")
-    def attend_head(keys_LC, values_LC, q_C, scores_L, out_C):  # type: ignore[no-untyped-def]
+    def score(keys_LC, q_C, scores_L):  # type: ignore[no-untyped-def]
+        """Each key's score as a power of two's; returns the largest, or a nan."""
         length, channels = len(scores_L), len(q_C)
-        scale = np.float32(1 / np.sqrt(channels))
+        scale = np.float32(LOG2_E / np.sqrt(channels))
         top = np.float32(-np.inf)
         for at in range(length):
-            score = np.float32(0)
+            total = np.float32(0)
             for c in range(channels):
-                score += q_C[c] * wide(keys_LC[at, c])
-            score *= scale
-            scores_L[at] = score
+                total += q_C[c] * wide(keys_LC[at, c])
+            total *= scale
+            scores_L[at] = total
             # Not max(): a nan has to come through, it fails the page.
-            if not score <= top:
-                top = score
-        total = np.float32(0)
-        for at in range(length):
-            share = np.float32(exp(scores_L[at] - top))
-            scores_L[at] = share
-            total += share
+            if not total <= top:
+                top = total
+        return top
+
+    @njit
+    def soften(scores_L, top):  # type: ignore[no-untyped-def]
+        for at in range(len(scores_L)):
+            scores_L[at] = power_of_two(scores_L[at] - top)
+
+    @njit(fastmath=fast, error_model="numpy")
+    def gather(values_LC, shares_L, out_C):  # type: ignore[no-untyped-def]
         out_C[:] = np.float32(0)
-        for at in range(length):
-            share = scores_L[at]
-            for c in range(channels):
+        total = np.float32(0)
+        for at in range(len(shares_L)):
+            total += shares_L[at]
+        for at in range(len(shares_L)):
+            share = shares_L[at]
+            for c in range(len(out_C)):
                 out_C[c] += share * wide(values_LC[at, c])
-        for c in range(channels):
+        for c in range(len(out_C)):
             out_C[c] /= total
 
-    signature = types.void(
-        halves, halves, floats, types.int64[::1], types.int64[::1], types.float32[:, ::1], floats
-    )
+    items, floats = types.Array(item, 4, "C"), types.float32[:, :, ::1]
+    numbers = types.int64[::1]
 
-    @njit(signature, parallel=True, nogil=True)
-    def attend(keys_SHLC, values_SHLC, q_BTHC, slots, starts, scores, out_BTHC):  # type: ignore[no-untyped-def]
-        batch, tokens, heads, _ = q_BTHC.shape
+    @njit(
+        types.void(
+            types.Array(item, 5, "C"), floats, floats, items, items, numbers, numbers,
+            types.float32[:, ::1], items,
+        ),
+        parallel=True, nogil=True,
+    )  # fmt: skip
+    def extend(  # type: ignore[no-untyped-def]
+        qkv_BT3HC, cos_BTc, sin_BTc, keys_SHLC, values_SHLC, slots, starts, scores, out_BTHC
+    ):
+        batch, tokens, _, heads, channels = qkv_BT3HC.shape
         for piece in prange(batch * heads):
             row, head = piece // heads, piece % heads
+            start = starts[row]
             keys_LC, values_LC = keys_SHLC[slots[row], head], values_SHLC[slots[row], head]
             for token in range(tokens):
-                attend_head(
-                    keys_LC,
-                    values_LC,
-                    q_BTHC[row, token, head],
-                    scores[piece, : starts[row] + token + 1],
-                    out_BTHC[row, token, head],
-                )
+                k_C, v_C = qkv_BT3HC[row, token, 1, head], qkv_BT3HC[row, token, 2, head]
+                turn(k_C, cos_BTc[row, token], sin_BTc[row, token], keys_LC[start + token])
+                values_LC[start + token, :] = v_C
+            q_C, y_C = np.empty(channels, np.float32), np.empty(channels, np.float32)
+            for token in range(tokens):
+                out_C = out_BTHC[row, token, head]
+                q_as_stored = qkv_BT3HC[row, token, 0, head]
+                turn(q_as_stored, cos_BTc[row, token], sin_BTc[row, token], out_C)
+                for c in range(channels):
+                    q_C[c] = wide(out_C[c])
+                scores_L = scores[piece, : start + token + 1]
+                soften(scores_L, score(keys_LC, q_C, scores_L))
+                gather(values_LC, scores_L, y_C)
+                for c in range(channels):
+                    out_C[c] = narrow(y_C[c])
 
-    return attend, set_num_threads, int(config.NUMBA_NUM_THREADS)
+    return extend, set_num_threads, int(config.NUMBA_NUM_THREADS)
