@@ -12,7 +12,6 @@ import torch
 
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
-from ocr2cli.model.attention import token_kernel
 from ocr2cli.model.processor import has_bf16_products
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import config_of
@@ -76,7 +75,6 @@ def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     decoder = load.load_decoder(
         files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
     )
-    token_kernel(device, dtype)  # compiled now, if it will be: not while the first page waits
     if device.type == "cpu":
         decoder.prepare()
     return decoder

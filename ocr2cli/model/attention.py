@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
-from ocr2cli.model.linear import Linear
+from ocr2cli.model.linear import Linear, worth_compiling
 from ocr2cli.model.processor import has_amx
 from ocr2cli.model.token_attention import TokenAttention, token_attention
 
@@ -127,6 +127,15 @@ class CausalAttention(nn.Module):
         inner = config.num_heads * config.head_dim
         self.qkv = Linear(config.hidden_size, 3 * inner, bias=False)
         self.out = Linear(inner, config.hidden_size, bias=False)
+        self.kernel: TokenAttention | None = None
+
+    def prepare(self, rows: torch.dtype) -> None:
+        """Compile a few tokens' attention in that dtype where it is the fastest way: float32 on a
+        CPU, and bf16 on one without matrix tiles. Without numba, and for a small model, torch's."""
+        weight = self.qkv.weight
+        is_slow = rows == torch.float32 or (rows == torch.bfloat16 and not has_amx())
+        if is_slow and worth_compiling(weight):
+            self.kernel = token_attention(rows)
 
     def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:
         """Whole sequences from position 0 on, no cache; differentiable."""
@@ -136,15 +145,13 @@ class CausalAttention(nn.Module):
 
     def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: Plan) -> Tensor:
         """T more tokens of each slot: write their keys and values, attend to all so far."""
-        keys, values = cache.keys[layer], cache.values[layer]
         batch, tokens, _ = x_BTD.shape
-        if isinstance(plan, RaggedPlan) and tokens <= FEW_TOKENS:
-            kernel = token_kernel(keys.device, keys.dtype)
-            if kernel is not None:
-                qkv_BT3HC = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
-                cos, sin = (part[:, 0] for part in turn)
-                y_BTHC = kernel(qkv_BT3HC, cos, sin, keys, values, plan.slots, plan.starts)
-                return self.out(y_BTHC.flatten(2))
+        if self.kernel is not None and isinstance(plan, RaggedPlan) and tokens <= FEW_TOKENS:
+            qkv_BT3HC = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
+            cos, sin = (part[:, 0] for part in turn)
+            keys, values = cache.keys[layer], cache.values[layer]
+            y_BTHC = self.kernel(qkv_BT3HC, cos, sin, keys, values, plan.slots, plan.starts)
+            return self.out(y_BTHC.flatten(2))
         y_BTHC = plan.attend(cache, layer, *self._project(x_BTD, turn))
         return self.out(y_BTHC.flatten(2))
 
@@ -154,15 +161,6 @@ class CausalAttention(nn.Module):
         qk_BTHC, v_BTHC = qkv.split((2, 1), dim=2)
         q_BHTC, k_BHTC = rotate(qk_BTHC.permute(2, 0, 3, 1, 4), *turn)
         return q_BHTC, k_BHTC, v_BTHC.squeeze(2).transpose(1, 2)
-
-
-def token_kernel(device: torch.device, dtype: torch.dtype) -> TokenAttention | None:
-    """The compiled kernel for a few tokens of a model there, where it is the fastest way: float32
-    on a CPU, and bf16 on one without matrix tiles. The first call compiles it. None elsewhere, or
-    without numba."""
-    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
-        return None
-    return None if dtype == torch.bfloat16 and has_amx() else token_attention(dtype)
 
 
 def attend_one(

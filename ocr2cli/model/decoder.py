@@ -104,13 +104,13 @@ class Decoder(nn.Module):
         return x_BTD
 
     def prepare(self) -> None:
-        """Make every matrix ready for a CPU's products of a few rows; afterwards it only runs.
+        """Make it ready for a CPU's steps of a few tokens; afterwards it only runs.
 
         What is packed takes as much memory as the plain weights, which are given up one by one.
         """
         rows = self.norm.weight.dtype
         for module in self.modules():
-            if isinstance(module, Linear | MixtureOfExperts):
+            if isinstance(module, Linear | MixtureOfExperts | CausalAttention):
                 module.prepare(rows)
 
 

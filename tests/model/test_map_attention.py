@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from toy_model import randomise, relative_error
 
-from ocr2cli.model import map_attention, sam
+from ocr2cli.model import linear, map_attention, sam
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.dot_columns import FEATURES
 from ocr2cli.model.map_attention import MapAttention, pack_positions
@@ -157,6 +157,7 @@ def test_sam_takes_it_when_prepared_and_stays_near(
     """Of another side than its tables the map gets resized ones, as without it."""
     monkeypatch.setattr(map_attention, "has_amx", lambda: False)
     map_attention._map_attention.cache_clear()
+    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     config = SamConfig(hidden_size=128, num_heads=2, window_size=14)
     attention = SamAttention(config, 14).eval()
     randomise(attention, seed=3)
@@ -170,14 +171,19 @@ def test_sam_takes_it_when_prepared_and_stays_near(
     map_attention._map_attention.cache_clear()
 
 
-def test_other_dtypes_and_widths_keep_torchs_ways() -> None:
+def test_other_dtypes_and_widths_and_small_models_keep_torchs_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14).bfloat16()
+    small.prepare()
+    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     float32 = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14)
     float32.prepare()
     narrow = SamAttention(SamConfig(hidden_size=64, num_heads=2), 14).bfloat16()
     narrow.prepare()
     meta = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14).bfloat16().to("meta")
     meta.prepare()
-    assert float32.kernel is narrow.kernel is meta.kernel is None
+    assert small.kernel is float32.kernel is narrow.kernel is meta.kernel is None
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toy_model import TOY, randomise, relative_error
 
-from ocr2cli.model import attention, token_attention
+from ocr2cli.model import attention, linear, token_attention
 from ocr2cli.model.attention import CausalAttention, RaggedPlan
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
@@ -153,6 +153,7 @@ def test_the_decoder_takes_the_kernel_where_it_is_the_fastest_and_agrees_without
     before = torch.randn(2, heads, 20, width, generator=generator).to(dtype)
     turn = Rotary(width, 10_000.0, 30).at(torch.tensor([[20, 21], [20, 21]]))
     calls: list[torch.dtype] = []
+    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
 
     def attend(with_tiles: bool, with_numba: bool) -> tuple[Tensor, Tensor]:
         cache = KVCache(TOY.decoder, 2, 30, dtype=dtype)
@@ -162,6 +163,8 @@ def test_the_decoder_takes_the_kernel_where_it_is_the_fastest_and_agrees_without
         found = token_attention.token_attention(dtype) if with_numba else None
         monkeypatch.setattr(attention, "has_amx", lambda: with_tiles)
         monkeypatch.setattr(attention, "token_attention", lambda kind: calls.append(kind) or found)
+        attention_layer.kernel = None
+        attention_layer.prepare(dtype)
         plan = RaggedPlan([1, 0], [20, 20], [None, None])
         y_BTD = attention_layer.extend(x_BTD, tuple(t[:, None] for t in turn), cache, 0, plan)
         return y_BTD.float(), cache.keys[0][:, :, :22].float()
@@ -177,13 +180,16 @@ def test_the_decoder_takes_the_kernel_where_it_is_the_fastest_and_agrees_without
     assert torch.equal(stored, stored_plainly)
 
 
-def test_other_dtypes_and_devices_never_ask_for_the_kernel(
+def test_other_dtypes_and_small_models_never_ask_for_the_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "has_amx", lambda: False)
     monkeypatch.setattr(attention, "token_attention", lambda dtype: pytest.fail("asked"))
-    assert attention.token_kernel(torch.device("cpu"), torch.float16) is None
-    assert attention.token_kernel(torch.device("meta"), torch.bfloat16) is None
+    layer = CausalAttention(TOY.decoder)
+    layer.prepare(torch.float32)
+    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
+    layer.prepare(torch.float16)
+    assert layer.kernel is None
 
 
 def test_without_numba_there_is_no_kernel_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
