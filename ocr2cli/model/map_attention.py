@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ class MapAttention:
 
     def __init__(self) -> None:
         self._attend = _compiled()
-        self._threads = ThreadPoolExecutor(thread_name_prefix="attend")
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="attend")
 
     def takes(self, channels: int) -> bool:
         """True for heads of that many channels."""

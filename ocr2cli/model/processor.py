@@ -32,13 +32,17 @@ def has_amx() -> bool:
 @cache
 def host_features() -> frozenset[str]:
     """What this processor can, in LLVM's words, for code that numba compiles here. Empty where the
-    user has numba compile for another one. Raises: ImportError without numba."""
+    user has numba compile for another one or not at all (NUMBA_DISABLE_JIT=1), or where LLVM cannot
+    tell. Raises: ImportError without numba."""
     from llvmlite import binding
     from numba import config
 
-    if config.CPU_NAME or config.CPU_FEATURES:
+    if config.DISABLE_JIT or config.CPU_NAME or config.CPU_FEATURES:
         return frozenset()
-    return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
+    try:
+        return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
+    except RuntimeError:
+        return frozenset()
 
 
 def can_run(needed: Iterable[Set[str]], features: Set[str]) -> bool:

@@ -74,9 +74,11 @@ class TokenAttention:
 @cache
 def token_attention(dtype: torch.dtype) -> TokenAttention | None:
     """The kernel for bf16 or float32, compiled by the first call in about 2 s; None where numba is
-    not installed."""
+    not installed or told not to compile."""
     try:
-        return TokenAttention(dtype)
+        from numba import config
+
+        return None if config.DISABLE_JIT else TokenAttention(dtype)
     except ImportError:
         logger.info("decoding on this processor is faster with numba: pip install numba")
         return None

@@ -192,6 +192,15 @@ def test_other_dtypes_and_small_models_never_ask_for_the_kernel(
     assert layer.kernel is None
 
 
+def test_numba_told_not_to_compile_gives_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import config
+
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    token_attention.token_attention.cache_clear()
+    assert token_attention.token_attention(torch.float32) is None
+    token_attention.token_attention.cache_clear()
+
+
 def test_without_numba_there_is_no_kernel_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     imported = builtins.__import__
 

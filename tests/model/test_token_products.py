@@ -265,11 +265,25 @@ def test_each_processor_gets_the_fastest_way_that_it_has(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("fresh")
-def test_numba_set_to_another_processor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its instructions may lack the ones asked for, and LLVM ends the process then."""
+@pytest.mark.parametrize(
+    ("name", "value"), [("CPU_NAME", "generic"), ("CPU_FEATURES", "+sse2"), ("DISABLE_JIT", 1)]
+)
+def test_numba_set_to_another_processor_or_to_none_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    """Another's instructions may lack the ones asked for, and LLVM ends the process then."""
     from numba import config
 
-    monkeypatch.setattr(config, "CPU_NAME", "generic")
+    monkeypatch.setattr(config, name, value)
+    assert token_products.token_products(torch.float32, torch.float32) is None
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_processor_that_llvm_does_not_know_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> dict[str, bool]:
+        raise RuntimeError("no information about this host")
+
+    monkeypatch.setattr(binding, "get_host_cpu_features", unknown)
     assert token_products.token_products(torch.float32, torch.float32) is None
 
 
