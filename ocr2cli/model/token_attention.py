@@ -128,7 +128,7 @@ def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], 
 
     @njit(fastmath=fast, error_model="numpy")
     def score(keys_LC, q_C, scores_L):  # type: ignore[no-untyped-def]
-        """Each key's score as a power of two's; returns the largest, or a nan."""
+        """Each key's score as a power of two's; returns the largest."""
         length, channels = len(scores_L), len(q_C)
         scale = np.float32(LOG2_E / np.sqrt(channels))
         top = np.float32(-np.inf)
@@ -138,8 +138,7 @@ def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], 
                 total += q_C[c] * wide(keys_LC[at, c])
             total *= scale
             scores_L[at] = total
-            # Not max(): a nan has to come through, it fails the page.
-            if not total <= top:
+            if total > top:  # a nan, which fails the page, comes through the sum of shares
                 top = total
         return top
 

@@ -123,15 +123,15 @@ def test_what_is_not_finite_stays_in_its_row(
 def test_a_large_sum_is_rounded_to_the_nearest_and_may_overflow(
     kernels: dict[str, TokenProducts], name: str
 ) -> None:
-    """1 + 2^-9 and 1 + 3 * 2^-9 lie between two bf16 numbers: they go to the even one."""
+    """1 + 2^-8 and 1 + 3 * 2^-8 lie between two bf16 numbers: they go to the even one."""
     x_MK, weight_ENK = operands(name, 4)
     x_MK.zero_()
-    x_MK[:3, 0], x_MK[1, 1], x_MK[2, 1] = 1.0, 2**-9, 3 * 2**-8
+    x_MK[:3, 0], x_MK[1, 1], x_MK[2, 1] = 1.0, 2**-8, 3 * 2**-8
     x_MK[3, :2] = 3e38
     weight_ENK[0, :, :2] = 1.0
     got_MN = kernels[name].product(x_MK, weight_ENK[0]).float()
     narrow = x_MK.dtype == torch.bfloat16
-    expected = [1.0, 1.0 if narrow else 1 + 2**-9, 1 + 2**-6 if narrow else 1 + 3 * 2**-8]
+    expected = [1.0, 1.0 if narrow else 1 + 2**-8, 1 + 2**-6 if narrow else 1 + 3 * 2**-8]
     for row, value in enumerate(expected):
         assert bool((got_MN[row] == value).all()), (row, value)
     assert bool(got_MN[3].isinf().all())
