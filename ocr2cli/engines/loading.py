@@ -15,10 +15,10 @@ import torch
 
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import SMALL_MODEL, pick_device, pick_dtype, pick_matrices
-from ocr2cli.model.map_attention import map_attention
+from ocr2cli.model.compiled.map_attention import map_attention
+from ocr2cli.model.compiled.token_attention import token_attention
+from ocr2cli.model.compiled.token_products import token_products
 from ocr2cli.model.processor import has_amx, has_bf16_products
-from ocr2cli.model.token_attention import token_attention
-from ocr2cli.model.token_products import token_products
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.names import count_parameters

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.token_attention import TokenAttention, token_attention
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
 from ocr2cli.model.linear import Linear, worth_compiling
 from ocr2cli.model.processor import has_amx
-from ocr2cli.model.token_attention import TokenAttention, token_attention
 
 Turn = tuple[Tensor, Tensor]
 Widen = Callable[[Tensor], Tensor]

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.token_products import TokenProducts, token_products
 from ocr2cli.model.processor import has_bf16_products
-from ocr2cli.model.token_products import TokenProducts, token_products
 
 # A decode step has at most slots * drafted tokens rows; larger inputs (prefill, views) go to MKL.
 STEADY_ROWS = 1024

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.token_products import TokenProducts
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.layers import SwiGLU
 from ocr2cli.model.linear import (
@@ -24,7 +25,6 @@ from ocr2cli.model.linear import (
     products_of,
 )
 from ocr2cli.model.processor import nvidia_generation
-from ocr2cli.model.token_products import TokenProducts
 
 # Tokens whose experts' results are added up at a time; 8 MB in float32 at the published width.
 SUMMED_TOKENS = 256

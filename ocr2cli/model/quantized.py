@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.token_products import TokenProducts, token_products
 from ocr2cli.model.linear import Linear, as_shape_only, worth_compiling
 from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
 from ocr2cli.model.processor import has_amx
-from ocr2cli.model.token_products import TokenProducts, token_products
 
 LEVELS = 127
 # oneDNN picks its layout for a number of rows; this one serves prefill as well.

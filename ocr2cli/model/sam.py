@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.map_attention import MapAttention, map_attention, pack_positions
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
 from ocr2cli.model.linear import Linear, worth_compiling
-from ocr2cli.model.map_attention import MapAttention, map_attention, pack_positions
 from ocr2cli.model.processor import has_amx
 
 # Maps of at most this many tokens (the windows) get their bias from a product, all at once.

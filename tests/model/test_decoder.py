@@ -13,11 +13,11 @@ from toy_model import TOY, randomise, relative_error
 
 from ocr2cli.model import attention, linear, moe
 from ocr2cli.model.attention import causal_mask
+from ocr2cli.model.compiled.token_products import token_products
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
 from ocr2cli.model.moe import MixtureOfExperts
-from ocr2cli.model.token_products import token_products
 from ocr2cli.weights.load import matrix_names
 
 TOLERANCE = 1e-5

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from toy_model import randomise, relative_error
 
-from ocr2cli.model import linear, map_attention, sam
+from ocr2cli.model import linear, sam
+from ocr2cli.model.compiled import map_attention
+from ocr2cli.model.compiled.dot_columns import FEATURES
+from ocr2cli.model.compiled.map_attention import MapAttention, pack_positions
 from ocr2cli.model.config import SamConfig
-from ocr2cli.model.dot_columns import FEATURES
-from ocr2cli.model.map_attention import MapAttention, pack_positions
 from ocr2cli.model.processor import can_run, host_features
 from ocr2cli.model.sam import SamAttention, position_terms, relative_table, spread_bias
 
@@ -123,7 +124,7 @@ def test_wrong_operands_are_refused(kernel: MapAttention) -> None:
 _AT_THE_EDGE = """
 import ctypes, mmap
 import torch
-from ocr2cli.model.map_attention import MapAttention, pack_positions
+from ocr2cli.model.compiled.map_attention import MapAttention, pack_positions
 
 page = mmap.PAGESIZE
 size = 9 * 3 * 64 * 2

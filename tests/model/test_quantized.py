@@ -16,9 +16,9 @@ from torch import Tensor
 from toy_model import TOY, randomise
 
 from ocr2cli.model import linear, quantized
+from ocr2cli.model.compiled.token_products import token_products
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.quantized import Int8Linear, Int8Weight, expect_int8, int8_product, quantise_rows
-from ocr2cli.model.token_products import token_products
 
 # Rounding to steps of a 127th of the largest of a hundred normal numbers, about three deviations,
 # is an error of 0.7 % in the weight and another in the input: 1 % together.

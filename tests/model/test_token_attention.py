@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from toy_model import TOY, randomise, relative_error
 
-from ocr2cli.model import attention, linear, token_attention
+from ocr2cli.model import attention, linear
 from ocr2cli.model.attention import CausalAttention, RaggedPlan
+from ocr2cli.model.compiled import token_attention
+from ocr2cli.model.compiled.token_attention import TokenAttention
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
-from ocr2cli.model.token_attention import TokenAttention
 
 HEADS, ROOM, WIDTH = 3, 90, 32
 # (slot, tokens it holds before, new tokens): neither in order nor of one length.

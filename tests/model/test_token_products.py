@@ -14,10 +14,11 @@ import torch
 from llvmlite import binding
 from torch import Tensor
 
-from ocr2cli.model import dot_rows, quantized, token_products
-from ocr2cli.model.dot_rows import Numbers
+from ocr2cli.model import quantized
+from ocr2cli.model.compiled import dot_rows, token_products
+from ocr2cli.model.compiled.dot_rows import Numbers
+from ocr2cli.model.compiled.token_products import TokenProducts
 from ocr2cli.model.processor import can_run, host_features
-from ocr2cli.model.token_products import TokenProducts
 
 ALL = {
     name: value
@@ -194,8 +195,8 @@ def test_rows_that_do_not_lie_one_after_the_other_are_no_trouble(
 _AT_THE_EDGE = """
 import ctypes, mmap, sys
 import torch
-from ocr2cli.model import dot_rows
-from ocr2cli.model.token_products import TokenProducts
+from ocr2cli.model.compiled import dot_rows
+from ocr2cli.model.compiled.token_products import TokenProducts
 
 numbers = getattr(dot_rows, sys.argv[1])
 narrow = {"bf16": (2, 2), "float": (4, 4), "widened": (4, 2)}[numbers.name]

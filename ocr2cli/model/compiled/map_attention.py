@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ocr2cli.model.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
-from ocr2cli.model.exponential import LOG2_E, make_power_of_two
+from ocr2cli.model.compiled.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
+from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
 from ocr2cli.model.processor import can_run, has_amx, host_features
 
 logger = logging.getLogger("ocr2")

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ocr2cli.model.dot_rows import (
+from ocr2cli.model.compiled.dot_rows import (
     BF16,
     CHANNELS,
     FLOAT,
@@ -35,8 +35,8 @@ from ocr2cli.model.dot_rows import (
     Numbers,
     make_dot_rows,
 )
+from ocr2cli.model.compiled.token_attention import one_caller
 from ocr2cli.model.processor import can_run, has_amx, host_features
-from ocr2cli.model.token_attention import one_caller
 
 logger = logging.getLogger("ocr2")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ocr2cli.model.llvm import Build, splat
+from ocr2cli.model.compiled.llvm import Build, splat
 
 # Output channels at a time: their weights are as many streams from memory.
 CHANNELS = 4

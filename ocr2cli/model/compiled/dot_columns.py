@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ocr2cli.model.llvm import Build, splat
+from ocr2cli.model.compiled.llvm import Build, splat
 
 # Columns of a vector, vectors at a time, and the numbers of rows at a time: 6 rows' 24 sums, four
 # vectors of columns and a row's word fit the 32 registers.

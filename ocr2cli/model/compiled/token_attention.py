@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ocr2cli.model.exponential import LOG2_E, make_power_of_two
+from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
 
 logger = logging.getLogger("ocr2")
 
