@@ -6,19 +6,13 @@ Knows nothing about stages or pages.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ocr2cli.config import EngineConfig
-from ocr2cli.engines.device import SMALL_MODEL, pick_device, pick_dtype, pick_matrices
-from ocr2cli.model.compiled.map_attention import map_attention
-from ocr2cli.model.compiled.token_attention import token_attention
-from ocr2cli.model.compiled.token_products import token_products
-from ocr2cli.model.processor import has_amx, has_bf16_products
+from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
+from ocr2cli.model.processor import has_bf16_products
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.names import count_parameters
@@ -52,8 +46,7 @@ def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     if dtype == torch.float32:
         # cuDNN would round a convolution's operands to 10 bits; products are exact as they are.
         torch.backends.cudnn.allow_tf32 = False
-    with meanwhile(lambda: compile_for_vision(where), if_large=files):
-        vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
+    vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
         vision.prepare()
     if engine.compile:
@@ -73,56 +66,18 @@ def compile_vision(vision: VisionEncoder) -> bool:
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
-    device, dtype, matrices = where = place(files, engine)
-    int8 = engine.dtype == "int8"
+    device, dtype, matrices = place(files, engine)
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16_products():
         logger.warning(
             "--dtype bf16: this processor has no bf16 products and takes plain loops, some thirty "
             "times slower; --dtype auto computes in float32 from the same bf16 weights"
         )
-    with meanwhile(lambda: compile_for_decoder(where, int8=int8), if_large=files):
-        decoder = load.load_decoder(files, dtype=dtype, device=device, int8=int8, matrices=matrices)
+    decoder = load.load_decoder(
+        files, dtype=dtype, device=device, int8=engine.dtype == "int8", matrices=matrices
+    )
     if device.type == "cpu":
         decoder.prepare()
     return decoder
-
-
-@contextmanager
-def meanwhile(work: Callable[[], object], *, if_large: ModelFiles) -> Iterator[None]:
-    """Do `work` in a thread while the block copies a large model's weights: both take seconds. What
-    goes wrong in it is left to whoever needs its result."""
-    if count_parameters(config_of(if_large)) < SMALL_MODEL:
-        yield
-        return
-    thread = threading.Thread(target=_quietly, args=(work,), name="compile")
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def _quietly(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except Exception:
-        logger.debug("compiling ahead failed; it is tried again when it is needed", exc_info=True)
-
-
-def compile_for_vision(where: Place) -> None:
-    """What `VisionEncoder.prepare` will ask for."""
-    if where.device.type == "cpu" and where.dtype == torch.bfloat16:
-        map_attention()
-
-
-def compile_for_decoder(where: Place, *, int8: bool) -> None:
-    """What `Decoder.prepare` and int8 weights will ask for."""
-    if where.device.type != "cpu":
-        return
-    matrices = torch.int8 if int8 else where.matrices
-    token_products(torch.int8 if int8 else where.dtype, matrices)
-    if where.dtype == torch.float32 or not has_amx():
-        token_attention(where.dtype)
 
 
 def place(files: ModelFiles, engine: EngineConfig) -> Place:
