@@ -133,6 +133,8 @@ class CausalAttention(nn.Module):
         """Compile a few tokens' attention in that dtype where it is the fastest way: float32 on a
         CPU, and bf16 on one without matrix tiles. Without numba, and for a small model, torch's."""
         weight = self.qkv.weight
+        if weight.device.type not in ("cpu", "meta"):  # int8 weights have their shape only
+            return
         is_slow = rows == torch.float32 or (rows == torch.bfloat16 and not has_amx())
         if is_slow and worth_compiling(weight):
             self.kernel = token_attention(rows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from toy_model import randomise, relative_error
 
-from ocr2cli.model import linear, sam
+from ocr2cli.model import linear
 from ocr2cli.model.compiled import map_attention
 from ocr2cli.model.compiled.dot_columns import FEATURES
 from ocr2cli.model.compiled.map_attention import MapAttention, pack_positions
@@ -157,7 +157,7 @@ def test_sam_takes_it_when_prepared_and_stays_near(
 ) -> None:
     """Of another side than its tables the map gets resized ones, as without it."""
     monkeypatch.setattr(map_attention, "has_amx", lambda: False)
-    map_attention._map_attention.cache_clear()
+    map_attention.map_attention.cache_clear()
     monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     config = SamConfig(hidden_size=128, num_heads=2, window_size=14)
     attention = SamAttention(config, 14).eval()
@@ -169,7 +169,7 @@ def test_sam_takes_it_when_prepared_and_stays_near(
         attention.prepare()
         assert attention.kernel is not None
         assert relative_error(attention(x).float(), plain.float()) < 0.02
-    map_attention._map_attention.cache_clear()
+    map_attention.map_attention.cache_clear()
 
 
 def test_other_dtypes_and_widths_and_small_models_keep_torchs_ways(
@@ -189,9 +189,9 @@ def test_other_dtypes_and_widths_and_small_models_keep_torchs_ways(
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    map_attention._map_attention.cache_clear()
+    map_attention.map_attention.cache_clear()
     yield
-    map_attention._map_attention.cache_clear()
+    map_attention.map_attention.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
@@ -200,19 +200,16 @@ def test_a_processor_with_tiles_or_without_the_instruction_has_none(
 ) -> None:
     monkeypatch.setattr(map_attention, "host_features", lambda: frozenset({"avx2", "fma"}))
     assert map_attention.map_attention() is None
-    map_attention._map_attention.cache_clear()
+    map_attention.map_attention.cache_clear()
     every = frozenset().union(*FEATURES)
     monkeypatch.setattr(map_attention, "host_features", lambda: every)
     monkeypatch.setattr(map_attention, "has_amx", lambda: True)
     assert map_attention.map_attention() is None
 
 
-@pytest.mark.usefixtures("fresh")
+@pytest.mark.usefixtures("fresh", "without_numba")
 def test_without_numba_there_is_none_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> frozenset[str]:
-        raise ImportError("no numba here")
-
     monkeypatch.setattr(map_attention, "has_amx", lambda: False)
-    monkeypatch.setattr(map_attention, "host_features", refuse)
+    host_features.cache_clear()
     assert map_attention.map_attention() is None
-    assert sam.map_attention() is None
+    host_features.cache_clear()

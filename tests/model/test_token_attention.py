@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from ocr2cli.model.compiled.token_attention import TokenAttention
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import Rotary, rotate
 
+CUDA = torch.device("cuda")
 HEADS, ROOM, WIDTH = 3, 90, 32
 # (slot, tokens it holds before, new tokens): neither in order nor of one length.
 SEQUENCES = [(4, 70, 3), (0, 1, 3), (2, 0, 3), (3, 87, 3)]
@@ -190,6 +191,9 @@ def test_other_dtypes_and_small_models_never_ask_for_the_kernel(
     layer.prepare(torch.float32)
     monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     layer.prepare(torch.float16)
+    del layer.qkv
+    layer.qkv = SimpleNamespace(weight=SimpleNamespace(device=CUDA))  # type: ignore[assignment]
+    layer.prepare(torch.float32)
     assert layer.kernel is None
 
 
@@ -202,18 +206,8 @@ def test_numba_told_not_to_compile_gives_no_kernel(monkeypatch: pytest.MonkeyPat
     token_attention.token_attention.cache_clear()
 
 
-def test_without_numba_there_is_no_kernel_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "numba":
-            raise ImportError("no numba here")
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+@pytest.mark.usefixtures("without_numba")
+def test_without_numba_there_is_no_kernel_and_no_error() -> None:
     token_attention.token_attention.cache_clear()
-    try:
-        assert token_attention.token_attention(torch.float32) is None
-    finally:
-        monkeypatch.undo()
-        token_attention.token_attention.cache_clear()
+    assert token_attention.token_attention(torch.float32) is None
+    token_attention.token_attention.cache_clear()

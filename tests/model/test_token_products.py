@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -233,10 +232,10 @@ def test_nothing_behind_a_weight_or_a_row_is_read(name: str) -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Nothing remembered of what this processor can do, before and after."""
-    for each in (token_products._token_products, host_features):
+    for each in (token_products.token_products, host_features):
         each.cache_clear()
     yield
-    for each in (token_products._token_products, host_features):
+    for each in (token_products.token_products, host_features):
         each.cache_clear()
 
 
@@ -288,14 +287,6 @@ def test_a_processor_that_llvm_does_not_know_gets_none(monkeypatch: pytest.Monke
     assert token_products.token_products(torch.float32, torch.float32) is None
 
 
-@pytest.mark.usefixtures("fresh")
-def test_without_numba_there_is_no_product_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "numba":
-            raise ImportError("no numba here")
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+@pytest.mark.usefixtures("fresh", "without_numba")
+def test_without_numba_there_is_no_product_and_no_error() -> None:
     assert token_products.token_products(torch.float32, torch.float32) is None

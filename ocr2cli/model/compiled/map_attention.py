@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -38,7 +37,6 @@ logger = logging.getLogger("ocr2")
 _ROWS = 24
 # Words of two tokens whose values are multiplied before the next rows' turn.
 _VALUES = 256
-_one_compiler = threading.Lock()
 
 
 class MapAttention:
@@ -95,15 +93,10 @@ def _empty(side: int) -> int:
     return -(2 * side - 1) % WIDTH
 
 
-def map_attention() -> MapAttention | None:
-    """The kernel, compiled by the first call in about 3 s; None on a processor with matrix tiles,
-    which torch makes good use of, or without the instructions, and without numba."""
-    with _one_compiler:
-        return _map_attention()
-
-
 @cache
-def _map_attention() -> MapAttention | None:
+def map_attention() -> MapAttention | None:
+    """The kernel, compiled by the first call in about 4 s; None on a processor with matrix tiles,
+    which torch makes good use of, or without the instructions, and without numba."""
     try:
         if has_amx() or not can_run(FEATURES, host_features()):
             return None

@@ -15,7 +15,6 @@ Letters: M rows, N output and K input channels, E experts, R rows that are multi
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -40,8 +39,6 @@ from ocr2cli.model.processor import can_run, has_amx, host_features
 
 logger = logging.getLogger("ocr2")
 
-# Two threads that ask for the same product at once would both compile it.
-_one_compiler = threading.Lock()
 # Channels that a thread takes at a time, at most, and rows that stay in its second cache meanwhile.
 _BLOCK, _ROWS = 64, 96
 # How many groups of four channels ahead weights are asked for.
@@ -129,18 +126,13 @@ _NONE = torch.empty(0)
 _NO_SCALES = np.zeros(1, np.float32)
 
 
+@cache
 def token_products(rows: torch.dtype, weights: torch.dtype) -> TokenProducts | None:
     """The product of rows and weights of these dtypes, compiled by the first call in about 2 s.
 
     None where oneDNN is the faster one (bf16 and int8 with matrix tiles), where this processor has
     no instruction for it, for other dtypes, and without numba.
     """
-    with _one_compiler:
-        return _token_products(rows, weights)
-
-
-@cache
-def _token_products(rows: torch.dtype, weights: torch.dtype) -> TokenProducts | None:
     try:
         numbers = _numbers_here(rows, weights)
         return TokenProducts(numbers) if numbers else None
