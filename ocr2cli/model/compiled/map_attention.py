@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ocr2cli.model.compiled.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
 from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
+from ocr2cli.model.compiled.kernel import compile_kernel
 from ocr2cli.model.processor import can_run, has_amx, host_features
 
 logger = logging.getLogger("ocr2")
@@ -259,7 +260,9 @@ def _compiled() -> Callable[..., bool]:
     table, out = types.int32[:, ::1], types.Array(types.uint16, 4, "C")
     number = types.int64
 
-    @njit(types.boolean(number, items, words, table, table, number, number, out), nogil=True)
+    @compile_kernel(
+        types.boolean(number, items, words, table, table, number, number, out), "", nogil=True
+    )
     def attend(  # type: ignore[no-untyped-def]
         piece, items_BN3HC, words_BN3HW, by_row_WL, by_column_WL, side, parts, out_BNHC
     ):

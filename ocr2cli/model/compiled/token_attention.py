@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
+from ocr2cli.model.compiled.kernel import compile_kernel
 
 logger = logging.getLogger("ocr2")
 
@@ -163,12 +164,12 @@ def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], 
     items, floats = types.Array(item, 4, "C"), types.float32[:, :, ::1]
     numbers = types.int64[::1]
 
-    @njit(
+    @compile_kernel(
         types.void(
             types.Array(item, 5, "C"), floats, floats, items, items, numbers, numbers,
             types.float32[:, ::1], items,
         ),
-        parallel=True, nogil=True,
+        str(dtype), parallel=True, nogil=True,
     )  # fmt: skip
     def extend(  # type: ignore[no-untyped-def]
         qkv_BT3HC, cos_BTc, sin_BTc, keys_SHLC, values_SHLC, slots, starts, scores, out_BTHC

@@ -34,6 +34,7 @@ from ocr2cli.model.compiled.dot_rows import (
     Numbers,
     make_dot_rows,
 )
+from ocr2cli.model.compiled.kernel import compile_kernel
 from ocr2cli.model.compiled.token_attention import one_caller
 from ocr2cli.model.processor import can_run, has_amx, host_features
 
@@ -168,6 +169,7 @@ def _compiled(
     dot_rows = make_dot_rows(numbers)
     item, input_item, whole = numbers.weight, numbers.input, numbers.is_whole
     most_rows = numbers.rows
+    variant = f"{numbers.name} {numbers.lanes}"
     int64 = types.int64
 
     @njit(inline="always")
@@ -237,9 +239,9 @@ def _compiled(
 
     numbers_R, floats_R = types.int64[::1], types.float32[::1]
 
-    @njit(
+    @compile_kernel(
         types.void(*[int64] * 5, *[numbers_R] * 4, *[int64] * 3, floats_R),
-        parallel=True, nogil=True,
+        variant, parallel=True, nogil=True,
     )  # fmt: skip
     def in_threads(  # type: ignore[no-untyped-def]
         threads, block, channels, width, weight, starts_E, used, inputs_R, outputs_R, y_item,
@@ -251,8 +253,8 @@ def _compiled(
                 outputs_R, y_item, scales, shifts, row_scales_R,
             )  # fmt: skip
 
-    @njit(
-        types.void(*[int64] * 8, numbers_R, int64, int64, floats_R, int64), nogil=True
+    @compile_kernel(
+        types.void(*[int64] * 8, numbers_R, int64, int64, floats_R, int64), variant, nogil=True
     )
     def run(  # type: ignore[no-untyped-def]
         weight, num_experts, channels, width, x, uses, y, y_item, experts_R, scales, shifts,

@@ -1,0 +1,146 @@
+"""A kernel: a function that numba compiles for this processor, kept for the next process.
+
+Compiling takes 2 to 3 s a kernel, reading what was kept a hundredth of that. numba's own cache is of no
+use here: it never finds a function made inside a function again, does not see a change in another
+file, and fails on a file that a power cut left half written. Here a kernel is found by everything
+that it is made from, what is read must be whole and its owner's own, and whatever is wrong with it
+means compiling as before, never an error.
+Knows nothing about what is compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("ocr2")
+
+_SUM_BYTES = hashlib.sha256().digest_size
+
+
+def compile_kernel(
+    signature: Any, variant: str, **options: Any
+) -> Callable[[Callable[..., Any]], Any]:
+    """numba's `njit(signature, **options)` for a function of this folder, kept on disk.
+
+    variant: what the function's free variables were made from, where that is not the same always.
+    Raises: ImportError without numba.
+    """
+    from numba import njit
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = njit(**options)(function)
+        folder = kernel_folder()
+        if folder is not None:
+            name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
+            made_from = f"{variant}\n{options}\n{signature}"
+            dispatcher._cache = _KeptKernel(folder, name, made_from, dispatcher.targetctx)
+        dispatcher.compile(signature)
+        dispatcher.disable_compile()
+        return dispatcher
+
+    return compiled
+
+
+def kernel_folder() -> Path | None:
+    """Where this user's kernels are kept; None where there is no home to keep them in."""
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(caches) / "ocr2" / "kernels"
+
+
+class _KeptKernel:
+    """The cache of one kernel, with the methods that numba's dispatcher calls."""
+
+    def __init__(self, folder: Path, name: str, made_from: str, context: Any) -> None:
+        self.cache_path = str(folder)
+        self._name, self._made_from, self._context = name, made_from, context
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """numba's result of compiling, or None."""
+        from numba.core.compiler import CompileResult
+
+        context.refresh()
+        try:
+            path = self._path()
+            return CompileResult._rebuild(context, *pickle.loads(_read_own(path)))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            # Whatever it is, it costs a few seconds; an error would cost the run.
+            logger.debug("compiling %s anew: %s: %s", self._name, type(error).__name__, error)
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Best effort: a full disk or a read-only home costs the next process its seconds."""
+        from numba.core.serialize import dumps
+
+        try:
+            _write_whole(self._path(), dumps(result._reduce()))
+        except Exception as error:
+            logger.debug("cannot keep %s: %s: %s", self._name, type(error).__name__, error)
+
+    def _path(self) -> Path:
+        """Raises: OSError where the source cannot be read."""
+        processor = self._context.codegen().magic_tuple()
+        made_from = f"{_tools()}\n{_source()}\n{processor}\n{self._made_from}"
+        digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        return Path(self.cache_path) / f"{self._name}-{digest}.bin"
+
+
+def _tools() -> str:
+    """Everything outside this folder that changes what numba makes of a function."""
+    import llvmlite
+    import numba
+
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    return f"{sys.version} {numba.__version__} {llvmlite.__version__} {settings}"
+
+
+@cache
+def _source() -> str:
+    """Of all files here: kernels are made of each other's pieces. Raises: OSError."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_own(path: Path) -> bytes:
+    """What `_write_whole` wrote. It is code, so nobody else may have had a hand in it.
+
+    Raises: OSError; ValueError for a file that is not whole or that others can write to.
+    """
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        is_own = not hasattr(os, "geteuid") or state.st_uid == os.geteuid()
+        if not is_own or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError("the file is not this user's alone")
+        checksum, data = file.read(_SUM_BYTES), file.read()
+    if hashlib.sha256(data).digest() != checksum:
+        raise ValueError("the file is damaged")
+    return data
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """All or nothing, whoever else writes the same. Raises: OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
