@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -36,6 +37,9 @@ def bench(
     Pages are A4 at 144 dpi: 6 tiles and the global view. No model needs to be downloaded.
     """
     set_up_logging(**logs)
+    from ocr2cli.pipeline.process import wait_quietly
+
+    wait_quietly(os.environ)  # as the workers of a run, before torch is imported
     import torch
 
     from ocr2cli.bench.measure import (

@@ -6,6 +6,7 @@ Knows flags; the work is in `ocr2cli.eval.doctor`.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def doctor(
     Exit 0 when all stages give what was recorded, 7 when one differs.
     """
     set_up_logging(verbose=verbose, quiet=quiet, log_format=log_format)
+    from ocr2cli.pipeline.process import wait_quietly
+
+    wait_quietly(os.environ)  # as the workers of a run, before torch is imported
     from ocr2cli.eval.doctor import run_doctor
 
     if goldens is not None and not record and not goldens.exists():

@@ -6,6 +6,7 @@ Knows flags; the work is in `ocr2cli.eval`.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -107,6 +108,9 @@ def evaluate(
     Exit 0 when every gate holds, 7 when one fails.
     """
     set_up_logging(verbose=verbose, quiet=quiet, log_format=log_format)
+    from ocr2cli.pipeline.process import wait_quietly
+
+    wait_quietly(os.environ)  # as the workers of a run, before torch is imported
     from ocr2cli.eval.report import json_report, text_report, write_report
     from ocr2cli.eval.run import EvalOptions, run_eval
 

@@ -19,7 +19,7 @@ from ocr2cli.model.compiled.token_attention import TokenAttention, token_attenti
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.model.layers import rotate
-from ocr2cli.model.linear import Linear, worth_compiling
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.processor import has_amx
 
 Turn = tuple[Tensor, Tensor]
@@ -131,12 +131,10 @@ class CausalAttention(nn.Module):
 
     def prepare(self, rows: torch.dtype) -> None:
         """Compile a few tokens' attention in that dtype where it is the fastest way: float32 on a
-        CPU, and bf16 on one without matrix tiles. Without numba, and for a small model, torch's."""
-        weight = self.qkv.weight
-        if weight.device.type not in ("cpu", "meta"):  # int8 weights have their shape only
+        CPU, and bf16 on one without matrix tiles. Without numba, torch's."""
+        if self.qkv.weight.device.type not in ("cpu", "meta"):  # int8 weights have their shape only
             return
-        is_slow = rows == torch.float32 or (rows == torch.bfloat16 and not has_amx())
-        if is_slow and worth_compiling(weight):
+        if rows == torch.float32 or (rows == torch.bfloat16 and not has_amx()):
             self.kernel = token_attention(rows)
 
     def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:

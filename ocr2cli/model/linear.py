@@ -25,9 +25,6 @@ from ocr2cli.model.processor import has_bf16_products
 STEADY_ROWS = 1024
 # oneDNN picks its layout for a number of rows; the layout for 1 to 8 rows serves prefill as well.
 PACKED_FOR_ROWS = 8
-# A matrix of fewer items belongs to a small model: a short run would end before kernels that take
-# seconds to compile had won them back.
-WORTH_COMPILING = 1 << 20
 # Of a weight, widened at a time (6 MB): in the cache still when it is multiplied.
 WIDENED_ITEMS = 3 << 19
 
@@ -103,16 +100,11 @@ def can_pack(weight: Tensor) -> bool:
 
 def products_of(weight: Tensor, rows: torch.dtype) -> TokenProducts | None:
     """The compiled product of rows with a weight [..., out, in], or None: not on a CPU, not
-    contiguous, small, of a width that it does not take, or no such product here."""
-    if weight.device.type != "cpu" or not weight.is_contiguous() or not worth_compiling(weight):
+    contiguous, of a width that it does not take, or no such product here."""
+    if weight.device.type != "cpu" or not weight.is_contiguous():
         return None
     products = token_products(rows, weight.dtype)
     return products if products and products.takes(*weight.shape[-2:]) else None
-
-
-def worth_compiling(weight: Tensor) -> bool:
-    """True for a matrix, or each of a stack of them, of a model large enough for compiled code."""
-    return weight.shape[-2] * weight.shape[-1] >= WORTH_COMPILING
 
 
 def pack_weight(weight: Tensor) -> Tensor:

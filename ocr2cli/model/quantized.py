@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocr2cli.model.compiled.token_products import TokenProducts, token_products
-from ocr2cli.model.linear import Linear, as_shape_only, worth_compiling
+from ocr2cli.model.linear import Linear, as_shape_only
 from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
 from ocr2cli.model.processor import has_amx
 
@@ -95,8 +95,6 @@ class Int8Experts:
 
 def byte_products_of(weight: Tensor) -> TokenProducts | None:
     """The compiled product for a weight [..., out, in] made int8, or None."""
-    if not worth_compiling(weight):
-        return None
     products = token_products(torch.int8, torch.int8)
     return products if products and products.takes(*weight.shape[-2:]) else None
 

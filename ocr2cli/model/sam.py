@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ocr2cli.model.compiled.map_attention import MapAttention, map_attention, pack_positions
 from ocr2cli.model.config import SamConfig
 from ocr2cli.model.layers import ChannelNorm, Derived
-from ocr2cli.model.linear import Linear, worth_compiling
+from ocr2cli.model.linear import Linear
 from ocr2cli.model.processor import has_amx
 
 # Maps of at most this many tokens (the windows) get their bias from a product, all at once.
@@ -129,8 +129,8 @@ class SamAttention(nn.Module):
 
     def prepare(self) -> None:
         """Compile the attention for bf16 on a CPU where that is possible; then it only runs."""
-        table, is_large = self.rel_pos_h, worth_compiling(self.qkv.weight)
-        if is_large and table.device.type == "cpu" and table.dtype == torch.bfloat16:
+        table = self.rel_pos_h
+        if table.device.type == "cpu" and table.dtype == torch.bfloat16:
             kernel = map_attention()
             self.kernel = kernel if kernel and kernel.takes(table.shape[1]) else None
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import MutableMapping
 from enum import Enum
 from typing import Any
 
@@ -25,10 +26,9 @@ from ocr2cli.pipeline.stage import Stage
 
 _BOOT = "from ocr2cli.pipeline.child import main; main()"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Encoder and decoder have as many threads as there are cores, each. A thread that waits for its
-# next piece spins, on a core that the other worker needs: some 300,000 times unless it is told.
-# A thousand times bridges the gap between two products: fewer slow a worker that is alone.
-# What the user says of it, in either variable, stands.
+# A thread that waits for its next piece spins, on a core that the other worker or somebody else's
+# program needs: some 300,000 times unless it is told. A thousand times bridges the gap between two
+# products: fewer slow a worker that is alone.
 _SPINS = "1000"
 
 
@@ -178,14 +178,23 @@ def describe_exit(status: int) -> str:
         return f"was killed by signal {-status}"
 
 
+def wait_quietly(env: MutableMapping[str, str]) -> None:
+    """Let the threads of a process with this environment give up their cores soon when they wait.
+
+    Of the own process: before torch is imported, later it changes nothing. What the user says of
+    it, in either variable, stands.
+    """
+    if "OMP_WAIT_POLICY" not in env:
+        env.setdefault("GOMP_SPINCOUNT", _SPINS)
+
+
 def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[bytes]:
     env = dict(os.environ)
     # The child must find what this process finds, or the stage's worker could not be unpickled.
     env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     if stage.num_threads:
         env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
-        if "OMP_WAIT_POLICY" not in env:
-            env.setdefault("GOMP_SPINCOUNT", _SPINS)
+        wait_quietly(env)
     words = [f"ocr2-{stage.name}", *map(str, (child_in, child_out, os.getpid()))]
     # A signal to the whole group may come before the child can say that it leaves it to us: the
     # child inherits the mask and lifts it when it has settled.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -202,3 +206,22 @@ def test_on_a_cpu_nothing_is_compiled_and_the_report_does_not_say_so(caplog) -> 
     assert not subject.is_compiled and "compiled" not in dtype_of(subject)
     assert "on a CPU nothing is compiled" in caplog.text
     assert "encoder compiled" in dtype_of(replace(subject, is_compiled=True))
+
+
+@pytest.mark.parametrize("said", ["", "77"])
+def test_threads_of_the_command_wait_as_those_of_a_run(said: str) -> None:
+    """Spinning ones made a bench beside other work twenty times as slow. GNU's OpenMP says what it
+    has taken."""
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    env |= {"OMP_DISPLAY_ENV": "verbose", "GOMP_SPINCOUNT": said}
+    if not said:
+        del env["GOMP_SPINCOUNT"]
+    command = ["bench", "--model", "random-tiny", "--pages", "1", "--new-tokens", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ocr2cli", *command], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    taken = set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr))
+    if not taken:
+        pytest.skip("not GNU's OpenMP")
+    assert taken == {said or "1000"}

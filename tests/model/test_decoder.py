@@ -164,7 +164,6 @@ WAYS = ["plain", "packed", "compiled"]
 def same_decoder(decoder: Decoder, dtype: torch.dtype, way: str = "plain") -> Decoder:
     model = copy.deepcopy(decoder).to(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "WORTH_COMPILING", 0)
         if way == "packed":  # as on a processor without the instructions
             patch.setattr(linear, "token_products", lambda rows, weights: None)
             patch.setattr(attention, "token_attention", lambda rows: None)
@@ -375,14 +374,6 @@ def test_compiled_products_stay_near_and_keep_the_weights_as_they_are(
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_a_small_model_is_packed_and_never_waits_for_a_compiler(decoder: Decoder) -> None:
-    """Its run would be over before seconds of compiling had paid."""
-    small = copy.deepcopy(decoder)
-    small.prepare()
-    for module in small.modules():
-        assert getattr(module, "products", None) is None and getattr(module, "kernel", None) is None
-
-
 def test_packing_gives_the_plain_weights_up(decoder: Decoder) -> None:
     packed = same_decoder(decoder, torch.float32, "packed")
     if not linear.can_pack(decoder.lm_head.weight):
@@ -432,10 +423,8 @@ def test_a_decoder_of_bf16_matrices_writes_the_bits_of_the_float32_one(
     held = {p.dtype for p in narrow.parameters()}
     assert held == {torch.float32, torch.bfloat16}
     if way == "compiled":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(linear, "WORTH_COMPILING", 0)
-            whole.prepare()
-            narrow.prepare()
+        whole.prepare()
+        narrow.prepare()
     for text in texts:
         assert torch.equal(plain_logits(narrow, text), plain_logits(whole, text))
     caches = [KVCache(TOY.decoder, 2, 64) for _ in range(2)]

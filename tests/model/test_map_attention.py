@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from toy_model import randomise, relative_error
 
-from ocr2cli.model import linear
 from ocr2cli.model.compiled import map_attention
 from ocr2cli.model.compiled.dot_columns import FEATURES
 from ocr2cli.model.compiled.map_attention import MapAttention, pack_positions
@@ -158,7 +157,6 @@ def test_sam_takes_it_when_prepared_and_stays_near(
     """Of another side than its tables the map gets resized ones, as without it."""
     monkeypatch.setattr(map_attention, "has_amx", lambda: False)
     map_attention.map_attention.cache_clear()
-    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     config = SamConfig(hidden_size=128, num_heads=2, window_size=14)
     attention = SamAttention(config, 14).eval()
     randomise(attention, seed=3)
@@ -172,19 +170,14 @@ def test_sam_takes_it_when_prepared_and_stays_near(
     map_attention.map_attention.cache_clear()
 
 
-def test_other_dtypes_and_widths_and_small_models_keep_torchs_ways(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14).bfloat16()
-    small.prepare()
-    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
+def test_other_dtypes_and_widths_keep_torchs_ways() -> None:
     float32 = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14)
     float32.prepare()
     narrow = SamAttention(SamConfig(hidden_size=64, num_heads=2), 14).bfloat16()
     narrow.prepare()
     meta = SamAttention(SamConfig(hidden_size=128, num_heads=2), 14).bfloat16().to("meta")
     meta.prepare()
-    assert small.kernel is float32.kernel is narrow.kernel is meta.kernel is None
+    assert float32.kernel is narrow.kernel is meta.kernel is None
 
 
 @pytest.fixture

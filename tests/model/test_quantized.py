@@ -15,7 +15,7 @@ from test_decoder import decoder, filled_cache, texts  # noqa: F401  (fixtures)
 from torch import Tensor
 from toy_model import TOY, randomise
 
-from ocr2cli.model import linear, quantized
+from ocr2cli.model import quantized
 from ocr2cli.model.compiled.token_products import token_products
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.quantized import Int8Linear, Int8Weight, expect_int8, int8_product, quantise_rows
@@ -165,7 +165,6 @@ def test_compiled_products_give_an_int8_decoder_the_same_bits(
     )
     whole = Decoder(config).eval()
     randomise(whole, seed=8)
-    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     ids = torch.randint(0, 64, (33,), generator=torch.Generator().manual_seed(9))
     compiled = to_int8(whole)
     monkeypatch.setattr(quantized, "token_products", lambda rows, weights: None)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toy_model import TOY, randomise, relative_error
 
-from ocr2cli.model import attention, linear
+from ocr2cli.model import attention
 from ocr2cli.model.attention import CausalAttention, RaggedPlan
 from ocr2cli.model.compiled import token_attention
 from ocr2cli.model.compiled.token_attention import TokenAttention
@@ -155,7 +155,6 @@ def test_the_decoder_takes_the_kernel_where_it_is_the_fastest_and_agrees_without
     before = torch.randn(2, heads, 20, width, generator=generator).to(dtype)
     turn = Rotary(width, 10_000.0, 30).at(torch.tensor([[20, 21], [20, 21]]))
     calls: list[torch.dtype] = []
-    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
 
     def attend(with_tiles: bool, with_numba: bool) -> tuple[Tensor, Tensor]:
         cache = KVCache(TOY.decoder, 2, 30, dtype=dtype)
@@ -182,14 +181,12 @@ def test_the_decoder_takes_the_kernel_where_it_is_the_fastest_and_agrees_without
     assert torch.equal(stored, stored_plainly)
 
 
-def test_other_dtypes_and_small_models_never_ask_for_the_kernel(
+def test_other_dtypes_and_devices_never_ask_for_the_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "has_amx", lambda: False)
     monkeypatch.setattr(attention, "token_attention", lambda dtype: pytest.fail("asked"))
     layer = CausalAttention(TOY.decoder)
-    layer.prepare(torch.float32)
-    monkeypatch.setattr(linear, "WORTH_COMPILING", 0)
     layer.prepare(torch.float16)
     del layer.qkv
     layer.qkv = SimpleNamespace(weight=SimpleNamespace(device=CUDA))  # type: ignore[assignment]

@@ -1,10 +1,10 @@
 """A kernel: a function that numba compiles for this processor, kept for the next process.
 
-Compiling takes 2 to 3 s a kernel, reading what was kept a hundredth of that. numba's own cache is of no
-use here: it never finds a function made inside a function again, does not see a change in another
-file, and fails on a file that a power cut left half written. Here a kernel is found by everything
-that it is made from, what is read must be whole and its owner's own, and whatever is wrong with it
-means compiling as before, never an error.
+Compiling takes 2 to 3 s a kernel, reading what was kept a hundredth of that. numba's own cache is
+of no use here: it never finds a function made inside a function again, does not see a change in
+another file, and fails on a file that a power cut left half written. Here a kernel is found by
+everything that it is made from, what is read must be whole and its owner's own, and whatever is
+wrong with it means compiling as before, never an error.
 Knows nothing about what is compiled.
 """
 
@@ -53,11 +53,12 @@ def compile_kernel(
 
 def kernel_folder() -> Path | None:
     """Where this user's kernels are kept; None where there is no home to keep them in."""
+    import platformdirs
+
     try:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(platformdirs.user_cache_dir("ocr2")) / "kernels"
     except RuntimeError:
         return None
-    return Path(caches) / "ocr2" / "kernels"
 
 
 class _KeptKernel:
