@@ -87,12 +87,27 @@ def test_neither_company_nor_threads_change_a_bit(kernel: MapAttention) -> None:
 
 
 @needs_instruction
-def test_large_scores_do_not_overflow_and_the_largest_wins(kernel: MapAttention) -> None:
-    qkv, *tables = operands(8)
+@pytest.mark.parametrize("side", [8, 20], ids=["a block of keys", "two"])
+def test_large_scores_do_not_overflow_and_the_largest_wins(kernel: MapAttention, side: int) -> None:
+    qkv, *tables = operands(side)
     qkv[0, :, 0] *= 300.0
     got = attend(kernel, qkv, *tables)
     assert bool(got.isfinite().all())
     assert relative_error(got.double(), exact(qkv, *tables)) < 4e-3
+
+
+@needs_instruction
+@pytest.mark.parametrize("growth", [0.02, -0.02, 1.0])
+def test_keys_of_any_block_may_hold_the_largest_score(kernel: MapAttention, growth: float) -> None:
+    """From block to block it grows a little, falls, or leaves nothing of what was before."""
+    qkv, *tables = operands(40)
+    along = torch.linspace(-1.0, 1.0, 1600)[:, None, None] * growth * 100
+    qkv[0, :, 0], qkv[0, :, 1, :, :1] = 0.5, along[..., :1].bfloat16()
+    got = attend(kernel, qkv, *tables)
+    expected = exact(qkv, *tables)
+    assert relative_error(got.double(), expected) < 4e-3
+    error = (got.double() - expected).abs()
+    assert bool((error <= 2**-8 * expected.abs() + 0.02).all())
 
 
 @needs_instruction

@@ -33,11 +33,9 @@ from ocr2cli.model.processor import can_run, has_amx, host_features
 
 logger = logging.getLogger("ocr2")
 
-# Rows that share a reading of keys and values: their scores (400 KB of a global view's) and a
-# stretch of those stay in the second cache.
-_ROWS = 24
-# Words of two tokens whose values are multiplied before the next rows' turn.
-_VALUES = 256
+# Rows that share a reading of keys and values, and keys at a time: their scores and shares (36 KB)
+# stay in the first cache. Whole pairs and vectors of keys.
+_ROWS, _KEYS = 24, 256
 
 
 class MapAttention:
@@ -146,24 +144,40 @@ def _compiled() -> Callable[..., bool]:
             low += some
 
     @njit(error_model="numpy")
-    def soften(scores_RM, tops_RV, shares_RM, rows):  # type: ignore[no-untyped-def]
-        """2^(score - the row's largest) in each score's place, and rounded as its share."""
+    def soften(  # type: ignore[no-untyped-def]
+        scores_Rc, tops_RV, top_R, totals_R, sums_RC, shares_Rc, rows, keys
+    ):
+        """2^(score - the row's largest so far) in each score's place, and rounded as its share. If
+        these keys have a larger one, what was summed up before them is scaled to it."""
         for row in range(rows):
             top = tops_RV[row, 0]
             for lane in range(1, LANES):
                 top = max(top, tops_RV[row, lane])
-            for key in range(scores_RM.shape[1]):
-                share = power_of_two(scores_RM[row, key] - top)
-                scores_RM[row, key] = share
-                shares_RM[row, key] = to_bf16(share)
+            if top > top_R[row]:
+                factor = power_of_two(top_R[row] - top)
+                totals_R[row] *= factor
+                for channel in range(sums_RC.shape[1]):
+                    sums_RC[row, channel] *= factor
+                top_R[row] = top
+            scores_c, shares_c = scores_Rc[row, :keys], shares_Rc[row, :keys]
+            for key in range(keys):
+                share = power_of_two(scores_c[key] - top)
+                scores_c[key] = share
+                shares_c[key] = to_bf16(share)
 
     @njit(fastmath={"reassoc"}, error_model="numpy")  # sums fill vectors, in a fixed way
-    def give_out(sums_RC, scores_RM, out_NHC, start, rows, head):  # type: ignore[no-untyped-def]
-        """Each row's sum of values by the sum of its shares, rounded."""
+    def add_up(scores_Rc, totals_R, rows, keys):  # type: ignore[no-untyped-def]
         for row in range(rows):
             total = np.float32(0)
-            for key in range(scores_RM.shape[1]):
-                total += scores_RM[row, key]
+            for key in range(keys):
+                total += scores_Rc[row, key]
+            totals_R[row] += total
+
+    @njit(error_model="numpy")
+    def give_out(sums_RC, totals_R, out_NHC, start, rows, head):  # type: ignore[no-untyped-def]
+        """Each row's sum of values by the sum of its shares, rounded."""
+        for row in range(rows):
+            total = totals_R[row]
             for channel in range(sums_RC.shape[1]):
                 out_NHC[start + row, head, channel] = to_bf16(sums_RC[row, channel] / total)
 
@@ -189,17 +203,27 @@ def _compiled() -> Callable[..., bool]:
                     values_PC[place, channel] |= odd << np.uint32(16)
 
     @njit
-    def place_terms(terms_2RL, start, rows, side, scores_RM):  # type: ignore[no-untyped-def]
-        """Each score's terms of its key's row and column; beyond the last key nothing counts."""
+    def place_terms(  # type: ignore[no-untyped-def]
+        by_row_RL, by_column_RL, start, rows, side, first, last, scores_Rc
+    ):
+        """For keys first to last each score's terms of its key's row and column; beyond the map's
+        last key nothing counts."""
+        end = min(last, side * side)
         for row in range(rows):
             up = side - 1 - (start + row) // side
             left = side - 1 - (start + row) % side
-            for line in range(side):
-                term = terms_2RL[0, row, up + line]
-                for place in range(side):
-                    scores_RM[row, line * side + place] = term + terms_2RL[1, row, left + place]
-            for key in range(side * side, scores_RM.shape[1]):
-                scores_RM[row, key] = -np.inf
+            key = first
+            while key < end:
+                line, place = key // side, key % side
+                count = min(side - place, end - key)
+                # Slices: of an index that might be negative numba makes no vectors.
+                into = scores_Rc[row, key - first : key - first + count]
+                terms = by_column_RL[row, left + place : left + place + count]
+                by_row = by_row_RL[row, up + line]
+                for each in range(count):
+                    into[each] = by_row + terms[each]
+                key += count
+            scores_Rc[row, end - first : last - first] = -np.inf
 
     @njit
     def attend_part(  # type: ignore[no-untyped-def]
@@ -213,13 +237,14 @@ def _compiled() -> Callable[..., bool]:
         keys_KWc = np.empty((padded // WIDTH, words, WIDTH), np.int32)
         values_PC = np.empty((places, channels), np.uint32)
         pack(items_N3HC, words_N3HW, head, keys_KWc, values_PC)
-        scores_RM = np.empty((_ROWS, padded), np.float32)
-        shares_RM = np.empty((_ROWS, padded), np.uint16)
+        scores_Rc = np.empty((_ROWS, _KEYS), np.float32)
+        shares_Rc = np.empty((_ROWS, _KEYS), np.uint16)
         terms_2RL = np.empty((2, _ROWS, length), np.float32)
         tops_RV = np.empty((_ROWS, LANES), np.float32)
+        top_R, totals_R = np.empty(_ROWS, np.float32), np.empty(_ROWS, np.float32)
         sums_RC = np.empty((_ROWS, channels), np.float32)
         keys, values = keys_KWc.ctypes.data, values_PC.ctypes.data
-        scores, shares = scores_RM.ctypes.data, shares_RM.ctypes.data
+        scores, shares = scores_Rc.ctypes.data, shares_Rc.ctypes.data
         terms, tops, sums = terms_2RL.ctypes.data, tops_RV.ctypes.data, sums_RC.ctypes.data
         tables = (by_row_WL.ctypes.data, by_column_WL.ctypes.data)
         pitch = 3 * heads * channels * 2
@@ -230,8 +255,6 @@ def _compiled() -> Callable[..., bool]:
             rows = min(_ROWS, last - start)
             queries = items_N3HC.ctypes.data + start * pitch + head * channels * 2
             terms_2RL[:] = 0
-            sums_RC[:] = 0
-            tops_RV[:] = -np.inf
             for axis in range(2):
                 for column in range(0, length, WIDTH):
                     multiply(
@@ -239,22 +262,29 @@ def _compiled() -> Callable[..., bool]:
                         terms + 4 * (axis * _ROWS * length + column), 4 * length, one, tops,
                     )  # fmt: skip
             tops_RV[:] = -np.inf
-            place_terms(terms_2RL, start, rows, side, scores_RM)
-            for column in range(0, padded, WIDTH):
-                multiply(
-                    True, rows, queries, pitch, words, keys + 4 * column * words, 4 * WIDTH,
-                    scores + 4 * column, 4 * padded, scale, tops,
-                )  # fmt: skip
-            soften(scores_RM, tops_RV, shares_RM, rows)
-            for place in range(0, places, _VALUES):
-                count = min(_VALUES, places - place)
+            top_R[:] = -np.inf
+            totals_R[:] = 0
+            sums_RC[:] = 0
+            for block in range(0, padded, _KEYS):
+                some = min(_KEYS, padded - block)
+                place_terms(
+                    terms_2RL[0], terms_2RL[1], start, rows, side, block, block + some, scores_Rc
+                )
+                for column in range(0, some, WIDTH):
+                    multiply(
+                        True, rows, queries, pitch, words, keys + 4 * (block + column) * words,
+                        4 * WIDTH, scores + 4 * column, 4 * _KEYS, scale, tops,
+                    )  # fmt: skip
+                soften(scores_Rc, tops_RV, top_R, totals_R, sums_RC, shares_Rc, rows, some)
+                add_up(scores_Rc, totals_R, rows, some)
+                count = min(some // 2, places - block // 2)
                 for column in range(0, channels, WIDTH):
                     multiply(
-                        False, rows, shares + 4 * place, 2 * padded, count,
-                        values + 4 * (place * channels + column), 4 * channels,
+                        False, rows, shares, 2 * _KEYS, count,
+                        values + 4 * (block // 2 * channels + column), 4 * channels,
                         sums + 4 * column, 4 * channels, one, tops,
                     )  # fmt: skip
-            give_out(sums_RC, scores_RM, out_NHC, start, rows, head)
+            give_out(sums_RC, totals_R, out_NHC, start, rows, head)
 
     items, words = types.Array(types.uint16, 5, "C"), types.Array(types.int32, 5, "C")
     table, out = types.int32[:, ::1], types.Array(types.uint16, 4, "C")
