@@ -51,10 +51,25 @@ def rows(count: int, width: int, seed: int = 0) -> Tensor:
 
 def test_a_weight_is_within_half_a_step_of_its_channels_scale() -> None:
     weight = rows(48, 160)
-    values, scales = quantized.quantise_channels(weight)
+    values, scales, sums = quantized.quantise_channels(weight)
+    assert torch.equal(sums, values.sum(1, dtype=torch.int32))
     assert values.dtype == torch.int8 and int(values.abs().max()) == quantized.LEVELS
     error = (values * scales[:, None] - weight).abs()
     assert bool((error <= scales[:, None] * 0.5001).all())
+
+
+def test_a_weight_of_many_pieces_and_16_bits_is_quantised_as_its_float32_self() -> None:
+    weight = rows(700, 512).bfloat16()
+    piece = quantized._QUANTISED_ITEMS // 512
+    assert 700 % piece and 2 * piece < 700
+    values, scales, sums = quantized.quantise_channels(weight)
+    for found, whole in zip(
+        (values, scales, sums), quantized.quantise_channels(weight.float()), strict=True
+    ):
+        assert torch.equal(found, whole)
+    alone = [quantise_rows(row.float()) for row in weight.split(1)]
+    assert torch.equal(values, torch.cat([each for each, _ in alone]))
+    assert torch.equal(scales, torch.cat([scale[:, 0] for _, scale in alone]))
 
 
 @pytest.mark.parametrize("bias", [False, True])

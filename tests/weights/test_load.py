@@ -51,7 +51,7 @@ def test_each_value_lands_in_its_place(toy, toy_folder, toy_tensors):
     assert sum(x.numel() for x in state.values()) == used
 
 
-@pytest.mark.parametrize("quant", ["f32", "q8_0"])
+@pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0"])
 def test_int8_is_made_from_the_stored_values_and_not_from_bf16(v2_folder, tmp_path, quant):
     pair = tmp_path / "toy.gguf"
     convert(v2_folder, pair, quant=quant)
@@ -65,6 +65,21 @@ def test_int8_is_made_from_the_stored_values_and_not_from_bf16(v2_folder, tmp_pa
     mixture, small_mixture = whole.layers[1].mlp, small.layers[1].mlp
     for expert, weight in enumerate(mixture.experts_down):
         assert torch.equal(small_mixture.down[expert].scales, weight.abs().amax(1) / 127)
+
+
+def test_one_expert_stored_in_float32_among_others_in_bf16_keeps_its_values(v2_folder):
+    name = "model.layers.1.mlp.experts.2.down_proj.weight"
+
+    def widen(tensors):
+        tensors[name] = tensors[name].float() * 1.0007
+
+    rewrite(v2_folder, widen)
+    stored = load_file(v2_folder / "model.safetensors")[name]
+    assert stored.dtype == torch.float32
+    small = load_decoder(v2_folder, int8=True)
+    largest = stored.abs().amax(1)
+    assert torch.equal(small.layers[1].mlp.down[2].scales, largest / 127)
+    assert not torch.equal(largest, largest.bfloat16().float())
 
 
 def test_matrices_can_be_kept_in_bf16_under_float32(v2_folder):
