@@ -39,65 +39,65 @@ def compile_kernel(
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = njit(**options)(function)
-        folder = kernel_folder()
-        if folder is not None:
-            name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
-            made_from = f"{variant}\n{options}\n{signature}"
-            dispatcher._cache = _KeptKernel(folder, name, made_from, dispatcher.targetctx)
-        dispatcher.compile(signature)
+        name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
+        path = _path(dispatcher, name, f"{variant}\n{options}\n{signature}")
+        if path is None or not _take(dispatcher, path):
+            dispatcher.compile(signature)
+            if path is not None:
+                _keep(dispatcher, path)
         dispatcher.disable_compile()
         return dispatcher
 
     return compiled
 
 
-def kernel_folder() -> Path | None:
-    """Where this user's kernels are kept; None where there is no home to keep them in."""
+def kernel_folder() -> Path:
+    """Where this user's kernels are kept. Raises: RuntimeError for a user without a home."""
     import platformdirs
 
+    return Path(platformdirs.user_cache_dir("ocr2")) / "kernels"
+
+
+def _path(dispatcher: Any, name: str, made_from: str) -> Path | None:
+    """Where a kernel is kept; None where that cannot be said."""
     try:
-        return Path(platformdirs.user_cache_dir("ocr2")) / "kernels"
-    except RuntimeError:
+        folder, processor = kernel_folder(), dispatcher.targetctx.codegen().magic_tuple()
+        made_from = f"{_tools()}\n{_source()}\n{processor}\n{made_from}"
+    except Exception as error:
+        logger.debug("cannot keep %s: %s: %s", name, type(error).__name__, error)
         return None
+    return folder / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.bin"
 
 
-class _KeptKernel:
-    """The cache of one kernel, with the methods that numba's dispatcher calls."""
-
-    def __init__(self, folder: Path, name: str, made_from: str, context: Any) -> None:
-        self.cache_path = str(folder)
-        self._name, self._made_from, self._context = name, made_from, context
-
-    def load_overload(self, signature: Any, context: Any) -> Any:
-        """numba's result of compiling, or None."""
+def _take(dispatcher: Any, path: Path) -> bool:
+    """Give a kernel the code that was kept, as numba's own cache does. False if it has none."""
+    try:
         from numba.core.compiler import CompileResult
 
+        kept = pickle.loads(_read_own(path))
+        context = dispatcher.targetctx
         context.refresh()
-        try:
-            path = self._path()
-            return CompileResult._rebuild(context, *pickle.loads(_read_own(path)))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            # Whatever it is, it costs a few seconds; an error would cost the run.
-            logger.debug("compiling %s anew: %s: %s", self._name, type(error).__name__, error)
-            return None
+        result = CompileResult._rebuild(context, *kept)
+        context.insert_user_function(result.entry_point, result.fndesc, [result.library])
+        dispatcher.add_overload(result)
+    except FileNotFoundError:
+        return False
+    except Exception as error:
+        # Whatever it is, compiling costs a few seconds; an error would cost the run.
+        logger.debug("compiling anew, %s: %s: %s", path, type(error).__name__, error)
+        return False
+    return True
 
-    def save_overload(self, signature: Any, result: Any) -> None:
-        """Best effort: a full disk or a read-only home costs the next process its seconds."""
+
+def _keep(dispatcher: Any, path: Path) -> None:
+    """Best effort: a full disk or a read-only home costs the next process its seconds."""
+    try:
         from numba.core.serialize import dumps
 
-        try:
-            _write_whole(self._path(), dumps(result._reduce()))
-        except Exception as error:
-            logger.debug("cannot keep %s: %s: %s", self._name, type(error).__name__, error)
-
-    def _path(self) -> Path:
-        """Raises: OSError where the source cannot be read."""
-        processor = self._context.codegen().magic_tuple()
-        made_from = f"{_tools()}\n{_source()}\n{processor}\n{self._made_from}"
-        digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
-        return Path(self.cache_path) / f"{self._name}-{digest}.bin"
+        (result,) = dispatcher.overloads.values()
+        _write_whole(path, dumps(result._reduce()))
+    except Exception as error:
+        logger.debug("cannot keep %s: %s: %s", path, type(error).__name__, error)
 
 
 def _tools() -> str:
