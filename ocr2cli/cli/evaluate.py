@@ -13,6 +13,7 @@ import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
 from ocr2cli.config import DTYPE_NAMES, EngineConfig
+from ocr2cli.home import user_folder
 
 _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
@@ -141,7 +142,8 @@ def evaluate(
     outcome.raise_for_gates()
 
 
-def _default_cache() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ocr2")) / "eval"
+def _default_cache() -> Path | None:
+    try:
+        return user_folder("cache") / "eval"
+    except RuntimeError:
+        return None

@@ -6,6 +6,7 @@ default. Knows nothing about what the values are used for.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import click
 
 from ocr2cli.errors import UsageError
+from ocr2cli.home import user_folder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -111,10 +113,10 @@ def _load_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
 
 
 def _first_config_file() -> Path | None:
-    import platformdirs  # late: --help needs none of it
-
-    user = Path(platformdirs.user_config_dir("ocr2")) / "config.toml"
-    for candidate in (Path("ocr2.toml"), user):
+    candidates = [Path("ocr2.toml")]
+    with contextlib.suppress(RuntimeError):
+        candidates.append(user_folder("config") / "config.toml")
+    for candidate in candidates:
         try:
             if candidate.is_file():
                 return candidate

@@ -26,6 +26,7 @@ from typing import Any
 
 from ocr2cli.document.urls import connect, without_password
 from ocr2cli.errors import OutputError, PageFault, UsageError
+from ocr2cli.home import user_folder
 from ocr2cli.output.names import document_digest, printable
 from ocr2cli.pipeline.durable import atomic_write
 
@@ -235,16 +236,21 @@ def check_scheme(url: str) -> None:
 def staging_folder(url: str, state: Path | None) -> Path:
     """Where the run of an output URL keeps its state and its files: one folder for each URL.
 
-    state: the folder the user gave; by default the user's state folder.
+    state: the folder the user gave; by default the user's state folder. Raises: UsageError without
+    either.
     """
     plain = without_password(url).rstrip("/")
     if state is not None:
         return state
-    import platformdirs
-
+    try:
+        folder = user_folder("state")
+    except RuntimeError as error:
+        raise UsageError(
+            f"{plain}: {error} to keep the run's state in. Say where: --state DIR."
+        ) from error
     digest = hashlib.sha256(plain.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip("-.")[:60]
-    return Path(platformdirs.user_state_dir("ocr2")) / "outputs" / f"{slug}-{digest}"
+    return folder / "outputs" / f"{slug}-{digest}"
 
 
 def _read_notes(path: Path, url: str) -> dict[str, str]:

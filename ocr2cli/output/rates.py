@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ocr2cli.config import RunConfig
+from ocr2cli.home import user_folder
 from ocr2cli.output.summary import Summary
 
 # A shorter run says more about starting than about reading.
@@ -157,9 +158,8 @@ def _folder(cfg: RunConfig) -> str:
 
 
 def _file(name: str) -> Path:
-    import platformdirs  # late: --help needs none of it
-
-    return Path(platformdirs.user_cache_dir("ocr2")) / f"{name}.json"
+    """Raises: RuntimeError for a user without a home."""
+    return user_folder("cache") / f"{name}.json"
 
 
 def _read(name: str) -> dict[str, Any]:

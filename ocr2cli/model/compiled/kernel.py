@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ocr2cli.home import user_folder
+
 logger = logging.getLogger("ocr2")
 
 _SUM_BYTES = hashlib.sha256().digest_size
@@ -53,9 +55,7 @@ def compile_kernel(
 
 def kernel_folder() -> Path:
     """Where this user's kernels are kept. Raises: RuntimeError for a user without a home."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ocr2")) / "kernels"
+    return user_folder("cache") / "kernels"
 
 
 def _path(dispatcher: Any, name: str, made_from: str) -> Path | None:
