@@ -29,8 +29,8 @@ RUN wheel=$(echo /tmp/wheels/*.whl) \
     && rm -r /tmp/wheels /tmp/constraints.txt \
     && useradd --uid 1000 --create-home ocr2 \
     && install -d -o ocr2 /in /out /models
-# Models that are not bundled are kept in the volume, whatever user runs the container.
-ENV HF_HOME=/models PYTHONUNBUFFERED=1
+# Models that are not bundled are kept in the volume, and code that was compiled for this processor.
+ENV HF_HOME=/models XDG_CACHE_HOME=/models/cache PYTHONUNBUFFERED=1
 VOLUME ["/in", "/out", "/models"]
 WORKDIR /out
 USER 1000

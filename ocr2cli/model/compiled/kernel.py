@@ -44,6 +44,7 @@ def compile_kernel(
         name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
         path = _path(dispatcher, name, f"{variant}\n{options}\n{signature}")
         if path is None or not _take(dispatcher, path):
+            logger.info("compiling %s for this processor", name)
             dispatcher.compile(signature)
             if path is not None:
                 _keep(dispatcher, path)
