@@ -103,27 +103,33 @@ def _decode(subject: Subject, prompts: Sequence[torch.Tensor], timing: Timing) -
     )
     # A GPU captures a graph for the batch it will have; a CPU is warm after one page.
     warmers = prompts[:1] if subject.device.type == "cpu" else prompts
-    _run(generator, warmers, subject.device, 2)
-    step_seconds, finished = _run(generator, prompts, subject.device, timing.new_tokens)
+    _run(generator, warmers, 2)
+    num_warming = generator.statistics.decode_steps
+    step_seconds, finished = _run(generator, prompts, timing.new_tokens)
     timing.prompt_tokens = sum(prompt.shape[0] for prompt in prompts)
     timing.prefill_s = sum(one.seconds["prefill"] for one in finished)
-    timing.decode_s = statistics.median(step_seconds) * len(step_seconds)
-    timing.decode_steps = len(step_seconds)
+    timing.decode_steps = generator.statistics.decode_steps - num_warming
+    timing.decode_s = statistics.median(step_seconds) * timing.decode_steps
 
 
 def _run(
-    generator: Generator, prompts: Sequence[torch.Tensor], device: torch.device, new_tokens: int
+    generator: Generator, prompts: Sequence[torch.Tensor], new_tokens: int
 ) -> tuple[list[float], list[Finished]]:
-    """(Seconds of each step that all prompts were in before it began, what was written)."""
+    """(Seconds from tokens to tokens of steps that all prompts were in, what was written).
+
+    Tokens are on the host when they are counted, so the clock needs no word from the device,
+    which may be at the next step by then.
+    """
     for number, prompt in enumerate(prompts):
         generator.add(number, prompt, [5] * prompt.shape[0], max_new_tokens=new_tokens)
     seconds: list[float] = []
     finished: list[Finished] = []
     while generator.has_work:
-        prefilled, started = generator.statistics.prefill_tokens, now(device)
+        before, started = replace(generator.statistics), time.perf_counter()
         finished += generator.step()
-        if generator.statistics.prefill_tokens == prefilled:
-            seconds.append(now(device) - started)
+        after = generator.statistics
+        if after.prefill_tokens == before.prefill_tokens and after.new_tokens > before.new_tokens:
+            seconds.append(time.perf_counter() - started)
     return seconds, finished
 
 

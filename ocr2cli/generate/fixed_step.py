@@ -1,7 +1,8 @@
 """A decode step of fixed shape that stays on the device: rule, choice and all, one copy back.
 
 On a CUDA device each shape is captured as a graph once and replayed; elsewhere the same code runs
-eagerly, which is how the tests see it. Knows nothing about scheduling or drafts.
+eagerly, which is how the tests see it. What a step chose stays on the device too, so the next one
+can start before the host has read it. Knows nothing about scheduling or drafts.
 
 Letters: B sequences (padded to a bucket), S slots, W window of the n-gram rule, V vocabulary.
 """
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ocr2cli.generate.greedy import Choice, first_argmax, pack, unpack
 from ocr2cli.generate.logits import NgramRule, ban_repeats
-from ocr2cli.generate.step import PAD_ID, Cache, Row, round_up
+from ocr2cli.generate.step import PAD_ID, UNREAD, Cache, Row, round_up
 
 # Lengths that attention looks at, all of them at the memory's full rate; the cache's own length is
 # the last. A graph each, captured when it is first needed.
@@ -92,6 +93,8 @@ class FixedStep:
         self._use_graphs = use_graphs
         window = rule.window if rule else 1
         self._ring = HistoryRing(scratch_slot + 1, window, cache.device)
+        # What the last step of each slot chose.
+        self._chosen_S = torch.zeros(scratch_slot + 1, dtype=torch.int64, device=cache.device)
         # What the ring holds of each slot: whose tokens, and how many.
         self._held: dict[int, tuple[Sequence[int], int]] = {}
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -112,6 +115,11 @@ class FixedStep:
 
     def run(self, rows: Sequence[Row]) -> list[Choice]:
         """One step; the cache has grown by a token in each row's slot."""
+        return self.start(rows).choices()
+
+    def start(self, rows: Sequence[Row]) -> Started:
+        """`run` that does not wait for the device. A row may be UNREAD when the slot's last step
+        was one of these."""
         for row in rows:
             self._bring_up_to_date(row)
         starts = [self._cache.reserve(row.slot, 1) for row in rows]
@@ -119,15 +127,15 @@ class FixedStep:
         context = round_up(max(starts) + 1, self._contexts)
         padding = [(PAD_ID, self._scratch_slot, 0, 1)] * (batch - len(rows))
         columns = [
-            (row.ids[0], row.slot, start, len(row.written))
+            (row.ids[0], row.slot, start, row.num_written)
             for row, start in zip(rows, starts, strict=True)
         ]
         inputs_4B = torch.tensor([*columns, *padding]).T.contiguous()
-        return unpack(self._launch(inputs_4B, context))[: len(rows)]
+        return Started(self._launch(inputs_4B, context), len(rows))
 
     def _bring_up_to_date(self, row: Row) -> None:
         """Other paths and other sequences pass by the ring: copy what it missed."""
-        before = len(row.written) - 1
+        before = row.num_written - 1
         owner, held = self._held.get(row.slot, ((), -1))
         if self._rule and (owner is not row.written or held != before):
             self._ring.upload(row.slot, row.written[:before])
@@ -151,13 +159,15 @@ class FixedStep:
 
     def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
         """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""
-        ids_B, slots_B, starts_B, counts_B = inputs_4B
+        given_B, slots_B, starts_B, counts_B = inputs_4B
+        ids_B = given_B.where(given_B != UNREAD, self._chosen_S[slots_B])
         logits_BV = self._decoder.decode_fixed(ids_B, self._cache, slots_B, starts_B, context)
         own_B = chosen_B = first_argmax(logits_BV)
         if self._rule:
             self._ring.write(slots_B, counts_B - 1, ids_B)
             history_BW = self._ring.last(slots_B, counts_B)
             chosen_B = first_argmax(ban_repeats(logits_BV, history_BW, self._rule))
+        self._chosen_S[slots_B] = chosen_B
         return pack(logits_BV, chosen_B, chosen_B != own_B)
 
     def _capture(self, batch: int, context: int) -> _Graph:
@@ -183,6 +193,28 @@ class FixedStep:
         return _Graph(graph, inputs_4B, packed_3B)
 
 
+class Started:
+    """A step under way. packed: `pack`ed choices on the device, of which the first `count` rows
+    count; the next step may overwrite them, so their copy to the host is asked for at once."""
+
+    def __init__(self, packed_3B: Tensor, count: int) -> None:
+        self._count = count
+        self._copied: torch.cuda.Event | None = None
+        self._packed_3B = packed_3B
+        if packed_3B.is_cuda:
+            self._packed_3B = torch.empty_like(packed_3B, device="cpu", pin_memory=True)
+            with torch.cuda.device(packed_3B.device):
+                self._packed_3B.copy_(packed_3B, non_blocking=True)
+                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._copied.record()
+
+    def choices(self) -> list[Choice]:
+        """Waits for the step, not for what was started after it."""
+        if self._copied:
+            self._copied.synchronize()
+        return unpack(self._packed_3B)[: self._count]
+
+
 @dataclass(frozen=True, slots=True)
 class _Graph:
     """A captured step and the tensors it reads and writes."""
@@ -192,6 +224,7 @@ class _Graph:
     packed_3B: Tensor
 
     def replay(self, inputs_4B: Tensor) -> Tensor:
-        self.inputs_4B.copy_(inputs_4B)
+        # From plain memory the copy would wait for the step before.
+        self.inputs_4B.copy_(inputs_4B.pin_memory(), non_blocking=True)
         self.graph.replay()
         return self.packed_3B

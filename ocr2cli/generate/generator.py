@@ -19,6 +19,7 @@ from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.generate.draft import Guess, best_feed
 from ocr2cli.generate.fixed_step import FixedStep
 from ocr2cli.generate.greedy import Choice, choose
+from ocr2cli.generate.in_flight import InFlight
 from ocr2cli.generate.logits import NgramRule
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.generate.scheduler import Chunk, Scheduler
@@ -58,6 +59,8 @@ class Tuning:
     batch_buckets, feed_buckets: see `StepRunner`.
     fixed_steps: run steps without drafts through `FixedStep` (as CUDA graphs on a CUDA device);
     the decoder must have `decode_fixed`.
+    overlap: start such a step before the one before it is read, so that a device never waits for
+    the host (elsewhere: async scheduling). A sequence's end is then noticed a step later.
     """
 
     expected_new: int = 512
@@ -70,6 +73,7 @@ class Tuning:
     batch_buckets: tuple[int, ...] = ()
     feed_buckets: tuple[int, ...] = ()
     fixed_steps: bool = False
+    overlap: bool = False
     loops: LoopLimits = field(default_factory=LoopLimits)
 
     @property
@@ -85,6 +89,7 @@ GPU_TUNING = Tuning(
     prefill_together=8,
     draft_batch_limit=16,
     fixed_steps=True,
+    overlap=True,
     batch_buckets=(1, 2, 4, 8, 16, 32, 64, 128, 192, 256),
     feed_buckets=(1, 4, 8, 16),
 )
@@ -167,6 +172,7 @@ class Generator:
             fixed=self._fixed_step() if tuning.fixed_steps else None,
         )
         self._tracks: dict[int, Track] = {}  # by arrival
+        self._in_flight = InFlight()
         self._costs = StepCosts(tuning.step_costs)
         self._num_added = 0
         self._done: list[Finished] = []
@@ -275,28 +281,67 @@ class Generator:
                 self._take(track, choice)
 
     def _decode(self, tracks: Sequence[Track]) -> None:
+        if self._tuning.overlap and self._start_next(tracks):
+            return
+        self._read_in_flight()
+        left = [track for track in tracks if track.running.arrival in self._tracks]
+        if left:
+            self._decode_and_read(left)
+
+    def _start_next(self, tracks: Sequence[Track]) -> bool:
+        """Start a step, then read the one before it. False, and nothing done, where there is no
+        step to start without knowing what that one chose."""
+        if self._may_draft(len(tracks)):
+            return False
+        # The host knows without reading who will have ended by length.
+        going = [track for track in tracks if track.num_left > (track in self._in_flight)]
+        rows = [
+            track.row_unread() if track in self._in_flight else track.row(Guess([]))
+            for track in going
+        ]
+        started = self._runner.start(rows) if rows else None
+        if started is None:
+            return False
+        self._count_step(len(rows))
+        self._read_in_flight(InFlight(started, going))
+        return True
+
+    def _read_in_flight(self, following: InFlight | None = None) -> None:
+        """Write what the step under way chose; `following` was started after it."""
+        step, self._in_flight = self._in_flight, following or InFlight()
+        for track, choice in step.land():
+            track.running.num_cached += 1
+            self._take(track, choice)
+
+    def _decode_and_read(self, tracks: Sequence[Track]) -> None:
         guesses = self._guesses(tracks)
         rows = [track.row(guess) for track, guess in zip(tracks, guesses, strict=True)]
         started = time.perf_counter()
         chosen = self._runner.run(rows)
         num_fed = len(rows) * max(len(row.ids) for row in rows)
         self._costs.report(num_fed, time.perf_counter() - started)
-        self.statistics.decode_steps += 1
-        self.statistics.decode_rows += len(rows)
+        self._count_step(len(rows))
         for track, guess, choices in zip(tracks, guesses, chosen, strict=True):
             self._accept(track, guess, choices)
 
-    def _guesses(self, tracks: Sequence[Track]) -> list[Guess]:
+    def _count_step(self, num_rows: int) -> None:
+        self.statistics.decode_steps += 1
+        self.statistics.decode_rows += num_rows
+
+    def _may_draft(self, num_sequences: int) -> bool:
         draft = self._config.draft
-        is_crowded = draft == "auto" and len(tracks) > self._tuning.draft_batch_limit
+        is_crowded = draft == "auto" and num_sequences > self._tuning.draft_batch_limit
+        return draft != "off" and not is_crowded
+
+    def _guesses(self, tracks: Sequence[Track]) -> list[Guess]:
         # All rows are fed as many tokens as the longest guess, and no position exists past the
         # model's context.
         last = self._decoder.config.max_positions - self._tuning.most_fed
         is_near_end = any(track.running.num_cached > last for track in tracks)
-        if draft == "off" or is_crowded or is_near_end:
+        if is_near_end or not self._may_draft(len(tracks)):
             return [Guess([]) for _ in tracks]
         guesses = [track.guess() for track in tracks]
-        if draft == "auto":
+        if self._config.draft == "auto":
             feed = best_feed(guesses, self._costs.table())
             guesses = [guess.cut(feed - 1) for guess in guesses]
         return guesses
@@ -327,12 +372,14 @@ class Generator:
             if isinstance(end, PageError):
                 self._cache.scrub(track.running.slot)
             self._scheduler.finish(track.running)
+            self._in_flight.drop(track.running.arrival)
             del self._tracks[track.running.arrival]
         return end is not None
 
     def _start_over(self, sent_back: Sequence[Running]) -> None:
         for running in sent_back:
             self._tracks[running.arrival].start_over()
+            self._in_flight.drop(running.arrival)
         self.statistics.preemptions += len(sent_back)
 
     def _shrink(self, error: Exception) -> None:
@@ -340,10 +387,12 @@ class Generator:
         if self.num_running <= 1:
             raise self._too_big("one sequence alone") from error
         self.statistics.out_of_memory += 1
+        self._read_in_flight()
         for running in self._scheduler.running:
             if self._cache.lengths[running.slot] > running.num_cached:
                 self._cache.truncate(running.slot, running.num_cached)
-        self._start_over(self._scheduler.shrink())
+        if self.num_running > 1:  # as long as no one has ended with what was just read
+            self._start_over(self._scheduler.shrink())
         empty_cache()
 
     def _fixed_step(self) -> FixedStep | None:

@@ -16,6 +16,8 @@ from ocr2cli.generate.logits import Rules
 
 # What a padded place is fed. Any id does: nothing looks at its logits.
 PAD_ID = 0
+# In place of a token that the step before chose and the host has not read yet.
+UNREAD = -1
 
 
 class Cache(Protocol):
@@ -59,14 +61,19 @@ class Decoder(Protocol):
 class Row:
     """One sequence's part of a step.
 
-    ids: the last written token, then guesses. written: all new tokens so far, the last of them is
-    ids[0]. rules: the sequence's own, fed with `written`.
+    ids: the last written token, then guesses. written: all new tokens that the host has read, the
+    last of them is ids[0] unless that is UNREAD. rules: the sequence's own, fed with `written`.
     """
 
     slot: int
     ids: Sequence[int]
     written: Sequence[int]
     rules: Rules
+
+    @property
+    def num_written(self) -> int:
+        """New tokens, one that is not read yet included."""
+        return len(self.written) + (self.ids[0] == UNREAD)
 
     def penalties(self) -> list[dict[int, float]]:
         """What the rules subtract at each position, given that the guesses before it are right."""

@@ -15,7 +15,7 @@ from operator import not_
 import torch
 from torch import Tensor
 
-from ocr2cli.generate.fixed_step import FixedStep
+from ocr2cli.generate.fixed_step import FixedStep, Started
 from ocr2cli.generate.greedy import Choice, choose
 from ocr2cli.generate.step import PAD_ID, Cache, Decoder, Row, round_up
 
@@ -58,6 +58,13 @@ class StepRunner:
         fixed = iter(self._fixed.run(by_graph) if self._fixed and by_graph else ())
         plain = iter(self._run_any(others) if others else ())
         return [[next(fixed)] if is_its else next(plain) for is_its in is_fixed]
+
+    def start(self, rows: Sequence[Row]) -> Started | None:
+        """Begin a step on the device and do not wait for it; None, and nothing done, when it is
+        not one for the fixed step as a whole."""
+        if not self._fixed or not all(self._fixed_rows(rows)):
+            return None
+        return self._fixed.start(rows)
 
     def _fixed_rows(self, rows: Sequence[Row]) -> list[bool]:
         """Which rows the fixed step takes; none where one has guesses, which all rows pay for."""

@@ -18,7 +18,7 @@ from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.logits import NgramRule, Rules
 from ocr2cli.generate.loops import LoopDetector, LoopLimits
 from ocr2cli.generate.sequence import Sequence as Running
-from ocr2cli.generate.step import Row
+from ocr2cli.generate.step import UNREAD, Row
 from ocr2cli.pages import FinishReason, PageError
 
 NAN_LOGITS = PageError(
@@ -88,15 +88,24 @@ class Track:
         self._drafter = Drafter(policy.config.draft, self.draft, policy.max_guess)
         self._loops = LoopDetector(policy.loops)
 
+    @property
+    def num_left(self) -> int:
+        """New tokens it may still write."""
+        return self.running.max_new - len(self.running.token_ids)
+
     def guess(self) -> Guess:
         """Tokens to try in the next step; they leave room for the one the step writes anyway."""
-        room = self.running.max_new - len(self.running.token_ids) - 1
-        return self._drafter.guess(min(self.policy.max_guess, room))
+        return self._drafter.guess(min(self.policy.max_guess, self.num_left - 1))
 
     def row(self, guess: Guess) -> Row:
         """The next step's input."""
         written = self.running.token_ids
         return Row(self.running.slot, [written[-1], *guess.token_ids], written, self.rules)
+
+    def row_unread(self) -> Row:
+        """The input of a step that starts while the one before it is under way."""
+        running = self.running
+        return Row(running.slot, [UNREAD], running.token_ids, self.rules)
 
     def report(self, guess: Guess, accepted: int) -> None:
         """Of `guess`, the first `accepted` tokens were right."""

@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ocr2cli.bench import workload
+from ocr2cli.bench import measure, workload
 from ocr2cli.bench.measure import Ceilings, Timing, measure_ours
 from ocr2cli.bench.raster import measure_raster
 from ocr2cli.bench.report import (
@@ -39,7 +41,9 @@ from ocr2cli.cli.main import main
 from ocr2cli.config import EngineConfig, TileConfig
 from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.errors import UsageError
+from ocr2cli.generate.generator import Generator, Tuning
 from ocr2cli.model.config import ClipConfig
+from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.weights.names import count_parameters
 
 
@@ -67,6 +71,39 @@ def test_every_page_writes_all_its_tokens(subject) -> None:
     assert timing.num_pages == 3 and timing.decode_steps == 4
     assert timing.prompt_tokens == 3 * 1126
     assert timing.encode_s > 0 and timing.prefill_s > 0 and timing.decode_s > 0
+
+
+def test_steps_that_overlap_are_counted_once_and_timed_from_tokens_to_tokens(
+    subject, monkeypatch
+) -> None:
+    """As on a GPU. The call that only starts the first one takes no time and counts for nothing."""
+    calls: list[tuple[int, int]] = []
+
+    class Noted(Generator):
+        def step(self):
+            finished = super().step()
+            calls.append((self.statistics.decode_steps, self.statistics.new_tokens))
+            return finished
+
+    def zeroed_cache(slots, tokens):
+        cache = KVCache(subject.config.decoder, slots, tokens)
+        for slot in range(slots):
+            cache.scrub(slot)
+        return cache
+
+    tuning = Tuning(fixed_steps=True, overlap=True)
+    monkeypatch.setattr(measure, "tuning_for", lambda device: tuning)
+    monkeypatch.setattr(measure, "Generator", partial(Noted, make_cache=zeroed_cache))
+    timed: list[list[float]] = []
+    median = SimpleNamespace(median=lambda values: timed.append(values) or max(values))
+    monkeypatch.setattr(measure, "statistics", median)
+    timing = measure_ours(subject, make_work(subject, 2, 5, encoded=1))
+    assert timing.decode_steps == 4 and timing.decode_s == 4 * max(timed[0]) > 0
+    assert len(timed[0]) == 4
+    # Warmed with one page; then prompts, a start alone, three steps read while the next runs, one.
+    assert [(steps - calls[2][0], tokens - calls[2][1]) for steps, tokens in calls[3:]] == [
+        (0, 2), (1, 2), (2, 4), (3, 6), (4, 8), (4, 10),
+    ]  # fmt: skip
 
 
 def test_a_v1_model_is_measured_on_its_own_views() -> None:

@@ -103,7 +103,9 @@ class LengthsOnly:
         return self.lengths[slot] - count
 
 
-def texts(device: str, *, fixed: bool, num_slots: int, draft: str = "off") -> dict[Any, Any]:
+def texts(
+    device: str, *, fixed: bool, num_slots: int, draft: str = "off", overlap: bool = False
+) -> dict[Any, Any]:
     decoder = TableDecoder(device)
     box = Generator(
         decoder,
@@ -112,7 +114,9 @@ def texts(device: str, *, fixed: bool, num_slots: int, draft: str = "off") -> di
         exempt_ids=(2, 3),
         num_slots=num_slots,
         kv_tokens=600,
-        tuning=Tuning(fixed_steps=fixed, batch_buckets=(1, 2, 4), draft_batch_limit=2),
+        tuning=Tuning(
+            fixed_steps=fixed, overlap=overlap, batch_buckets=(1, 2, 4), draft_batch_limit=2
+        ),
         make_cache=lambda slots, _: LengthsOnly(slots, device),
     )
     for key in range(7):
@@ -128,10 +132,11 @@ def texts(device: str, *, fixed: bool, num_slots: int, draft: str = "off") -> di
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_slots", [1, 3, 4])
 @pytest.mark.parametrize("draft", ["off", "auto"])
+@pytest.mark.parametrize("overlap", [False, True])
 def test_fixed_steps_write_the_same_as_others_and_mix_with_them(
-    device: str, num_slots: int, draft: str
+    device: str, num_slots: int, draft: str, overlap: bool
 ) -> None:
-    fixed = texts(device, fixed=True, num_slots=num_slots, draft=draft)
+    fixed = texts(device, fixed=True, num_slots=num_slots, draft=draft, overlap=overlap)
     plain = texts("cpu", fixed=False, num_slots=1)
     assert {key: (ids, reason) for key, (ids, _, reason) in fixed.items()} == {
         key: (ids, reason) for key, (ids, _, reason) in plain.items()

@@ -113,6 +113,7 @@ tunings = st.builds(
     batch_buckets=st.sampled_from([(), (1, 2, 4, 8)]),
     feed_buckets=st.sampled_from([(), (1, 4, 8)]),
     fixed_steps=st.booleans(),
+    overlap=st.booleans(),
     loops=st.just(SMALL_LOOPS),
 )
 
@@ -233,14 +234,15 @@ def test_a_loop_under_the_ngram_rule_shows_as_overrides() -> None:
     assert len(finished.token_ids) < 2100
 
 
-def test_nan_logits_fail_one_sequence_and_the_others_go_on() -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_nan_logits_fail_one_sequence_and_the_others_go_on(overlap: bool) -> None:
     clean = ToyDecoder(order=2, eos_bias=-9)
     inputs = prompts(6)
     config = DecodeConfig(max_new_tokens=30)
     wanted = expected(clean, inputs, config)
     bad = wanted[2][0][11]
     sick = ToyDecoder(order=2, eos_bias=-9, poison=frozenset({bad}))
-    finished = run(sick, inputs, config)
+    finished = run(sick, inputs, config, tuning=Tuning(fixed_steps=overlap, overlap=overlap))
     for own, (token_ids, _) in zip(finished, wanted, strict=True):
         if bad in token_ids or bad in inputs[own.key][-1:]:
             assert own.error is not None and own.error.code == "nan_logits"
@@ -288,13 +290,15 @@ def out_of_memory_above(rows: int, error: Exception) -> Any:
 )
 @pytest.mark.parametrize("draft", ["off", "ngram"])
 @pytest.mark.parametrize("when", ["fails", "fails_late"])
+@pytest.mark.parametrize("overlap", [False, True])
 def test_out_of_memory_goes_on_with_fewer_and_the_same_text(
-    error: Exception, draft: str, when: str
+    error: Exception, draft: str, when: str, overlap: bool
 ) -> None:
     config = DecodeConfig(max_new_tokens=25, draft=draft)
     inputs = prompts(9)
     toy = ToyDecoder(order=2, eos_bias=-9, **{when: out_of_memory_above(2, error)})
-    box = generator(toy, config, num_slots=6)
+    tuning = Tuning(fixed_steps=overlap, overlap=overlap)
+    box = generator(toy, config, num_slots=6, tuning=tuning)
     for key, prompt in enumerate(inputs):
         add(box, toy, key, prompt)
     done = drain(box)

@@ -104,6 +104,7 @@ def zeroed_cache(num_slots: int, max_tokens: int) -> KVCache:
         batch_buckets=st.sampled_from([(), (2, 4, 8)]),
         feed_buckets=st.sampled_from([(), (1, 8)]),
         fixed_steps=st.booleans(),
+        overlap=st.booleans(),
         loops=st.just(LOOPS),
     ),
     st.integers(1, 6),
@@ -161,9 +162,9 @@ def test_right_drafts_are_accepted_by_the_real_decoder(decoder: Decoder) -> None
     assert box.statistics.acceptance == 1.0 and box.statistics.decode_steps < len(ids) / 3
 
 
-@pytest.mark.parametrize("fixed_steps", [False, True])
+@pytest.mark.parametrize(("fixed_steps", "overlap"), [(False, False), (True, False), (True, True)])
 def test_damaged_visual_tokens_fail_their_page_and_not_the_next_in_the_slot(
-    decoder: Decoder, fixed_steps: bool
+    decoder: Decoder, fixed_steps: bool, overlap: bool
 ) -> None:
     config = CONFIGS[0]
     prompt = prompts(4)[2]
@@ -174,7 +175,7 @@ def test_damaged_visual_tokens_fail_their_page_and_not_the_next_in_the_slot(
         exempt_ids=EXEMPT,
         num_slots=1,
         kv_tokens=72,
-        tuning=Tuning(fixed_steps=fixed_steps, loops=LOOPS),
+        tuning=Tuning(fixed_steps=fixed_steps, overlap=overlap, loops=LOOPS),
         make_cache=zeroed_cache,
     )
     x_TD = decoder.embed(torch.tensor(prompt))

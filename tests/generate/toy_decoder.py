@@ -138,6 +138,7 @@ class ToyDecoder:
             history = [*cache.tokens[slot][:start], token]
             cache.tokens[slot][start : start + 1] = [token]
             rows.append(self.logits(history))
+        self.fails_late(len(rows))
         return torch.stack(rows)
 
     def _forward(self, rows: int, tokens: int) -> None:
