@@ -14,7 +14,7 @@ from pathlib import Path
 # 4: no page is cut where --kv-tokens ends; a page that stays a loop keeps its first reading; its
 # second try's n-gram rule is never looser than the run's own.
 # 5: a damaged page that shows nothing is not blank; a fax has square pixels.
-OUTPUT_VERSION = 5
+OUTPUT_VERSION = 6
 
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
 EXEMPT_TOKENS = ("<td>", "</td>")

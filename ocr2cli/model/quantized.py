@@ -1,14 +1,15 @@
 """int8 on a CPU: matrices of one signed byte a weight, products exact in whole numbers.
 
-Weights have a scale for each output channel, made when they are loaded; a row of activations gets
-its own scale when it arrives. A row's result depends on nothing but that row: the sums are exact
-integers, so neither company nor the order of adding can change them, and every machine gets the
-same bits: from the compiled product (`token_products.py`), from oneDNN's, or, where that is not
-exact (processors without VNNI let sums of two saturate), from float32 products of pieces short
-enough to be exact: slower, equal.
+Weights have a scale for each output channel, made when they are loaded. A row of activations gets
+its own scale when it arrives, and two bytes a number: what is lost is lost in the weights. A row's
+result depends on nothing but that row: the sums are exact integers, so neither company nor the
+order of adding can change them, and every machine gets the same bits: from the compiled product
+(`token_products.py`), from oneDNN's, or, where that is not exact (processors without VNNI let sums
+of two saturate), from float32 products of pieces short enough to be exact: slower, equal.
 Knows nothing about files or what the products are for.
 
-Letters: M rows, N output channels, K input channels; T, D, E, I, R as in `moe.py`.
+Letters: M rows, N output channels, K input channels; T, D, E, I, R as in `moe.py`. Rows are int8
+[M, 2, K]: high bytes, then low ones, both signed; a number is 256 * high + low.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocr2cli.model.compiled.row_bytes import row_bytes
 from ocr2cli.model.compiled.token_products import TokenProducts, token_products
 from ocr2cli.model.linear import Linear, as_shape_only
 from ocr2cli.model.moe import MixtureOfExperts, sum_by_weight
 from ocr2cli.model.processor import has_amx
 
 LEVELS = 127
+# The most that two signed bytes hold with the high one no further than LEVELS.
+ROW_LEVELS = 256 * LEVELS + LEVELS
 # oneDNN picks its layout for a number of rows; this one serves prefill as well.
 _PACKED_FOR_ROWS = 8
-# The longest sum of products of two bytes that float32 holds exactly: 1040 * 127 * 127 < 2^24.
-_EXACT_IN_FLOAT32 = 1040
+# The longest sum of products of two bytes that float32 holds exactly: 1032 * 128 * 127 < 2^24.
+_EXACT_IN_FLOAT32 = 1032
 # Items quantised at a time, and rows that experts take at a time: what is made on the way (some
 # 512 KB) stays in the cache and is never fresh memory.
 _QUANTISED_ITEMS = 1 << 17
 _EXPERT_ROWS = 256
+# What the compiled products of experts may write at a time. glibc keeps no piece above 32 MB for
+# the next layer: it would come from the system anew, page by page.
+_EXPERT_BYTES = 24 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +92,11 @@ class Int8Experts:
         return cls(values_CK.view(weight_ENK.shape), scales_C.view(shape), shifts_EN, products)
 
     def multiply(
-        self, x_MK: Tensor, scales_M1: Tensor, experts_R: np.ndarray[Any, Any], uses: int = 1
+        self, x_M2K: Tensor, scales_M1: Tensor, experts_R: np.ndarray[Any, Any], uses: int = 1
     ) -> Tensor:
         """Row r // uses of x times the matrix of expert experts_R[r]: float32 [R, N]."""
         return self.products.scaled(
-            x_MK, scales_M1, self.values, self.scales, self.shifts, experts_R, uses
+            x_M2K, scales_M1, self.values, self.scales, self.shifts, experts_R, uses
         )
 
 
@@ -108,7 +115,7 @@ def quantise_channels(weight_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     some = max(1, _QUANTISED_ITEMS // width)
     for first in range(0, channels, some):
         part = slice(first, first + some)
-        steps, scales = _steps(weight_NK[part])
+        steps, scales = _steps(weight_NK[part], LEVELS)
         values_NK[part], scales_N[part] = steps, scales[:, 0]
         # float32 holds the sum of whole numbers up to 127 exactly, for 132,104 of them at least.
         sums_N[part] = steps.sum(1)
@@ -116,47 +123,44 @@ def quantise_channels(weight_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def quantise_rows(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """(int8 [M, K], scales float32 [M, 1]), each row by its own largest magnitude.
+    """(int8 [M, 2, K], scales float32 [M, 1]), each row by its own largest magnitude.
 
     A row with NaN or infinity gets a scale that is not finite, so its results are not either.
     """
-    rows = max(1, _QUANTISED_ITEMS // x_MK.shape[1])
-    if len(x_MK) <= rows:
-        steps_MK, scales_M1 = _steps(x_MK)
-        return steps_MK.to(torch.int8), scales_M1
-    values_MK = torch.empty(x_MK.shape, dtype=torch.int8)
+    compiled = row_bytes(ROW_LEVELS)
+    if compiled is not None:
+        return compiled(x_MK.float())
+    values_M2K = torch.empty(len(x_MK), 2, x_MK.shape[1], dtype=torch.int8)
     scales_M1 = torch.empty(len(x_MK), 1)
+    rows = max(1, _QUANTISED_ITEMS // x_MK.shape[1])
     for first in range(0, len(x_MK), rows):
         part = slice(first, first + rows)
-        values_MK[part], scales_M1[part] = _steps(x_MK[part])
-    return values_MK, scales_M1
+        steps, scales_M1[part] = _steps(x_MK[part], ROW_LEVELS)
+        both = steps.to(torch.int16)
+        values_M2K[part, 1] = both  # its low byte, as a signed one
+        values_M2K[part, 0] = both.add_(128).bitwise_right_shift_(8)
+    return values_M2K, scales_M1
 
 
-def _steps(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from -127 to 127 as float32 [M, K], and the rows' scales [M, 1]."""
+def _steps(x_MK: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -levels to levels as float32 [M, K], and the rows' scales [M, 1]."""
     x_MK = x_MK.float()
     largest_M1 = torch.maximum(x_MK.amax(1, keepdim=True), -x_MK.amin(1, keepdim=True))
     # A row of zeros stays zeros.
-    scales_M1 = (largest_M1 / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    scales_M1 = (largest_M1 / levels).clamp_min(torch.finfo(torch.float32).tiny)
     return (x_MK / scales_M1).round_(), scales_M1
 
 
-def int8_product(x_MK: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
-    """x: int8 [M, K] with its rows' scales. Returns float32 [M, N]."""
+def int8_product(x_M2K: Tensor, scales_M1: Tensor, weight: Int8Weight) -> Tensor:
+    """x: int8 [M, 2, K] with its rows' scales. Returns float32 [M, N]."""
     if weight.products is not None:
-        alone_R = np.zeros(len(x_MK), np.int64)
+        alone_R = np.zeros(len(x_M2K), np.int64)
         return weight.products.scaled(
-            x_MK, scales_M1, weight.values[None], weight.scales, weight.shifts, alone_R
+            x_M2K, scales_M1, weight.values[None], weight.scales, weight.shifts, alone_R
         )
-    if has_exact_onednn():
-        rows = len(x_MK)
-        padding = (0, 0, 0, max(0, _fewest_rows() - rows))
-        y_MN = _onednn_product(
-            F.pad(x_MK, padding), weight.values, weight.scales, weight.shifts
-        )[:rows]
-    else:
-        y_MN = exact_product(x_MK, weight.values) * weight.scales
-    return y_MN.mul_(scales_M1)
+    product = _onednn_product if has_exact_onednn() else exact_product
+    high_MN, low_MN = product(x_M2K.flatten(0, 1), weight.values).view(len(x_M2K), 2, -1).unbind(1)
+    return (high_MN * 256).add_(low_MN).mul_(weight.scales).mul_(scales_M1)
 
 
 def _fewest_rows() -> int:
@@ -165,20 +169,23 @@ def _fewest_rows() -> int:
     return 8 if has_amx() else 2
 
 
-def _onednn_product(x_MK: Tensor, packed: Tensor, scales_N: Tensor, zeros_N: Tensor) -> Tensor:
-    """Whole-number sums times the channels' scales, float32 [M, N].
+def _onednn_product(x_MK: Tensor, packed: Tensor) -> Tensor:
+    """The product of an int8 matrix and a packed one: float32 [M, N].
 
     A processor without matrix tiles multiplies unsigned bytes by signed ones only; for two signed
     ones oneDNN has nothing but plain loops there, a thousand times slower. So the rows go
     in shifted by 128, and oneDNN takes the shift out of the sums again, exactly.
     """
+    rows = len(x_MK)
+    x_MK = F.pad(x_MK, (0, 0, 0, max(0, _fewest_rows() - rows)))
     shift = 0 if has_amx() else 128
     if shift:
         x_MK = x_MK.view(torch.uint8) ^ shift
+    channels = packed.shape[-1]
     return torch.ops.onednn.qlinear_pointwise(
-        x_MK, 1.0, shift, packed, scales_N, zeros_N,
+        x_MK, 1.0, shift, packed, torch.ones(channels), torch.zeros(channels, dtype=torch.int32),
         None, 1.0, 0, torch.float32, "none", [], "",
-    )  # fmt: skip
+    )[:rows]  # fmt: skip
 
 
 def exact_product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -208,7 +215,7 @@ def _is_exact(sign: int) -> bool:
     weight = torch.full((width, width), sign * LEVELS, dtype=torch.int8)
     x = torch.full((2, width), LEVELS, dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [_PACKED_FOR_ROWS, width])
-    y = _onednn_product(x, packed, torch.ones(width), torch.zeros(width, dtype=torch.int32))
+    y = _onednn_product(x, packed)
     return bool((y == sign * LEVELS * LEVELS * width).all())
 
 
@@ -229,14 +236,15 @@ class Int8Linear(Linear):
         return as_shape_only(weight_NK)
 
     def forward(self, x: Tensor) -> Tensor:
-        values_MK, scales_M1 = quantise_rows(x.reshape(-1, x.shape[-1]))
-        y_MN = int8_product(values_MK, scales_M1, self.int8)
+        values_M2K, scales_M1 = quantise_rows(x.reshape(-1, x.shape[-1]))
+        y_MN = int8_product(values_M2K, scales_M1, self.int8)
         if self.bias is not None:
             y_MN += self.bias
         return y_MN.to(x.dtype).view(*x.shape[:-1], -1)
 
     def prepare(self, rows: torch.dtype) -> None:
-        """Nothing: its weight is ready."""
+        """Its weight is ready; rows want code that is compiled before the first one comes."""
+        row_bytes(ROW_LEVELS)
 
 
 class Int8MixtureOfExperts(MixtureOfExperts):
@@ -260,31 +268,49 @@ class Int8MixtureOfExperts(MixtureOfExperts):
 
     def routed(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """As in a plain mixture; tokens are quantised once, not once for each chosen expert."""
-        tokens, chosen = experts_TK.shape
         if isinstance(self.gate_up, Int8Experts) and isinstance(self.down, Int8Experts):
-            experts_R = experts_TK.flatten().numpy()
-            inner_RI = self.gate_up.multiply(*quantise_rows(x_TD), experts_R, uses=chosen)
-            y_RD = self.down.multiply(*quantise_rows(_swiglu(inner_RI)), experts_R)
-            return sum_by_weight(y_RD.view(tokens, chosen, -1), weights_TK).to(x_TD.dtype)
+            inner = self.gate_up.values.shape[1] * self.gate_up.scales.element_size()
+            most = max(1, _EXPERT_BYTES // (experts_TK.shape[1] * inner))
+            size = -(-len(x_TD) // -(-len(x_TD) // most))
+            parts = zip(*(each.split(size) for each in (x_TD, weights_TK, experts_TK)), strict=True)
+            return torch.cat([
+                self._run_bytes(self.gate_up, self.down, *part) for part in parts
+            ])  # fmt: skip
+        tokens, chosen = experts_TK.shape
         order_R = experts_TK.flatten().argsort(stable=True)
         rows_R = order_R // chosen
-        values_TD, scales_T1 = quantise_rows(x_TD)
+        values_T2D, scales_T1 = quantise_rows(x_TD)
         counts = experts_TK.flatten().bincount(minlength=self.router.num_experts).tolist()
         groups = _groups(counts)
         sizes = [sum(count for _, count in group) for group in groups]
         y_RD = torch.cat([
-            self._run_group(group, values_TD[rows], scales_T1[rows])
+            self._run_group(group, values_T2D[rows], scales_T1[rows])
             for group, rows in zip(groups, rows_R.split(sizes), strict=True)
         ])  # fmt: skip
         y_TKD = y_RD[order_R.argsort()].view(tokens, chosen, -1)
         return sum_by_weight(y_TKD, weights_TK).to(x_TD.dtype)
 
-    def _run_group(self, group: Group, values_RD: Tensor, scales_R1: Tensor) -> Tensor:
+    def _run_bytes(
+        self,
+        gate_up: Int8Experts,
+        down: Int8Experts,
+        x_TD: Tensor,
+        weights_TK: Tensor,
+        experts_TK: Tensor,
+    ) -> Tensor:
+        """All experts of some tokens, in two calls."""
+        experts_R = experts_TK.flatten().numpy()
+        inner_RI = gate_up.multiply(*quantise_rows(x_TD), experts_R, uses=experts_TK.shape[1])
+        y_RD = down.multiply(*quantise_rows(_swiglu(inner_RI)), experts_R)
+        y_TKD = y_RD.view(*experts_TK.shape, -1)
+        return sum_by_weight(y_TKD, weights_TK).to(x_TD.dtype)
+
+    def _run_group(self, group: Group, values_R2D: Tensor, scales_R1: Tensor) -> Tensor:
         """A few experts over their rows, which are sorted by expert. Returns float32 [R, D]."""
         assert isinstance(self.gate_up, list) and isinstance(self.down, list)
-        inner_RI = _by_expert(values_RD, scales_R1, [(self.gate_up[e], n) for e, n in group])
-        values_RI, scales_R1 = quantise_rows(_swiglu(inner_RI))
-        return _by_expert(values_RI, scales_R1, [(self.down[e], n) for e, n in group])
+        inner_RI = _by_expert(values_R2D, scales_R1, [(self.gate_up[e], n) for e, n in group])
+        values_R2I, scales_R1 = quantise_rows(_swiglu(inner_RI))
+        return _by_expert(values_R2I, scales_R1, [(self.down[e], n) for e, n in group])
 
     def prepare(self, rows: torch.dtype) -> None:
         """Only the router: the experts' weights are ready."""

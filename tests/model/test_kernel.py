@@ -103,6 +103,59 @@ def test_another_process_reads_it_in_its_own_time(folder: Path) -> None:
     assert float(fast) < float(slow) / 2
 
 
+_VARIANTS = """
+import sys
+import numpy as np
+from numba import njit, prange, types
+from ocr2cli.model.compiled.kernel import compile_kernel
+
+def make(factor):
+    factor = np.float32(factor)
+
+    @njit
+    def scale(x_N, y_N):
+        for n in range(len(x_N)):
+            y_N[n] = np.sqrt(factor * factor) * x_N[n]
+
+    floats = types.float32[::1]
+
+    @compile_kernel(types.float32(floats), str(factor), parallel=True)
+    def add_up(x_N):
+        parts = np.empty(4, np.float32)
+        for part in prange(4):
+            y_N = np.empty_like(x_N)
+            scale(x_N, y_N)
+            parts[part] = y_N.sum()
+        return parts.sum()
+
+    return add_up
+
+kernels = [make(factor) for factor in sys.argv[1:]]
+kept = all(r.metadata is None for kernel in kernels for r in kernel.overloads.values())
+print(kept, *(float(kernel(np.ones(5, np.float32))) for kernel in kernels))
+"""
+
+
+@pytest.mark.parametrize("order", [("2", "3", "7"), ("7", "3", "2")])
+def test_variants_that_were_compiled_in_different_processes_do_not_meet(
+    folder: Path, order: tuple[str, ...]
+) -> None:
+    """numba counts the functions of a process to tell those of one name apart, so two processes
+    give theirs the same names; and of two pieces of code of one name the first one loaded would
+    run for both. A float32 kernel answered for a bf16 one that way."""
+
+    def run(*factors: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", _VARIANTS, *factors], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    for factor in order:
+        assert run(factor) == ["False", str(20.0 * int(factor))]
+    assert run(*order) == ["True", *(str(20.0 * int(factor)) for factor in order)]
+
+
 @pytest.mark.parametrize(
     "change", ["variant", "signature", "options", "source", "processor", "numba", "setting"]
 )
@@ -239,3 +292,25 @@ def test_processes_that_start_together_all_have_their_kernel(folder: Path) -> No
     together = [subprocess.Popen([sys.executable, str(script)]) for _ in range(4)]
     assert [each.wait(60) for each in together] == [0, 0, 0, 0]
     assert len(list(folder.iterdir())) == 1
+
+
+def test_nothing_is_kept_where_numba_counts_its_functions_otherwise(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    from numba.core.bytecode import FunctionIdentity
+
+    monkeypatch.setattr(FunctionIdentity, "_unique_ids", iter(range(10_000, 99_999)))
+    for _ in range(2):
+        made = make()
+        assert not was_kept(made) and made(THREE) == 6
+    assert not folder.exists()
+
+
+def test_the_count_goes_on_where_it_was(folder: Path) -> None:
+    from numba.core.bytecode import FunctionIdentity
+
+    before = FunctionIdentity._unique_ids
+    make()
+    with pytest.raises(numba.core.errors.TypingError):
+        make(signature=numba.void(numba.float32))
+    assert FunctionIdentity._unique_ids is before

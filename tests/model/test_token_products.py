@@ -146,18 +146,18 @@ def test_bytes_have_exact_sums_to_the_far_ends(kernels: dict[str, TokenProducts]
     weight_ENK = torch.randint(
         -127, 128, (EXPERTS, 24, width), generator=generator, dtype=torch.int8
     )
-    x_MK = torch.randint(-128, 128, (7, width), generator=generator, dtype=torch.int8)
-    weight_ENK[0], weight_ENK[1], x_MK[0], x_MK[1] = 127, -127, 127, -128
+    x_M2K = torch.randint(-128, 128, (7, 2, width), generator=generator, dtype=torch.int8)
+    weight_ENK[0], weight_ENK[1], x_M2K[0], x_M2K[1] = 127, -127, 127, -128
     scales_EN = torch.rand(EXPERTS, 24, generator=generator)
     row_scales_M1 = torch.rand(7, 1, generator=generator)
     shifts_EN = weight_ENK.sum(dim=2, dtype=torch.int32) * 128
     experts_R = np.array([0, 1, 2, 0, 1, 4, 4, 2, 1, 0, 1, 0, 2, 2])
     got_RN = kernels["INT8"].scaled(
-        x_MK, row_scales_M1, weight_ENK, scales_EN, shifts_EN, experts_R, uses=2
+        x_M2K, row_scales_M1, weight_ENK, scales_EN, shifts_EN, experts_R, uses=2
     )
     for row, expert in enumerate(experts_R):
-        sums_1N = quantized.exact_product(x_MK[row // 2][None], weight_ENK[expert])
-        expected_N = sums_1N[0] * scales_EN[expert] * row_scales_M1[row // 2]
+        high_N, low_N = quantized.exact_product(x_M2K[row // 2], weight_ENK[expert])
+        expected_N = (high_N * 256 + low_N) * scales_EN[expert] * row_scales_M1[row // 2]
         assert torch.equal(got_RN[row], expected_N), row
 
 

@@ -26,6 +26,7 @@ class Numbers:
 
     step: input channels at a time. weight, input: bytes of one of each. lanes: sums a vector holds.
     rows: at a time, at most; their sums, four weights and a row's piece stay in the registers.
+    parts: of a row, one after the other, that are summed up apart.
     dot: LLVM's name for the instruction of a step. features: what a processor needs, as LLVM names
     it: all of any of these sets.
     """
@@ -38,6 +39,7 @@ class Numbers:
     rows: int
     dot: str
     features: tuple[frozenset[str], ...]
+    parts: int = 1
 
     @property
     def is_whole(self) -> bool:
@@ -55,7 +57,7 @@ _LONG = (frozenset({"avx512f"}),)
 _DOTS_BF16 = (frozenset({"avx512f", "avx512bf16"}),)
 _DOTS_INT8 = (frozenset({"avx512f", "avx512vnni"}),)
 BF16 = Numbers("bf16", 32, 2, 2, 16, 6, "llvm.x86.avx512bf16.dpbf16ps.512", _DOTS_BF16)
-INT8 = Numbers("int8", 64, 1, 1, 16, 6, "llvm.x86.avx512.vpdpbusd.512", _DOTS_INT8)
+INT8 = Numbers("int8", 64, 1, 2, 16, 3, "llvm.x86.avx512.vpdpbusd.512", _DOTS_INT8, parts=2)
 FLOAT = Numbers("float", 16, 4, 4, 16, 6, "llvm.fma.v16f32", _LONG)
 WIDENED = Numbers("widened", 16, 2, 4, 16, 6, "llvm.fma.v16f32", _LONG)
 # 16 registers of 8 words, or ARM's 32 of four.
@@ -76,9 +78,9 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
     and of their rows of the result. column: bytes from there to the first of the four results.
 
     bf16, float, widened (float32 inputs, bf16 weights): products and sums in float32, added up in
-    an order that is the same for every row and channel. int8: inputs are signed bytes, sums exact;
-    result float32 = sum * scales[channel] * row_scales[row]; shifts: int32, 128 times each
-    channel's sum.
+    an order that is the same for every row and channel. int8: a row is its `width` high bytes and
+    then its low ones, all signed, sums exact; result float32 = (256 * high sum + low sum) *
+    scales[channel] * row_scales[row]; shifts: int32, 128 times each channel's sum.
     """
     from llvmlite import ir
     from numba import types
@@ -173,7 +175,10 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
                 b.icmp_signed("<=", low, int64(channel)), b.icmp_signed(">", high, int64(channel))
             )
             coming.append(b.add(b.select(is_asked, ahead, weights), offset))
-        sources = [load(b, int64, b.add(inputs, int64(8 * row))) for row in range(count)]
+        sources = []
+        for row in range(count):
+            source = load(b, int64, b.add(inputs, int64(8 * row)))
+            sources += [b.add(source, b.mul(width, int64(part))) for part in range(numbers.parts)]
 
         start, loop = b.block, b.append_basic_block("loop")
         end = b.append_basic_block("end")
@@ -181,19 +186,19 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         b.position_at_end(loop)
         at = b.phi(int64)
         at.add_incoming(int64(0), start)
-        before = [b.phi(sums) for _ in range(count * CHANNELS)]
+        before = [b.phi(sums) for _ in range(len(sources) * CHANNELS)]
         for each in before:
             each.add_incoming(splat(sums, 0), start)
         stored = [load_weights(b, b.add(stream, at)) for stream in streams]
-        along = b.mul(at, int64(numbers.input // numbers.weight))
+        along = b.mul(at, int64(numbers.input // numbers.parts // numbers.weight))
         # Into the second cache (2): the first is full of what is multiplied now. The processor
         # alone follows four short streams at two thirds of the memory's rate. A stream that is not
         # asked for names what is in the cache already.
         for stream in coming:
             b.call(prefetch, [b.inttoptr(b.add(stream, at), place), int32(0), int32(2), int32(1)])
         after = []
-        for row in range(count):
-            piece = load(b, operand, b.add(sources[row], along))
+        for row, source in enumerate(sources):
+            piece = load(b, operand, b.add(source, along))
             if numbers.is_whole:
                 # The instruction takes unsigned inputs: shifted by 128, as `shifts` makes good.
                 piece = b.xor(piece, splat(words, 0x80808080))
@@ -208,15 +213,20 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         b.cbranch(b.icmp_unsigned("<", following, length), loop, end)
 
         b.position_at_end(end)
+        fours = [after[first : first + CHANNELS] for first in range(0, len(after), CHANNELS)]
         for row in range(count):
-            value = add_lanes(b, after[row * CHANNELS : (row + 1) * CHANNELS])
+            of_row = [add_lanes(b, fours[row * numbers.parts + n]) for n in range(numbers.parts)]
             into = b.add(load(b, int64, b.add(outputs, int64(8 * row))), column)
             if numbers.is_whole:
-                exact = b.sitofp(b.sub(value, load(b, ints, shifts)), floats)
+                high, low = (
+                    b.sitofp(b.sub(value, load(b, ints, shifts)), floats) for value in of_row
+                )
+                both = b.fadd(b.fmul(high, splat(floats, 256.0)), low)
                 scale = load(b, float32, b.add(row_scales, int64(4 * row)))
                 spread = build.spread(b, floats, scale)
-                store(b, b.fmul(b.fmul(exact, load(b, floats, scales)), spread), into)
+                store(b, b.fmul(b.fmul(both, load(b, floats, scales)), spread), into)
             else:
+                (value,) = of_row
                 store(b, as_bf16(b, value) if numbers.is_narrow else value, into)
 
     return dot_rows

@@ -3,21 +3,24 @@
 Compiling takes 2 to 3 s a kernel, reading what was kept a hundredth of that. numba's own cache is
 of no use here: it never finds a function made inside a function again, does not see a change in
 another file, and fails on a file that a power cut left half written. Here a kernel is found by
-everything that it is made from, what is read must be whole and its owner's own, and whatever is
-wrong with it means compiling as before, never an error.
+everything that it is made from, its code has names that no other kernel's has, what is read must
+be whole and its owner's own, and whatever is wrong with it means compiling as before, never an
+error.
 Knows nothing about what is compiled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import pickle
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,16 +41,20 @@ def compile_kernel(
     Raises: ImportError without numba.
     """
     from numba import njit
+    from numba.core.compiler_lock import global_compiler_lock
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = njit(**options)(function)
         name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
-        path = _path(dispatcher, name, f"{variant}\n{options}\n{signature}")
-        if path is None or not _take(dispatcher, path):
-            logger.info("compiling %s for this processor", name)
-            dispatcher.compile(signature)
-            if path is not None:
-                _keep(dispatcher, path)
+        with global_compiler_lock:  # a second thread that wants the same finds it kept
+            digest = _digest(dispatcher, f"{variant}\n{options}\n{signature}")
+            path = digest and kernel_folder() / f"{name}-{digest}.bin"
+            if not path or not _take(dispatcher, path):
+                logger.info("compiling %s for this processor", name)
+                with _names_of_its_own(digest) as are_its_own:
+                    dispatcher.compile(signature)
+                if path and are_its_own:
+                    _keep(dispatcher, path)
         dispatcher.disable_compile()
         return dispatcher
 
@@ -59,15 +66,38 @@ def kernel_folder() -> Path:
     return user_folder("cache") / "kernels"
 
 
-def _path(dispatcher: Any, name: str, made_from: str) -> Path | None:
-    """Where a kernel is kept; None where that cannot be said."""
+def _digest(dispatcher: Any, made_from: str) -> str:
+    """What a kernel is found by; "" where it cannot be kept."""
     try:
-        folder, processor = kernel_folder(), dispatcher.targetctx.codegen().magic_tuple()
+        kernel_folder()
+        processor = dispatcher.targetctx.codegen().magic_tuple()
         made_from = f"{_tools()}\n{_source()}\n{processor}\n{made_from}"
     except Exception as error:
-        logger.debug("cannot keep %s: %s: %s", name, type(error).__name__, error)
-        return None
-    return folder / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.bin"
+        logger.debug("cannot keep kernels: %s: %s", type(error).__name__, error)
+        return ""
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _names_of_its_own(digest: str) -> Iterator[bool]:
+    """What is compiled meanwhile has names that no other kernel's pieces have. False where this
+    numba has none to give.
+
+    numba tells functions of one name apart by the order in which a process compiled them, and the
+    linker takes the first of two pieces of code of one name for both: two variants kept by two
+    processes would both be the one that was loaded first. So the count starts at the digest.
+    """
+    from numba.core.bytecode import FunctionIdentity
+
+    before = getattr(FunctionIdentity, "_unique_ids", None)
+    if not digest or not isinstance(before, itertools.count):
+        yield False
+        return
+    FunctionIdentity._unique_ids = itertools.count(int(digest, 16))
+    try:
+        yield True
+    finally:
+        FunctionIdentity._unique_ids = before
 
 
 def _take(dispatcher: Any, path: Path) -> bool:

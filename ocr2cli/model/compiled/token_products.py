@@ -78,7 +78,7 @@ class TokenProducts:
 
     def scaled(
         self,
-        x_MK: Tensor,
+        x_M2K: Tensor,
         row_scales_M: Tensor,
         weight_ENK: Tensor,
         scales_EN: Tensor,
@@ -86,18 +86,20 @@ class TokenProducts:
         experts_R: np.ndarray[Any, Any],
         uses: int = 1,
     ) -> Tensor:
-        """`grouped` in int8: exact sums of bytes, times the channel's scale, times the row's.
+        """`grouped` in int8: exact sums, times the channel's scale, times the row's.
 
-        x, weight: int8. shifts: int32, 128 times the sum of each channel. Returns float32 [R, N].
+        x: int8 [R / uses, 2, K], high bytes and low ones, both signed: 256 of a low one's steps are
+        one of a high one's. weight: int8. shifts: int32, 128 times the sum of each channel.
+        Returns float32 [R, N].
         """
         y_RN = torch.empty(len(experts_R), weight_ENK.shape[1])
         row_scales = row_scales_M.reshape(-1).numpy()
-        self._multiply(x_MK, weight_ENK, experts_R, uses, y_RN, scales_EN, shifts_EN, row_scales)
+        self._multiply(x_M2K, weight_ENK, experts_R, uses, y_RN, scales_EN, shifts_EN, row_scales)
         return y_RN
 
     def _multiply(
         self,
-        x_MK: Tensor,
+        x: Tensor,
         weight_ENK: Tensor,
         experts_R: np.ndarray[Any, Any],
         uses: int,
@@ -107,18 +109,18 @@ class TokenProducts:
         row_scales_M: np.ndarray[Any, Any],
     ) -> None:
         experts, channels, width = weight_ENK.shape
-        x_MK = x_MK.contiguous()
+        x = x.contiguous()
         # Addresses, not arrays, go in: what lies there is checked here.
         assert weight_ENK.is_contiguous() and self.takes(channels, width)
-        assert x_MK.shape == (len(experts_R) // uses, width)
+        assert (len(x), x.shape[-1]) == (len(experts_R) // uses, width)
         assert weight_ENK.element_size() == self._numbers.weight
-        assert x_MK.element_size() == self._numbers.input
+        assert x.nbytes == len(x) * width * self._numbers.input
         with one_caller:
             threads = min(torch.get_num_threads(), self._most_threads)
             self._set_threads(threads)
             self._run(
                 weight_ENK.data_ptr(), experts, channels, width,
-                x_MK.data_ptr(), uses, y_RN.data_ptr(), y_RN.element_size(), experts_R,
+                x.data_ptr(), uses, y_RN.data_ptr(), y_RN.element_size(), experts_R,
                 scales_EN.data_ptr(), shifts_EN.data_ptr(), row_scales_M, threads,
             )  # fmt: skip
 
