@@ -51,8 +51,7 @@ class Int8Weight:
 
     products: the compiled product, where there is one for this shape. values: int8; without
     `products` in oneDNN's own layout where `has_exact_onednn()`, else [N, K]. scales: float32 [N].
-    shifts: int32 [N], 128 times the channel's sum for the compiled product; zeros for oneDNN, which
-    can shift a channel.
+    shifts: int32 [N], 128 times the channel's sum: what the compiled product takes off again.
     """
 
     values: Tensor
@@ -70,7 +69,7 @@ class Int8Weight:
         if has_exact_onednn():
             rows_and_width = [_PACKED_FOR_ROWS, values_NK.shape[1]]
             values_NK = torch.ops.onednn.qlinear_prepack(values_NK, rows_and_width)
-        return cls(values_NK, scales_N, torch.zeros(len(scales_N), dtype=torch.int32))
+        return cls(values_NK, scales_N, sums_N * 128)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_a_kernel_is_compiled_once_and_then_read(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1
     with pytest.raises(TypeError):  # only what its signature says, as from njit with one
         second(np.ones(3))
+
+
+def test_two_threads_that_want_the_same_kernel_compile_it_once(folder: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: make(), range(2)))
+    assert sorted(map(was_kept, made)) == [False, True]
+    assert all(kernel(THREE) == 6 for kernel in made)
 
 
 @pytest.mark.skipif(
