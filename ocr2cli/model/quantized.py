@@ -4,8 +4,8 @@ Weights have a scale for each output channel, made when they are loaded. A row o
 its own scale when it arrives, and two bytes a number: what is lost is lost in the weights. A row's
 result depends on nothing but that row: the sums are exact integers, so neither company nor the
 order of adding can change them, and every machine gets the same bits: from the compiled product
-(`token_products.py`), from oneDNN's, or, where that is not exact (processors without VNNI let sums
-of two saturate), from float32 products of pieces short enough to be exact: slower, equal.
+(`token_products.py`), or without one from oneDNN's, or, where that is not exact (processors without
+VNNI let sums of two saturate), from float32 products of pieces short enough to be exact: slower.
 Knows nothing about files or what the products are for.
 
 Letters: M rows, N output channels, K input channels; T, D, E, I, R as in `moe.py`. Rows are int8

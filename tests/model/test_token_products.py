@@ -25,7 +25,8 @@ ALL = {
     if isinstance(value, Numbers)
 }  # fmt: skip
 HERE = sorted(n for n, numbers in ALL.items() if can_run(numbers.features, host_features()))
-FLOATS = [name for name in HERE if name != "INT8"]
+FLOATS = [name for name in HERE if not ALL[name].is_whole]
+BYTES = [name for name in HERE if ALL[name].is_whole]
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "float": torch.float32}
 EXPERTS, CHANNELS, WIDTH = 5, 140, 192
 
@@ -138,9 +139,10 @@ def test_a_large_sum_is_rounded_to_the_nearest_and_may_overflow(
     assert bool(got_MN[3].isinf().all())
 
 
-def test_bytes_have_exact_sums_to_the_far_ends(kernels: dict[str, TokenProducts]) -> None:
-    if "INT8" not in kernels:
-        pytest.skip("this processor has no products of bytes in AVX-512")
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_have_exact_sums_to_the_far_ends(
+    kernels: dict[str, TokenProducts], name: str
+) -> None:
     generator = torch.Generator().manual_seed(1)
     width = 6848
     weight_ENK = torch.randint(
@@ -152,7 +154,7 @@ def test_bytes_have_exact_sums_to_the_far_ends(kernels: dict[str, TokenProducts]
     row_scales_M1 = torch.rand(7, 1, generator=generator)
     shifts_EN = weight_ENK.sum(dim=2, dtype=torch.int32) * 128
     experts_R = np.array([0, 1, 2, 0, 1, 4, 4, 2, 1, 0, 1, 0, 2, 2])
-    got_RN = kernels["INT8"].scaled(
+    got_RN = kernels[name].scaled(
         x_M2K, row_scales_M1, weight_ENK, scales_EN, shifts_EN, experts_R, uses=2
     )
     for row, expert in enumerate(experts_R):
@@ -247,7 +249,10 @@ def test_each_processor_gets_the_fastest_way_that_it_has(monkeypatch: pytest.Mon
     server = {*desktop, "avx512f", "avx512vl", "avx512vnni"}
     expected: list[tuple[set[str], bool, list[Numbers | None]]] = [
         (set(), False, [None, None, None, None]),
-        (desktop, False, [dot_rows.SHORT_FLOAT, dot_rows.SHORT_WIDENED, None, None]),
+        (desktop, False,
+         [dot_rows.SHORT_FLOAT, dot_rows.SHORT_WIDENED, None, dot_rows.SHORT_SIGNED]),
+        ({*desktop, "avxvnni"}, False,
+         [dot_rows.SHORT_FLOAT, dot_rows.SHORT_WIDENED, None, dot_rows.SHORT_INT8]),
         ({"neon"}, False, [dot_rows.SHORT_FLOAT, dot_rows.SHORT_WIDENED, None, None]),
         (server, False, [dot_rows.FLOAT, dot_rows.WIDENED, None, dot_rows.INT8]),
         ({*server, "avx512bf16"}, False,

@@ -47,6 +47,11 @@ class Numbers:
         return self.name == "int8"
 
     @property
+    def is_signed(self) -> bool:
+        """The instruction takes signed numbers of 16 bits, not unsigned bytes by signed ones."""
+        return self.dot.endswith("pmadd.wd")
+
+    @property
     def is_narrow(self) -> bool:
         """Results are bf16; else float32."""
         return self.name == "bf16"
@@ -64,6 +69,14 @@ WIDENED = Numbers("widened", 16, 2, 4, 16, 6, "llvm.fma.v16f32", _LONG)
 _SHORT = frozenset({"avx2", "fma"}), frozenset({"neon"})
 SHORT_FLOAT = Numbers("float", 8, 4, 4, 8, 3, "llvm.fma.v8f32", _SHORT)
 SHORT_WIDENED = Numbers("widened", 8, 2, 4, 8, 2, "llvm.fma.v8f32", _SHORT)
+# 16 registers of 8 words: with dot products of bytes, as desktops have since 2021, and without.
+_SHORT_DOTS = frozenset({"avx2", "avxvnni"}), frozenset({"avx512vl", "avx512vnni"})
+SHORT_INT8 = Numbers(
+    "int8", 32, 1, 2, 8, 1, "llvm.x86.avx512.vpdpbusd.256", _SHORT_DOTS, parts=2
+)  # fmt: skip
+SHORT_SIGNED = Numbers(
+    "int8", 16, 1, 2, 8, 1, "llvm.x86.avx2.pmadd.wd", (frozenset({"avx2"}),), parts=2
+)  # fmt: skip
 
 
 def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
@@ -80,7 +93,8 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
     bf16, float, widened (float32 inputs, bf16 weights): products and sums in float32, added up in
     an order that is the same for every row and channel. int8: a row is its `width` high bytes and
     then its low ones, all signed, sums exact; result float32 = (256 * high sum + low sum) *
-    scales[channel] * row_scales[row]; shifts: int32, 128 times each channel's sum.
+    scales[channel] * row_scales[row]; shifts: int32, 128 times each channel's sum, taken off where
+    bytes are multiplied as unsigned ones.
     """
     from llvmlite import ir
     from numba import types
@@ -96,6 +110,8 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
     words, singles = ir.VectorType(int32, lanes), ir.VectorType(float32, lanes)
     sums = words if numbers.is_whole else singles
     operand = singles if is_float else words
+    if numbers.is_signed:
+        operand = ir.VectorType(build.short, 2 * lanes)
     floats, ints, shorts = (
         ir.VectorType(kind, CHANNELS) for kind in (float32, int32, build.short)
     )
@@ -122,9 +138,14 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
             length //= 2
         return both
 
+    def load_numbers(builder: Any, address: Any) -> Any:
+        if not numbers.is_signed:
+            return load(builder, operand, address)
+        return builder.sext(load(builder, ir.VectorType(build.byte, 2 * lanes), address), operand)
+
     def load_weights(builder: Any, address: Any) -> Any:
         if numbers.name != "widened":
-            return load(builder, operand, address)
+            return load_numbers(builder, address)
         halves = load(builder, ir.VectorType(build.short, lanes), address)
         wide = builder.shl(builder.zext(halves, words), splat(words, 16))
         return builder.bitcast(wide, singles)
@@ -158,9 +179,16 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
         b, count, weights, ahead, low, high, width, inputs, outputs, column,
         scales, shifts, row_scales,
     ):  # fmt: skip
+        operands = [operand, operand] if numbers.is_signed else [sums, operand, operand]
         dot = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(sums, [sums, operand, operand]), numbers.dot
+            b.module, ir.FunctionType(sums, operands), numbers.dot
         )
+
+        def add_product(total: Any, pair: Sequence[Any]) -> Any:
+            if numbers.is_signed:
+                return b.add(total, b.call(dot, pair))
+            return b.call(dot, [*pair, total] if is_float else [total, *pair])
+
         place = build.byte.as_pointer()
         prefetch = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(ir.VoidType(), [place, int32, int32, int32]),
@@ -198,14 +226,13 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
             b.call(prefetch, [b.inttoptr(b.add(stream, at), place), int32(0), int32(2), int32(1)])
         after = []
         for row, source in enumerate(sources):
-            piece = load(b, operand, b.add(source, along))
-            if numbers.is_whole:
+            piece = load_numbers(b, b.add(source, along))
+            if numbers.is_whole and not numbers.is_signed:
                 # The instruction takes unsigned inputs: shifted by 128, as `shifts` makes good.
                 piece = b.xor(piece, splat(words, 0x80808080))
             for channel in range(CHANNELS):
                 total = before[row * CHANNELS + channel]
-                pair = [piece, stored[channel]]
-                after.append(b.call(dot, [*pair, total] if is_float else [total, *pair]))
+                after.append(add_product(total, [piece, stored[channel]]))
         following = b.add(at, int64(numbers.step * numbers.weight))
         at.add_incoming(following, loop)
         for old, new in zip(before, after, strict=True):
@@ -218,9 +245,8 @@ def make_dot_rows(numbers: Numbers) -> Callable[..., None]:
             of_row = [add_lanes(b, fours[row * numbers.parts + n]) for n in range(numbers.parts)]
             into = b.add(load(b, int64, b.add(outputs, int64(8 * row))), column)
             if numbers.is_whole:
-                high, low = (
-                    b.sitofp(b.sub(value, load(b, ints, shifts)), floats) for value in of_row
-                )
+                shift = splat(ints, 0) if numbers.is_signed else load(b, ints, shifts)
+                high, low = (b.sitofp(b.sub(value, shift), floats) for value in of_row)
                 both = b.fadd(b.fmul(high, splat(floats, 256.0)), low)
                 scale = load(b, float32, b.add(row_scales, int64(4 * row)))
                 spread = build.spread(b, floats, scale)

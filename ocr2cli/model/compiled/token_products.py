@@ -29,6 +29,8 @@ from ocr2cli.model.compiled.dot_rows import (
     FLOAT,
     INT8,
     SHORT_FLOAT,
+    SHORT_INT8,
+    SHORT_SIGNED,
     SHORT_WIDENED,
     WIDENED,
     Numbers,
@@ -156,7 +158,7 @@ def _numbers_here(rows: torch.dtype, weights: torch.dtype) -> Numbers | None:
 # By the dtypes of rows and weights, the fastest first.
 _WAYS = {
     (torch.bfloat16, torch.bfloat16): (BF16,),
-    (torch.int8, torch.int8): (INT8,),
+    (torch.int8, torch.int8): (INT8, SHORT_INT8, SHORT_SIGNED),
     (torch.float32, torch.float32): (FLOAT, SHORT_FLOAT),
     (torch.float32, torch.bfloat16): (WIDENED, SHORT_WIDENED),
 }
