@@ -18,6 +18,7 @@ from toy_model import TOY, randomise
 from ocr2cli.model import quantized
 from ocr2cli.model.compiled.token_products import token_products
 from ocr2cli.model.decoder import Decoder
+from ocr2cli.model.moe import MixtureOfExperts
 from ocr2cli.model.quantized import Int8Linear, Int8Weight, expect_int8, int8_product, quantise_rows
 
 # Rounding to steps of a 127th of the largest of a hundred normal numbers, about three deviations,
@@ -126,6 +127,9 @@ def test_every_machine_gets_the_same_sums(width: int, sign: int) -> None:
         x.fill_(127)
         x[4:, 1] = -128
         weight.fill_(127 * sign)
+        # Of equal products even a sum that is too long may come out even, and right.
+        x[2:4] = torch.randint(126, 128, (2, 2, width), generator=generator, dtype=torch.int8)
+        weight[1::2] = sign * torch.randint(126, 128, (12, width), generator=generator).char()
     weight[:, 0] = 127 * (sign or 1)  # the scale of each channel is 1
     high, low = ((x[:, part].double() @ weight.double().T).float() for part in (0, 1))
     assert torch.equal(quantized.exact_product(x[:, 1], weight), low)
@@ -177,6 +181,23 @@ def test_experts_in_int8_are_near_the_float_ones(decoder: Decoder) -> None:  # n
     assert distance(small(x), mixture(x)) < 2 * NEAR  # two products one after the other
     for first in (0, 30):  # alone and together
         assert torch.equal(small(x[first : first + 1]), small(x)[first : first + 1])
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 50])
+def test_experts_take_a_long_prompt_in_parts_and_give_the_same_bits(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TOY.decoder, hidden_size=64, expert_intermediate=64)
+    mixture = MixtureOfExperts(config).eval()
+    randomise(mixture, seed=3)
+    small = to_int8(torch.nn.Sequential(mixture))[0]
+    x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(tokens))
+    with torch.no_grad():
+        whole = small(x)
+        # three tokens' results at a time, or less than one's
+        for most in (3 * config.experts_per_token * 2 * 64 * 4, 1):
+            monkeypatch.setattr(quantized, "_EXPERT_BYTES", most)
+            assert torch.equal(small(x), whole)
 
 
 def test_the_int8_decoder_keeps_embedding_norms_and_router_whole(

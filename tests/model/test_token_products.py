@@ -139,6 +139,10 @@ def test_a_large_sum_is_rounded_to_the_nearest_and_may_overflow(
     assert bool(got_MN[3].isinf().all())
 
 
+def test_no_kind_of_numbers_is_given_the_code_that_was_kept_for_another() -> None:
+    assert len({numbers.variant for numbers in ALL.values()}) == len(ALL) > 5
+
+
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes_have_exact_sums_to_the_far_ends(
     kernels: dict[str, TokenProducts], name: str

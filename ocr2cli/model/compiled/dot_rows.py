@@ -42,6 +42,11 @@ class Numbers:
     parts: int = 1
 
     @property
+    def variant(self) -> str:
+        """What no other kind has: kernels of one variant are taken for each other's."""
+        return f"{self.name} {self.step} {self.dot}"
+
+    @property
     def is_whole(self) -> bool:
         """Sums are integers."""
         return self.name == "int8"

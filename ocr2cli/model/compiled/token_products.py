@@ -173,7 +173,7 @@ def _compiled(
     dot_rows = make_dot_rows(numbers)
     item, input_item, whole = numbers.weight, numbers.input, numbers.is_whole
     most_rows = numbers.rows
-    variant = f"{numbers.name} {numbers.lanes}"
+    variant = numbers.variant
     int64 = types.int64
 
     @njit(inline="always")
