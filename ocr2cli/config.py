@@ -14,6 +14,7 @@ from pathlib import Path
 # 4: no page is cut where --kv-tokens ends; a page that stays a loop keeps its first reading; its
 # second try's n-gram rule is never looser than the run's own.
 # 5: a damaged page that shows nothing is not blank; a fax has square pixels.
+# 6: int8 keeps two bytes of an activation.
 OUTPUT_VERSION = 6
 
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.

@@ -268,10 +268,9 @@ class Int8MixtureOfExperts(MixtureOfExperts):
     def routed(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """As in a plain mixture; tokens are quantised once, not once for each chosen expert."""
         if isinstance(self.gate_up, Int8Experts) and isinstance(self.down, Int8Experts):
-            inner = self.gate_up.values.shape[1] * self.gate_up.scales.element_size()
-            most = max(1, _EXPERT_BYTES // (experts_TK.shape[1] * inner))
-            size = -(-len(x_TD) // -(-len(x_TD) // most))
-            parts = zip(*(each.split(size) for each in (x_TD, weights_TK, experts_TK)), strict=True)
+            a_token = experts_TK.shape[1] * self.gate_up.values.shape[1] * 4  # float32
+            most = max(1, _EXPERT_BYTES // a_token)
+            parts = zip(*(each.split(most) for each in (x_TD, weights_TK, experts_TK)), strict=True)
             return torch.cat([
                 self._run_bytes(self.gate_up, self.down, *part) for part in parts
             ])  # fmt: skip

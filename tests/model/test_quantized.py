@@ -258,6 +258,9 @@ def test_signed_and_shifted_rows_have_the_same_sums(monkeypatch: pytest.MonkeyPa
     expected = quantized.exact_product(x, weight)
     packed = torch.ops.onednn.qlinear_prepack(weight, [8, 320])
     if not quantized.has_exact_onednn():  # no VNNI: unsigned bytes saturate, and are not used
+        plain = Int8Weight(weight, torch.ones(48), torch.zeros(48, dtype=torch.int32))
+        low = torch.stack((torch.zeros_like(x), x), 1)
+        assert torch.equal(int8_product(low, torch.ones(5, 1), plain), expected)
         return
     for with_tiles in (False, True):
         monkeypatch.setattr(quantized, "has_amx", lambda chosen=with_tiles: chosen)

@@ -8,6 +8,8 @@ from math import e, log2
 import numpy as np
 
 LOG2_E = log2(e)
+# 1.5 * 2^23: a float32 added to it is rounded to a whole number, which its low bits then hold.
+ROUNDING = np.float32(12582912.0)
 
 
 def make_power_of_two() -> Callable[[np.float32], np.float32]:
@@ -18,7 +20,7 @@ def make_power_of_two() -> Callable[[np.float32], np.float32]:
     """
     from numba import njit
 
-    shift = np.float32(12582912.0)  # 1.5 * 2^23: a number added to it is rounded to a whole one
+    shift = ROUNDING
 
     @njit
     def power_of_two(x):  # type: ignore[no-untyped-def]

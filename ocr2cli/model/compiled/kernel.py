@@ -47,13 +47,12 @@ def compile_kernel(
         dispatcher = njit(**options)(function)
         name = f"{function.__module__.rpartition('.')[2]}-{function.__name__}"
         with global_compiler_lock:  # a second thread that wants the same finds it kept
-            digest = _digest(dispatcher, f"{variant}\n{options}\n{signature}")
-            path = digest and kernel_folder() / f"{name}-{digest}.bin"
-            if not path or not _take(dispatcher, path):
+            path = _path(dispatcher, name, f"{variant}\n{options}\n{signature}")
+            if path is None or not _take(dispatcher, path):
                 logger.info("compiling %s for this processor", name)
-                with _names_of_its_own(digest) as are_its_own:
+                with _names_of_its_own(path) as are_its_own:
                     dispatcher.compile(signature)
-                if path and are_its_own:
+                if path is not None and are_its_own:
                     _keep(dispatcher, path)
         dispatcher.disable_compile()
         return dispatcher
@@ -66,34 +65,33 @@ def kernel_folder() -> Path:
     return user_folder("cache") / "kernels"
 
 
-def _digest(dispatcher: Any, made_from: str) -> str:
-    """What a kernel is found by; "" where it cannot be kept."""
+def _path(dispatcher: Any, name: str, made_from: str) -> Path | None:
+    """Where a kernel is kept; None where that cannot be said."""
     try:
-        kernel_folder()
-        processor = dispatcher.targetctx.codegen().magic_tuple()
+        folder, processor = kernel_folder(), dispatcher.targetctx.codegen().magic_tuple()
         made_from = f"{_tools()}\n{_source()}\n{processor}\n{made_from}"
     except Exception as error:
-        logger.debug("cannot keep kernels: %s: %s", type(error).__name__, error)
-        return ""
-    return hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        logger.debug("cannot keep %s: %s: %s", name, type(error).__name__, error)
+        return None
+    return folder / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.bin"
 
 
 @contextmanager
-def _names_of_its_own(digest: str) -> Iterator[bool]:
-    """What is compiled meanwhile has names that no other kernel's pieces have. False where this
-    numba has none to give.
+def _names_of_its_own(path: Path | None) -> Iterator[bool]:
+    """What is compiled meanwhile has names that no other kernel's pieces have. False where there is
+    no path, or this numba has none to give.
 
     numba tells functions of one name apart by the order in which a process compiled them, and the
     linker takes the first of two pieces of code of one name for both: two variants kept by two
-    processes would both be the one that was loaded first. So the count starts at the digest.
+    processes would both be the one that was loaded first. So the count starts at the path's digest.
     """
     from numba.core.bytecode import FunctionIdentity
 
     before = getattr(FunctionIdentity, "_unique_ids", None)
-    if not digest or not isinstance(before, itertools.count):
+    if path is None or not isinstance(before, itertools.count):
         yield False
         return
-    FunctionIdentity._unique_ids = itertools.count(int(digest, 16))
+    FunctionIdentity._unique_ids = itertools.count(int(path.stem.rpartition("-")[2], 16))
     try:
         yield True
     finally:

@@ -114,9 +114,10 @@ class TokenProducts:
         x = x.contiguous()
         # Addresses, not arrays, go in: what lies there is checked here.
         assert weight_ENK.is_contiguous() and self.takes(channels, width)
-        assert (len(x), x.shape[-1]) == (len(experts_R) // uses, width)
+        parts = self._numbers.parts
+        assert x.shape == (len(experts_R) // uses, *((parts,) if parts > 1 else ()), width)
         assert weight_ENK.element_size() == self._numbers.weight
-        assert x.nbytes == len(x) * width * self._numbers.input
+        assert x.element_size() * parts == self._numbers.input
         with one_caller:
             threads = min(torch.get_num_threads(), self._most_threads)
             self._set_threads(threads)
