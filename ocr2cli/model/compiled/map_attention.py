@@ -14,7 +14,6 @@ W = C / 2 words of 32 bits, K blocks of c keys, L = 2G - 1 relative positions, R
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +28,8 @@ from torch import Tensor
 from ocr2cli.model.compiled.dot_columns import FEATURES, LANES, ROWS, WIDTH, make_dot_columns
 from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
 from ocr2cli.model.compiled.kernel import compile_kernel
+from ocr2cli.model.compiled.threads import made_by_numba
 from ocr2cli.model.processor import can_run, has_amx, host_features
-
-logger = logging.getLogger("ocr2")
 
 # Rows that share a reading of keys and values, and keys at a time: their scores and shares (36 KB)
 # stay in the first cache. Whole pairs and vectors of keys.
@@ -96,13 +94,12 @@ def _empty(side: int) -> int:
 def map_attention() -> MapAttention | None:
     """The kernel, compiled by the first call in about 4 s; None on a processor with matrix tiles,
     which torch makes good use of, or without the instructions, and without numba."""
-    try:
-        if has_amx() or not can_run(FEATURES, host_features()):
-            return None
-        return MapAttention()
-    except ImportError:
-        logger.info("encoding on this processor is faster with numba: pip install numba")
-        return None
+
+    def make() -> MapAttention | None:
+        takes_it = not has_amx() and can_run(FEATURES, host_features())
+        return MapAttention() if takes_it else None
+
+    return made_by_numba(make)
 
 
 def _compiled() -> Callable[..., bool]:

@@ -10,7 +10,6 @@ Letters: M rows, K numbers of a row.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 
@@ -20,9 +19,7 @@ from torch import Tensor
 
 from ocr2cli.model.compiled.exponential import ROUNDING
 from ocr2cli.model.compiled.kernel import compile_kernel
-from ocr2cli.model.compiled.token_attention import one_caller
-
-logger = logging.getLogger("ocr2")
+from ocr2cli.model.compiled.threads import made_by_numba, numba_threads
 
 # Numbers from which on threads share the rows.
 _SHARED = 1 << 16
@@ -32,7 +29,7 @@ class RowBytes:
     """The compiled way. levels: what a row's largest magnitude becomes, 32,639 at most."""
 
     def __init__(self, levels: int) -> None:
-        self._run, self._set_threads, self._most_threads = _compiled(levels)
+        self._run = _compiled(levels)
 
     def __call__(self, x_MK: Tensor) -> tuple[Tensor, Tensor]:
         """x: float32. Returns (int8 [M, 2, K]: high bytes, then low ones, both signed; scales
@@ -40,8 +37,7 @@ class RowBytes:
         rows, width = x_MK.shape
         values_M2K = torch.empty(rows, 2, width, dtype=torch.int8)
         scales_M1 = torch.empty(rows, 1)
-        with one_caller:
-            self._set_threads(min(torch.get_num_threads(), self._most_threads))
+        with numba_threads():
             self._run(x_MK.contiguous().numpy(), values_M2K.numpy(), scales_M1.numpy())
         return values_M2K, scales_M1
 
@@ -50,18 +46,12 @@ class RowBytes:
 def row_bytes(levels: int) -> RowBytes | None:
     """Compiled by the first call in about a second; None where numba is not installed or told not
     to compile."""
-    try:
-        from numba import config
-
-        return None if config.DISABLE_JIT else RowBytes(levels)
-    except ImportError:
-        logger.info("decoding on this processor is faster with numba: pip install numba")
-        return None
+    return made_by_numba(lambda: RowBytes(levels))
 
 
-def _compiled(levels: int) -> tuple[Callable[..., None], Callable[[int], None], int]:
-    """(Kernel, its thread count's setter, the most threads it can have). Raises: ImportError."""
-    from numba import config, njit, prange, set_num_threads, types
+def _compiled(levels: int) -> Callable[..., None]:
+    """Raises: ImportError."""
+    from numba import njit, prange, types
 
     least = np.float32(torch.finfo(torch.float32).tiny)
     most = np.float32(levels)
@@ -97,4 +87,4 @@ def _compiled(levels: int) -> tuple[Callable[..., None], Callable[[int], None], 
             for m in prange(len(x_MK)):
                 scales_M1[m, 0] = quantise(x_MK[m], values_M2K[m, 0], values_M2K[m, 1])
 
-    return run, set_num_threads, int(config.NUMBA_NUM_THREADS)
+    return run

@@ -13,8 +13,6 @@ Letters: B sequences, T new tokens of each, S slots, L tokens a slot holds, H he
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -25,11 +23,7 @@ from torch import Tensor
 
 from ocr2cli.model.compiled.exponential import LOG2_E, make_power_of_two
 from ocr2cli.model.compiled.kernel import compile_kernel
-
-logger = logging.getLogger("ocr2")
-
-# numba's own pool of threads may take one caller at a time.
-one_caller = threading.Lock()
+from ocr2cli.model.compiled.threads import made_by_numba, numba_threads
 
 
 class TokenAttention:
@@ -38,7 +32,7 @@ class TokenAttention:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._extend, self._set_threads, self._most_threads = _compiled(dtype)
+        self._extend = _compiled(dtype)
 
     def __call__(
         self,
@@ -62,8 +56,7 @@ class TokenAttention:
         assert max(starts) + tokens <= keys_SHLC.shape[2] and max(slots) < keys_SHLC.shape[0]
         out_BTHC = qkv_BT3HC.new_empty(batch, tokens, *qkv_BT3HC.shape[3:])
         scores = np.empty((batch * heads, max(starts) + tokens), np.float32)
-        with one_caller:
-            self._set_threads(min(torch.get_num_threads(), self._most_threads))
+        with numba_threads():
             self._extend(
                 _items(qkv_BT3HC), cos_BTc.contiguous().numpy(), sin_BTc.contiguous().numpy(),
                 _items(keys_SHLC), _items(values_SHLC), np.array(slots), np.array(starts), scores,
@@ -76,13 +69,7 @@ class TokenAttention:
 def token_attention(dtype: torch.dtype) -> TokenAttention | None:
     """The kernel for bf16 or float32, compiled by the first call in about 2 s; None where numba is
     not installed or told not to compile."""
-    try:
-        from numba import config
-
-        return None if config.DISABLE_JIT else TokenAttention(dtype)
-    except ImportError:
-        logger.info("decoding on this processor is faster with numba: pip install numba")
-        return None
+    return made_by_numba(lambda: TokenAttention(dtype))
 
 
 def _items(stored: Tensor) -> np.ndarray[Any, Any]:
@@ -90,9 +77,9 @@ def _items(stored: Tensor) -> np.ndarray[Any, Any]:
     return (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
 
 
-def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], None], int]:
-    """(Kernel, its thread count's setter, the most threads it can have). Raises: ImportError."""
-    from numba import config, njit, prange, set_num_threads, types
+def _compiled(dtype: torch.dtype) -> Callable[..., None]:
+    """Raises: ImportError."""
+    from numba import njit, prange, types
 
     power_of_two = make_power_of_two()
 
@@ -196,4 +183,4 @@ def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[[int], 
                 for c in range(channels):
                     out_C[c] = narrow(y_C[c])
 
-    return extend, set_num_threads, int(config.NUMBA_NUM_THREADS)
+    return extend

@@ -14,7 +14,6 @@ Letters: M rows, N output and K input channels, E experts, R rows that are multi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -37,10 +36,8 @@ from ocr2cli.model.compiled.dot_rows import (
     make_dot_rows,
 )
 from ocr2cli.model.compiled.kernel import compile_kernel
-from ocr2cli.model.compiled.token_attention import one_caller
+from ocr2cli.model.compiled.threads import made_by_numba, numba_threads
 from ocr2cli.model.processor import can_run, has_amx, host_features
-
-logger = logging.getLogger("ocr2")
 
 # Channels that a thread takes at a time, at most, and rows that stay in its second cache meanwhile.
 _BLOCK, _ROWS = 64, 96
@@ -54,7 +51,7 @@ class TokenProducts:
 
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
-        self._run, self._set_threads, self._most_threads = _compiled(numbers)
+        self._run = _compiled(numbers)
 
     def takes(self, channels: int, width: int) -> bool:
         """True for weights of that many output and input channels."""
@@ -118,9 +115,7 @@ class TokenProducts:
         assert x.shape == (len(experts_R) // uses, *((parts,) if parts > 1 else ()), width)
         assert weight_ENK.element_size() == self._numbers.weight
         assert x.element_size() * parts == self._numbers.input
-        with one_caller:
-            threads = min(torch.get_num_threads(), self._most_threads)
-            self._set_threads(threads)
+        with numba_threads() as threads:
             self._run(
                 weight_ENK.data_ptr(), experts, channels, width,
                 x.data_ptr(), uses, y_RN.data_ptr(), y_RN.element_size(), experts_R,
@@ -139,12 +134,12 @@ def token_products(rows: torch.dtype, weights: torch.dtype) -> TokenProducts | N
     None where oneDNN is the faster one (bf16 and int8 with matrix tiles), where this processor has
     no instruction for it, for other dtypes, and without numba.
     """
-    try:
+
+    def make() -> TokenProducts | None:
         numbers = _numbers_here(rows, weights)
         return TokenProducts(numbers) if numbers else None
-    except ImportError:
-        logger.info("decoding on this processor is faster with numba: pip install numba")
-        return None
+
+    return made_by_numba(make)
 
 
 def _numbers_here(rows: torch.dtype, weights: torch.dtype) -> Numbers | None:
@@ -165,11 +160,9 @@ _WAYS = {
 }
 
 
-def _compiled(
-    numbers: Numbers,
-) -> tuple[Callable[..., None], Callable[[int], None], int]:
-    """(Kernel, its thread count's setter, the most threads it can have). Raises: ImportError."""
-    from numba import config, njit, prange, set_num_threads, types
+def _compiled(numbers: Numbers) -> Callable[..., None]:
+    """Raises: ImportError."""
+    from numba import njit, prange, types
 
     dot_rows = make_dot_rows(numbers)
     item, input_item, whole = numbers.weight, numbers.input, numbers.is_whole
@@ -282,4 +275,4 @@ def _compiled(
             scales, shifts, row_scales_R,
         )  # fmt: skip
 
-    return run, set_num_threads, int(config.NUMBA_NUM_THREADS)
+    return run
