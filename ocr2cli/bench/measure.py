@@ -17,7 +17,8 @@ from ocr2cli.bench.workload import Subject, Work
 from ocr2cli.config import DecodeConfig
 from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.engines.native import ENCODE_PAGES
-from ocr2cli.generate.generator import Finished, Generator, tuning_for
+from ocr2cli.generate.generator import Finished, Generator
+from ocr2cli.generate.tuning import tuning_for
 
 # Groups of pages that are encoded to tell the time of any number.
 ENCODED_GROUPS = 2

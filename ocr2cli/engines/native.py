@@ -227,7 +227,8 @@ class DecodeWorker:
                 inbox.note_progress()
 
     def _make_generator(self) -> Generator:
-        from ocr2cli.generate.generator import Generator, tuning_for
+        from ocr2cli.generate.generator import Generator
+        from ocr2cli.generate.tuning import tuning_for
 
         return Generator(
             self.decoder,

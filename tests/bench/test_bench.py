@@ -41,7 +41,8 @@ from ocr2cli.cli.main import main
 from ocr2cli.config import EngineConfig, TileConfig
 from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.errors import UsageError
-from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.generator import Generator
+from ocr2cli.generate.tuning import Tuning
 from ocr2cli.model.config import ClipConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.weights.names import count_parameters

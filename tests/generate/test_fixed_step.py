@@ -13,10 +13,11 @@ from toy_decoder import ToyDecoder
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate.fixed_step import FixedStep, HistoryRing
-from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.logits import NgramRule, Rules
 from ocr2cli.generate.step import Row
 from ocr2cli.generate.step_runner import StepRunner
+from ocr2cli.generate.tuning import Tuning
 
 DEVICES = ["cpu"]
 for number in range(torch.cuda.device_count()):  # with graphs

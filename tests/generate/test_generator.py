@@ -13,9 +13,10 @@ from toy_decoder import ToyDecoder, plain_greedy
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.errors import EngineError, PageFault
-from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.generate.track import Finished
+from ocr2cli.generate.tuning import Tuning
 from ocr2cli.pages import FinishReason
 
 EXEMPT = (2, 3)

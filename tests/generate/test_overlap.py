@@ -15,9 +15,10 @@ from toy_decoder import ToyDecoder, plain_greedy
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate import generator as generator_module
 from ocr2cli.generate.fixed_step import FixedStep
-from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.generate.step import Row
+from ocr2cli.generate.tuning import Tuning
 
 LOOPS = LoopLimits(
     short_period=3, short_total=18, long_total=30, min_periods=3, max_period=12,

@@ -17,8 +17,9 @@ from torch import Tensor
 from toy_decoder import plain_greedy
 
 from ocr2cli.config import DecodeConfig, DryConfig
-from ocr2cli.generate.generator import Generator, Tuning
+from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.loops import LoopLimits
+from ocr2cli.generate.tuning import Tuning
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache

@@ -27,7 +27,8 @@ from ocr2cli.config import DecodeConfig, EngineConfig, TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.engines.loading import load_tokenizer
-from ocr2cli.generate.generator import Generator, Statistics, Tuning
+from ocr2cli.generate.generator import Generator, Statistics
+from ocr2cli.generate.tuning import Tuning
 from ocr2cli.pages import PageImage, PageKey
 from ocr2cli.text.prompt import prompt_ids, prompt_text
 from ocr2cli.text.tokenizer import Tokenizer
