@@ -297,9 +297,13 @@ class Generator:
             track.report(guess, num_written - 1)
             self.statistics.drafted += len(guess.token_ids)
             self.statistics.accepted += num_written - 1
+        kept = track.running.num_cached + num_written
+        if not all(choice.is_finite for choice in choices[num_written:]):
+            self._cache.scrub(track.running.slot, kept)
+        elif not is_over:
+            self._cache.truncate(track.running.slot, kept)
         if not is_over:
-            track.running.num_cached += num_written
-            self._cache.truncate(track.running.slot, track.running.num_cached)
+            track.running.num_cached = kept
 
     def _take(self, track: Track, choice: Choice) -> bool:
         """Write one token. True when the sequence ended with it, and is gone."""
@@ -307,18 +311,24 @@ class Generator:
         self.statistics.new_tokens += not isinstance(end, PageError)
         if end:
             self._done.append(track.finished(end))
+            self._drop_in_flight(track.running.arrival)
             if isinstance(end, PageError):
                 self._cache.scrub(track.running.slot)
             self._scheduler.finish(track.running)
-            self._in_flight.drop(track.running.arrival)
             del self._tracks[track.running.arrival]
         return end is not None
 
     def _start_over(self, sent_back: Sequence[Running]) -> None:
         for running in sent_back:
             self._tracks[running.arrival].start_over()
-            self._in_flight.drop(running.arrival)
+            self._drop_in_flight(running.arrival)
         self.statistics.preemptions += len(sent_back)
+
+    def _drop_in_flight(self, arrival: int) -> None:
+        slot = self._in_flight.drop(arrival)
+        if slot is not None:
+            # Nobody will look whether that token's keys and values are finite.
+            self._cache.scrub(slot, self._cache.lengths[slot] - 1)
 
     def _shrink(self, error: Exception) -> None:
         """Out of memory: take the step back, go on with fewer."""

@@ -13,28 +13,27 @@ from ocr2cli.generate.track import Track
 
 
 class InFlight:
-    """started: the step, one token for each of `tracks`. Empty: no step is under way.
-
-    A sequence that ends or is sent back meanwhile is dropped: what the step writes into its slot
-    lies behind the tokens that count, and before anything that the slot's next owner writes.
-    """
+    """started: the step, one token for each of `tracks`. Empty: no step is under way."""
 
     def __init__(self, started: Started | None = None, tracks: Sequence[Track] = ()) -> None:
         self._started = started
         self._tracks = {
-            track.running.arrival: (place, track) for place, track in enumerate(tracks)
+            track.running.arrival: (place, track, track.running.slot)
+            for place, track in enumerate(tracks)
         }
 
     def __contains__(self, track: Track) -> bool:
         return track.running.arrival in self._tracks
 
-    def drop(self, arrival: int) -> None:
-        """Its token counts no more."""
-        self._tracks.pop(arrival, None)
+    def drop(self, arrival: int) -> int | None:
+        """The sequence ended or was sent back: its token counts no more. Returns the slot that the
+        step writes into all the same, or None if it was not in it."""
+        _, _, slot = self._tracks.pop(arrival, (0, None, None))
+        return slot
 
     def land(self) -> Iterator[tuple[Track, Choice]]:
         """Wait for the step; what it chose for those who are still in it."""
         if self._started and self._tracks:
             choices = self._started.choices()
-            for place, track in self._tracks.values():
+            for place, track, _ in self._tracks.values():
                 yield track, choices[place]

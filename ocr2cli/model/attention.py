@@ -25,6 +25,8 @@ from ocr2cli.model.processor import has_amx
 Turn = tuple[Tensor, Tensor]
 Widen = Callable[[Tensor], Tensor]
 
+# What a score that must not count is lowered by: finite in float16, and its share is an exact 0.
+HIDDEN = torch.finfo(torch.float16).min
 # Up to this many new tokens of a sequence are attended one by one, each over exactly its keys.
 FEW_TOKENS = 16
 
@@ -75,7 +77,11 @@ class DensePlan:
             rows_RT = positions_BT.new_zeros(self.num_rows, tokens)
             rows_RT[slots_B] = positions_BT
         keys = torch.arange(span, device=positions_BT.device)
-        self.mask_R1TL = keys <= rows_RT[:, None, :, None]
+        is_hidden_R1TL = keys > rows_RT[:, None, :, None]
+        # To be added to scores: out of bools every layer's attention would make it for itself.
+        mask_R1TL = is_hidden_R1TL.new_zeros(is_hidden_R1TL.shape, dtype=cache.keys[0].dtype)
+        self.mask_R1TL = mask_R1TL.masked_fill(is_hidden_R1TL, HIDDEN)
+        self._queries_RHTC: Tensor | None = None
 
     def attend(
         self, cache: KVCache, layer: int, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor
@@ -89,9 +95,11 @@ class DensePlan:
         if not self.is_whole:
             keys, values = keys[self.slots_B], values[self.slots_B]
             return _attend_masked(q_BHTC, keys, values, self.mask_R1TL)
-        q_RHTC = q_BHTC.new_zeros(self.num_rows, *q_BHTC.shape[1:])
-        q_RHTC[self.slots_B] = q_BHTC
-        return _attend_masked(q_RHTC, keys, values, self.mask_R1TL)[self.slots_B]
+        if self._queries_RHTC is None:
+            self._queries_RHTC = q_BHTC.new_zeros(self.num_rows, *q_BHTC.shape[1:])
+        self._queries_RHTC[self.slots_B] = q_BHTC  # in other slots nobody asks
+        y_RTHC = _attend_masked(self._queries_RHTC, keys, values, self.mask_R1TL)
+        return y_RTHC[self.slots_B]
 
 
 class PromptPlan:

@@ -49,12 +49,12 @@ class KVCache:
         """Forget the slot's tokens; the next prefill starts at position 0."""
         self.lengths[slot] = 0
 
-    def scrub(self, slot: int) -> None:
-        """Forget the slot's tokens and overwrite them: a nan left behind would reach the next
-        sequence through the mask of a step that looks at the whole slot."""
-        self.lengths[slot] = 0
+    def scrub(self, slot: int, start: int = 0) -> None:
+        """Keep the slot's first `start` tokens and overwrite all behind them: a nan left there would
+        reach the next sequence through the mask of a step that looks at the whole slot."""
+        self.lengths[slot] = start
         for stored in (*self.keys, *self.values):
-            stored[slot].zero_()
+            stored[slot, :, start:].zero_()
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep the slot's first `length` tokens: how a rejected draft is taken back."""

@@ -79,7 +79,7 @@ class Derived:
 
 
 class Rotary:
-    """cos and sin of the rotary angles, made once per device, in float32.
+    """cos and sin of the rotary angles as `rotate` reads them, made once per device, in float32.
 
     Not a module and no buffer: a model built on the meta device and filled by assignment
     has nothing to restore here.
@@ -92,18 +92,21 @@ class Rotary:
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(cos, sin): each float32 [max_positions, C/2]; angle = position * theta^(-2i/C)."""
+        """(cos, sin): each float32 [max_positions, C]; element i's angle, and that of i + C/2, is
+        position * theta^(-2i/C). The first half of sin is negative."""
         if device not in self._tables:
             # Normal tensors even under inference_mode: a later training step may save them.
             with torch.inference_mode(False), torch.no_grad():
                 half = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
                 positions = torch.arange(self.max_positions, dtype=torch.float32)
                 angles = torch.outer(positions, 1.0 / self.theta**half)
-                self._tables[device] = (angles.cos().to(device), angles.sin().to(device))
+                cos, sin = angles.cos(), angles.sin()
+                cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+                self._tables[device] = (cos.to(device), sin.to(device))
         return self._tables[device]
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions: int64 [...]. Returns (cos, sin) float32 [..., C/2]."""
+        """positions: int64 [...]. Returns (cos, sin) float32 [..., C]."""
         cos, sin = self.tables(positions.device)
         return cos[positions], sin[positions]
 
@@ -111,9 +114,9 @@ class Rotary:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn x [..., T, C] by its positions: the halves layout, element i pairs with i + C/2.
 
-    cos, sin: float32 [..., T, C/2], broadcast over leading dimensions. The products are float32,
-    the result has x's dtype.
+    cos, sin: as `Rotary` gives them, float32 [..., T, C], broadcast over leading dimensions. The
+    products are float32, the result has x's dtype.
     """
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(x.dtype)
+    # Whole rows, not halves: a GPU's step calls this for every layer, and each operation is a
+    # kernel to launch.
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)

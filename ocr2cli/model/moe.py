@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ocr2cli.model.compiled.token_products import TokenProducts
 from ocr2cli.model.config import DecoderConfig
-from ocr2cli.model.layers import SwiGLU
+from ocr2cli.model.layers import Derived, SwiGLU
 from ocr2cli.model.linear import (
     as_shape_only,
     can_pack,
@@ -68,10 +68,10 @@ class MixtureOfExperts(nn.Module):
         groups = can_group(x_TD)
         if not groups and prefers_all(x_TD):
             return self._run_all(x_TD, weights_TK, experts_TK)
-        order_R = sort_keys(experts_TK.flatten()).argsort(stable=True)
+        sorted_R, order_R = sort_keys(experts_TK.flatten()).sort(stable=True)
         rows_RD = x_TD[order_R // chosen]
         run = self._run_grouped if groups else self._run_each
-        y_RD = run(rows_RD, experts_TK)
+        y_RD = run(rows_RD, sorted_R)
         y_TKD = torch.empty_like(y_RD).index_copy_(0, order_R, y_RD).view(tokens, chosen, -1)
         return sum_by_weight(y_TKD, weights_TK)
 
@@ -105,9 +105,9 @@ class MixtureOfExperts(nn.Module):
         y_ETD = y_ETD.masked_fill(share_TE.T[..., None] == 0, 0.0)
         return torch.einsum("etd,te->td", y_ETD, share_TE).to(x_TD.dtype)
 
-    def _run_each(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
+    def _run_each(self, rows_RD: Tensor, sorted_R: Tensor) -> Tensor:
         """One product for each expert that has rows. The counts are read on the host."""
-        counts = experts_TK.flatten().bincount(minlength=self.router.num_experts).tolist()
+        counts = sorted_R.bincount(minlength=self.router.num_experts).tolist()
         used = [(expert, count) for expert, count in enumerate(counts) if count]
         sizes = [count for _, count in used]
         inner = [
@@ -122,11 +122,12 @@ class MixtureOfExperts(nn.Module):
             ]
         )
 
-    def _run_grouped(self, rows_RD: Tensor, experts_TK: Tensor) -> Tensor:
+    def _run_grouped(self, rows_RD: Tensor, sorted_R: Tensor) -> Tensor:
         """All experts in two grouped products, fixed shapes, no copy to the host."""
-        experts = torch.arange(self.router.num_experts, device=rows_RD.device)
-        counts = (experts_TK.flatten() == experts[:, None]).sum(dim=1)
-        ends = counts.cumsum(0).to(torch.int32)
+        experts = torch.arange(
+            self.router.num_experts, dtype=sorted_R.dtype, device=sorted_R.device
+        )
+        ends = torch.searchsorted(sorted_R, experts, right=True, out_int32=True)
         h_RI = _swiglu(F.grouped_mm(rows_RD, self.experts_gate_up.transpose(1, 2), offs=ends))
         return F.grouped_mm(h_RI, self.experts_down.transpose(1, 2), offs=ends)
 
@@ -173,6 +174,7 @@ class Router(nn.Module):
         self.packed: Tensor | None = None
         self.wide: Tensor | None = None
         self.products: TokenProducts | None = None
+        self._kept = Derived()
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (weights float32 [T, K], experts int64 [T, K])."""
@@ -185,7 +187,8 @@ class Router(nn.Module):
             return self.products.product(x_TD.float(), self.wide).softmax(dim=-1)
         if self.packed is not None:
             return packed_linear(x_TD.float(), self.packed).softmax(dim=-1)
-        return linear(x_TD.float(), self.weight.float()).softmax(dim=-1)
+        wide = self._kept.get(self.weight, "wide", Tensor.float)
+        return linear(x_TD.float(), wide).softmax(dim=-1)
 
     def prepare(self, rows: torch.dtype) -> None:
         """Keep the weight in float32, compiled or packed where that is possible: a step of one
@@ -226,10 +229,11 @@ def sum_by_weight(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
     """The experts' results by their probabilities, added up in float32: [T, D] in y's dtype.
 
     In pieces on a CPU, where the float32 products of a whole prompt would be fresh memory at every
-    layer.
+    layer. A GPU widens them as it multiplies; a CPU is slower at that than at one after the other.
     """
-    size = SUMMED_TOKENS if y_TKD.device.type == "cpu" else max(1, len(y_TKD))
-    pieces = zip(y_TKD.split(size), weights_TK.split(size), strict=True)
+    if y_TKD.device.type != "cpu":
+        return (y_TKD * weights_TK[..., None]).sum(dim=1).to(y_TKD.dtype)
+    pieces = zip(y_TKD.split(SUMMED_TOKENS), weights_TK.split(SUMMED_TOKENS), strict=True)
     return torch.cat(
         [(y.float() * weights[..., None]).sum(dim=1).to(y.dtype) for y, weights in pieces]
     )

@@ -93,8 +93,8 @@ class LengthsOnly:
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0
 
-    def scrub(self, slot: int) -> None:
-        self.lengths[slot] = 0
+    def scrub(self, slot: int, start: int = 0) -> None:
+        self.lengths[slot] = start
 
     def truncate(self, slot: int, length: int) -> None:
         self.lengths[slot] = length

@@ -105,9 +105,13 @@ class Places:
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0
 
-    def scrub(self, slot: int) -> None:
-        self._late.wait()
-        self.free(slot)
+    def scrub(self, slot: int, start: int = 0) -> None:
+        assert 0 <= start <= self.lengths[slot]
+        self.lengths[slot] = start
+        self._late.give(lambda: self._overwrite(slot, start))
+
+    def _overwrite(self, slot: int, start: int) -> None:
+        self.tokens[slot][start:] = [-1] * (400 - start)
 
     def truncate(self, slot: int, length: int) -> None:
         assert 0 <= length <= self.lengths[slot]

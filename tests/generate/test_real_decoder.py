@@ -6,6 +6,7 @@ must give the same ids.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ocr2cli.generate.tuning import Tuning
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.decoder import Decoder
 from ocr2cli.model.kv_cache import KVCache
+from ocr2cli.pages import FinishReason
 
 EOS, EXEMPT = 1, (2, 3)
 CONFIG = DecoderConfig(
@@ -189,3 +191,51 @@ def test_damaged_visual_tokens_fail_their_page_and_not_the_next_in_the_slot(
         done |= {f.key: f for f in box.step()}
     assert done["damaged"].error is not None and done["damaged"].error.code == "nan_logits"
     assert list(done["sound"].token_ids) == known_ends(decoder, 0)[2][0]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_token_behind_a_page_s_end_never_reaches_the_next_page_in_the_slot(
+    decoder: Decoder, overlap: bool
+) -> None:
+    """A step that was started before the end was known feeds the end token: here to nan, behind
+    all that the next page's prompt writes."""
+    sound = prompts(4)[2]
+    damaged = copy.deepcopy(decoder)
+    damaged.embed.weight[EOS] = torch.nan
+    damaged.lm_head.weight[EOS] *= 9  # a page ends soon
+    config = DecodeConfig(max_new_tokens=8)
+    box = Generator(
+        damaged, config, eos_id=EOS, exempt_ids=EXEMPT, num_slots=1, kv_tokens=72,
+        tuning=Tuning(fixed_steps=True, overlap=overlap, loops=LOOPS), make_cache=zeroed_cache,
+    )  # fmt: skip
+    for key, prompt in enumerate([sound * 4, sound[:2]]):
+        box.add(key, decoder.embed(torch.tensor(prompt)), prompt)
+    done = {}
+    while box.has_work:
+        done |= {f.key: f for f in box.step()}
+    assert done[0].finish_reason is FinishReason.STOP
+    assert done[1].error is None
+
+
+def test_a_guess_that_was_wrong_and_not_finite_is_not_left_in_the_slot(decoder: Decoder) -> None:
+    """Steps of fixed shape look at the whole slot, and mask what is not the page's own."""
+    prompt, config = prompts(4)[2], DecodeConfig(max_new_tokens=12, draft="text-layer")
+    embeddings_TD = decoder.embed(torch.tensor(prompt))
+
+    def ids(model: Decoder, draft: list[int] | None) -> tuple[Any, int]:
+        box = Generator(
+            model, config, eos_id=EOS, exempt_ids=EXEMPT, num_slots=1, kv_tokens=72,
+            tuning=Tuning(fixed_steps=True, loops=LOOPS), make_cache=zeroed_cache,
+        )  # fmt: skip
+        box.add(0, embeddings_TD, prompt, draft)
+        finished: list[Any] = []
+        while box.has_work:
+            finished += box.step()
+        return finished[0].token_ids, box.statistics.drafted
+
+    right, _ = ids(decoder, None)
+    wrong = next(token for token in range(4, 61) if token not in right)
+    damaged = copy.deepcopy(decoder)
+    damaged.embed.weight[wrong] = torch.nan
+    found, drafted = ids(damaged, [*right[:3], *[wrong] * 7])
+    assert found == right and drafted > 3

@@ -42,8 +42,8 @@ class ToyCache:
     def free(self, slot: int) -> None:
         self.tokens[slot] = []
 
-    def scrub(self, slot: int) -> None:
-        self.free(slot)
+    def scrub(self, slot: int, start: int = 0) -> None:
+        self.truncate(slot, start)
 
     def truncate(self, slot: int, length: int) -> None:
         assert 0 <= length <= len(self.tokens[slot])

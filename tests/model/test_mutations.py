@@ -169,6 +169,7 @@ def one_expert_fewer(self: moe.Router, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x[..., 0::2], x[..., 1::2]
+    (cos, _), (_, sin) = cos.chunk(2, dim=-1), sin.chunk(2, dim=-1)
     pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return pairs.flatten(-2)
 

@@ -40,7 +40,7 @@ class Case(NamedTuple):
     """What goes in, and what is stored before: beyond a sequence's own tokens all is nan."""
 
     qkv: Tensor  # [4, 3, 3, H, C]
-    cos: Tensor  # [4, 3, C / 2]
+    cos: Tensor  # [4, 3, C]
     sin: Tensor
     keys: Tensor  # [5, H, ROOM, C]
     values: Tensor

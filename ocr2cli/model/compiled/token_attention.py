@@ -37,8 +37,8 @@ class TokenAttention:
     def __call__(
         self,
         qkv_BT3HC: Tensor,
-        cos_BTc: Tensor,
-        sin_BTc: Tensor,
+        cos_BTC: Tensor,
+        sin_BTC: Tensor,
         keys_SHLC: Tensor,
         values_SHLC: Tensor,
         slots: Sequence[int],
@@ -47,7 +47,7 @@ class TokenAttention:
         """Row b's new tokens go to slot slots[b] from position starts[b] on, and each looks at all
         up to itself.
 
-        qkv, keys, values: the kernel's dtype, contiguous. cos, sin: float32, of half the channels.
+        qkv, keys, values: the kernel's dtype, contiguous. cos, sin: float32, as `Rotary` has them.
         Queries and keys are turned in float32 and rounded, as `layers.rotate` does; scores, softmax
         and sums are float32, rounded once. Returns [B, T, H, C].
         """
@@ -58,7 +58,7 @@ class TokenAttention:
         scores = np.empty((batch * heads, max(starts) + tokens), np.float32)
         with numba_threads():
             self._extend(
-                _items(qkv_BT3HC), cos_BTc.contiguous().numpy(), sin_BTc.contiguous().numpy(),
+                _items(qkv_BT3HC), cos_BTC.contiguous().numpy(), sin_BTC.contiguous().numpy(),
                 _items(keys_SHLC), _items(values_SHLC), np.array(slots), np.array(starts), scores,
                 _items(out_BTHC),
             )  # fmt: skip
@@ -106,13 +106,13 @@ def _compiled(dtype: torch.dtype) -> Callable[..., None]:
     fast = {"reassoc", "contract", "nsz"}
 
     @njit
-    def turn(x_C, cos_c, sin_c, out_C):  # type: ignore[no-untyped-def]
+    def turn(x_C, cos_C, sin_C, out_C):  # type: ignore[no-untyped-def]
         """Element i pairs with i + C / 2; rounded to the dtype. Not fast: torch's bits."""
-        half = len(cos_c)
+        half = len(x_C) // 2
         for c in range(half):
             first, second = wide(x_C[c]), wide(x_C[c + half])
-            out_C[c] = narrow(first * cos_c[c] - second * sin_c[c])
-            out_C[c + half] = narrow(second * cos_c[c] + first * sin_c[c])
+            out_C[c] = narrow(first * cos_C[c] + second * sin_C[c])
+            out_C[c + half] = narrow(second * cos_C[c + half] + first * sin_C[c + half])
 
     @njit(fastmath=fast, error_model="numpy")
     def score(keys_LC, q_C, scores_L):  # type: ignore[no-untyped-def]
@@ -159,7 +159,7 @@ def _compiled(dtype: torch.dtype) -> Callable[..., None]:
         str(dtype), parallel=True, nogil=True,
     )  # fmt: skip
     def extend(  # type: ignore[no-untyped-def]
-        qkv_BT3HC, cos_BTc, sin_BTc, keys_SHLC, values_SHLC, slots, starts, scores, out_BTHC
+        qkv_BT3HC, cos_BTC, sin_BTC, keys_SHLC, values_SHLC, slots, starts, scores, out_BTHC
     ):
         batch, tokens, _, heads, channels = qkv_BT3HC.shape
         for piece in prange(batch * heads):
@@ -168,13 +168,13 @@ def _compiled(dtype: torch.dtype) -> Callable[..., None]:
             keys_LC, values_LC = keys_SHLC[slots[row], head], values_SHLC[slots[row], head]
             for token in range(tokens):
                 k_C, v_C = qkv_BT3HC[row, token, 1, head], qkv_BT3HC[row, token, 2, head]
-                turn(k_C, cos_BTc[row, token], sin_BTc[row, token], keys_LC[start + token])
+                turn(k_C, cos_BTC[row, token], sin_BTC[row, token], keys_LC[start + token])
                 values_LC[start + token, :] = v_C
             q_C, y_C = np.empty(channels, np.float32), np.empty(channels, np.float32)
             for token in range(tokens):
                 out_C = out_BTHC[row, token, head]
                 q_as_stored = qkv_BT3HC[row, token, 0, head]
-                turn(q_as_stored, cos_BTc[row, token], sin_BTc[row, token], out_C)
+                turn(q_as_stored, cos_BTC[row, token], sin_BTC[row, token], out_C)
                 for c in range(channels):
                     q_C[c] = wide(out_C[c])
                 scores_L = scores[piece, : start + token + 1]
