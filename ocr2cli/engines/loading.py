@@ -12,7 +12,7 @@ import torch
 
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
-from ocr2cli.model.processor import has_bf16_products
+from ocr2cli.model.processor import has_bf16_products, has_faulty_cudnn_attention
 from ocr2cli.weights import load
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.names import count_parameters
@@ -43,9 +43,6 @@ class Place(NamedTuple):
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
     device, dtype, matrices = where = place(files, engine)
-    if dtype == torch.float32:
-        # cuDNN would round a convolution's operands to 10 bits; products are exact as they are.
-        torch.backends.cudnn.allow_tf32 = False
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
         vision.prepare()
@@ -86,9 +83,14 @@ def place(files: ModelFiles, engine: EngineConfig) -> Place:
 
 
 def place_of_size(engine: EngineConfig, num_parameters: int) -> Place:
-    """The same for a model of so many parameters."""
+    """The same for a model of so many parameters. Has cuDNN compute as the model wants it."""
     device = pick_device(engine.device, engine.dtype)
     dtype = pick_dtype(engine.dtype, device, num_parameters)
+    if dtype == torch.float32:
+        # cuDNN would round a convolution's operands to 10 bits; products are exact as they are.
+        torch.backends.cudnn.allow_tf32 = False
+    if has_faulty_cudnn_attention(device):
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return Place(device, dtype, pick_matrices(engine.dtype, device, num_parameters))
 
 

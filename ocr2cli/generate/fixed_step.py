@@ -9,6 +9,7 @@ Letters: B sequences (padded to a bucket), S slots, W window of the n-gram rule,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from torch import Tensor
 from ocr2cli.generate.greedy import Choice, first_argmax, pack, unpack
 from ocr2cli.generate.logits import NgramRule, ban_repeats
 from ocr2cli.generate.step import PAD_ID, UNREAD, Cache, Row, round_up
+from ocr2cli.model.memory import empty_cache, is_out_of_memory
+
+logger = logging.getLogger("ocr2")
 
 # Lengths that attention looks at, all of them at the memory's full rate; the cache's own length is
 # the last. A graph each, captured when it is first needed.
@@ -137,7 +141,8 @@ class FixedStep:
         """Other paths and other sequences pass by the ring: copy what it missed."""
         before = row.num_written - 1
         owner, held = self._held.get(row.slot, ((), -1))
-        if self._rule and (owner is not row.written or held != before):
+        # Before its first token there is nothing to copy: a sequence counts from there.
+        if self._rule and before and (owner is not row.written or held != before):
             self._ring.upload(row.slot, row.written[:before])
         self._held[row.slot] = (row.written, before + 1)
 
@@ -145,17 +150,36 @@ class FixedStep:
         if not self._use_graphs:
             return self._compute(inputs_4B.to(self._cache.device), context)
         shape = (inputs_4B.shape[1], context)
-        if shape not in self._graphs:
-            self._capture_new(*shape)
-        return self._graphs[shape].replay(inputs_4B)
+        if shape in self._graphs or self._try_to_capture(*shape):
+            return self._graphs[shape].replay(inputs_4B)
+        return self._compute(inputs_4B.to(self._cache.device), context)
 
-    def _capture_new(self, batch: int, context: int) -> None:
+    def _try_to_capture(self, batch: int, context: int) -> bool:
         """A graph's memory stays its own pool's, and all graphs share one: the longest context of
         a batch size goes first, and the others find room in what it took. As pages grow it would
-        come last, and every length before it would have taken a block too small for the next."""
-        for length in (self._contexts[-1], context):
-            if (batch, length) not in self._graphs:
-                self._graphs[batch, length] = self._capture(batch, length)
+        come last, and every length before it would have taken a block too small for the next.
+
+        False where there is no memory for it: graphs are a matter of speed, so what they hold is
+        given back and from here on steps run without.
+        """
+        try:
+            for length in (self._contexts[-1], context):
+                if (batch, length) not in self._graphs:
+                    self._graphs[batch, length] = self._capture(batch, length)
+        except (MemoryError, RuntimeError) as error:
+            # The end of a capture that failed has an error of its own, raised while handling it.
+            if not (is_out_of_memory(error) or is_out_of_memory(error.__context__)):
+                raise
+            logger.warning(
+                "no memory for CUDA graphs with %d pages: decoding goes on without, slower; "
+                "a lower --batch-size leaves room for them",
+                batch,
+            )
+            self._use_graphs = False
+        if not self._use_graphs:
+            self._graphs.clear()
+            empty_cache()
+        return self._use_graphs
 
     def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
         """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""

@@ -50,8 +50,8 @@ class KVCache:
         self.lengths[slot] = 0
 
     def scrub(self, slot: int, start: int = 0) -> None:
-        """Keep the slot's first `start` tokens and overwrite all behind them: a nan left there would
-        reach the next sequence through the mask of a step that looks at the whole slot."""
+        """Keep the slot's first `start` tokens and overwrite all behind them: a nan left there
+        would reach the next sequence through the mask of a step that looks at the whole slot."""
         self.lengths[slot] = start
         for stored in (*self.keys, *self.values):
             stored[slot, :, start:].zero_()

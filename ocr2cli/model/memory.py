@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import torch
 
-# torch's allocator on a CPU and oneDNN; CUDA outside torch's allocator: a graph that is made
-# ready, a kernel that is loaded when it is first used; Apple's, which has no class for it.
+# torch's allocator on a CPU and oneDNN; CUDA and its driver outside torch's allocator (a graph made
+# ready, a kernel loaded when it is first used, Triton); Apple's, which has no class for it.
 _WORDS = (
     "can't allocate memory",
     "not enough memory",
     "STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "[CUDA]: out of memory",
     "MPS backend out of memory",
 )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """torch's own class on a device; elsewhere a RuntimeError that only its text tells apart."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

@@ -23,6 +23,18 @@ def nvidia_generation(device: torch.device) -> int | None:
     return torch.cuda.get_device_capability(device)[0]
 
 
+def has_masked_gqa(device: torch.device) -> bool:
+    """False on NVIDIA cards where fused attention with a mask wants as many key heads as heads:
+    only cuDNN's takes fewer, and torch takes it on Hopper (and would on Blackwell, see below)."""
+    return nvidia_generation(device) in (None, 9)
+
+
+def has_faulty_cudnn_attention(device: torch.device) -> bool:
+    """True on Blackwell, where cuDNN 9.19 and 9.20, which torch 2.11 to 2.13 brings and prefers,
+    gave wrong answers for a single query (pytorch/pytorch#193893)."""
+    return nvidia_generation(device) in (10, 11)
+
+
 @cache
 def has_amx() -> bool:
     """True on a CPU with matrix tiles, for bf16 and for signed bytes."""

@@ -11,6 +11,7 @@ from ocr2cli.engines.choose import plan_engine
 from ocr2cli.engines.device import pick_device, pick_dtype, pick_matrices
 from ocr2cli.engines.loading import load_decoder, load_vision, place
 from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.model import processor
 from ocr2cli.weights.hub import resolve_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -79,6 +80,26 @@ def test_a_card_older_than_bf16_gets_f16(
     assert pick_dtype("auto", CUDA, LARGE) == pick_matrices("auto", CUDA, LARGE)
     assert pick_dtype("auto", CUDA, LARGE) == arithmetic
     assert pick_dtype("bf16", CUDA, LARGE) == BF16
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_float32_is_float32_in_every_command(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eval` and `bench` load no vision encoder of their own; all ask where a model goes."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    place(resolve_model("nano"), EngineConfig(dtype=dtype, device="cpu"))
+    assert torch.backends.cudnn.allow_tf32 == (dtype == "bf16")
+
+
+@pytest.mark.parametrize(("generation", "is_used"), [(8, True), (9, True), (10, False)])
+def test_attention_of_cudnn_that_gave_wrong_answers_is_switched_off(
+    generation: int, is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "nvidia_generation", lambda on: generation)
+    try:
+        place(resolve_model("nano"), EngineConfig(device="cpu"))
+        assert torch.backends.cuda.cudnn_sdp_enabled() == is_used
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def test_a_large_model_on_a_processor_without_bf16_products_is_loaded_narrow_and_not_packed(

@@ -216,6 +216,53 @@ def test_the_longest_context_of_a_batch_size_is_captured_first() -> None:
     assert captured == [(1, 600), (1, 256), (1, 512), (2, 600), (2, 256)]
 
 
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_without_memory_for_graphs_the_same_steps_run_without_them(
+    caplog: pytest.LogCaptureFixture, is_hidden: bool
+) -> None:
+    """The capture of the second context fails; ending it may fail too, with an error of its own."""
+    tried: list[int] = []
+
+    class Captures(FixedStep):
+        def _capture(self, batch: int, context: int) -> Any:
+            tried.append(context)
+            if context == 256:
+                return self
+            try:
+                raise torch.OutOfMemoryError
+            finally:
+                if is_hidden:
+                    raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+        def replay(self, inputs_4B: Tensor) -> Tensor:
+            raise AssertionError("its memory was given back")
+
+    decoder, cache = TableDecoder("cpu"), LengthsOnly(2, "cpu")
+    fixed = Captures(
+        decoder, cache, None, scratch_slot=1, max_context=256, batch_buckets=(1,), use_graphs=True
+    )
+    fixed._contexts = (64, 256)
+    rows = [Row(0, [5], [5], Rules(None, None))]
+    found = [fixed.run(rows)[0].token for _ in range(3)]
+    assert found == [int(decoder.table[5].argmax())] * 3
+    assert tried == [256, 64] and cache.lengths[0] == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_an_error_of_a_capture_that_is_not_about_memory_is_not_hidden() -> None:
+    class Fails(FixedStep):
+        def _capture(self, batch: int, context: int) -> Any:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cache = LengthsOnly(2, "cpu")
+    fixed = Fails(
+        TableDecoder("cpu"), cache, None, scratch_slot=1, max_context=64, batch_buckets=(1,),
+        use_graphs=True,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="illegal"):
+        fixed.run([Row(0, [5], [5], Rules(None, None))])
+
+
 def test_more_sequences_than_the_largest_bucket_are_left_to_steps_of_any_size() -> None:
     rule, cache = NgramRule(20, 90), LengthsOnly(4, "cpu")
     fixed = FixedStep(

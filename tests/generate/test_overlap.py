@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,6 @@ from ocr2cli.generate import generator as generator_module
 from ocr2cli.generate.fixed_step import FixedStep
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.loops import LoopLimits
-from ocr2cli.generate.step import Row
 from ocr2cli.generate.tuning import Tuning
 
 LOOPS = LoopLimits(
@@ -61,6 +60,16 @@ class LateAnswer:
 
 def late_steps(device: LateDevice) -> type[FixedStep]:
     class LateStep(FixedStep):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            upload = self._ring.upload
+
+            def late(slot: int, token_ids: Sequence[int]) -> None:
+                device.wait()
+                upload(slot, token_ids)
+
+            self._ring.upload = late  # type: ignore[method-assign]
+
         def _launch(self, inputs_4B: Tensor, context: int) -> Any:
             answer = LateAnswer(device)
 
@@ -70,11 +79,6 @@ def late_steps(device: LateDevice) -> type[FixedStep]:
             device.log.append("start")
             device.give(work)
             return answer
-
-        def _bring_up_to_date(self, row: Row) -> None:
-            if row.num_written == 1:  # its first: the ring is written
-                device.wait()
-            super()._bring_up_to_date(row)
 
     return LateStep
 

@@ -13,6 +13,8 @@ from ocr2cli.model.memory import empty_cache, is_out_of_memory
     [
         "MPS backend out of memory (MPS allocated: 18.03 GB, max allowed: 18.13 GB). Tried to ...",
         "CUDA error: out of memory",
+        "CUDA driver error: out of memory",
+        "Triton Error [CUDA]: out of memory",
         "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate ...",
     ],
 )

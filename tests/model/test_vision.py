@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from toy_model import TOY, TOY_V1, normalise, random_views, randomise, relative_error
 
-from ocr2cli.model import attention, sam
+from ocr2cli.model import attention, query_encoder, sam
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.model.query_encoder import QueryEncoder, query_mask
@@ -74,6 +74,23 @@ def _rows_of_first_layer(encoder: QueryEncoder, image: Tensor) -> Tensor:
 def test_a_view_of_a_size_the_model_never_saw_is_refused(encoder: QueryEncoder) -> None:
     with pytest.raises(ValueError, match="no query table for 100 image tokens"):
         encoder(torch.zeros(1, 100, 24))
+
+
+def test_a_card_without_shared_key_heads_under_a_mask_gets_each_head_its_own(
+    encoder: QueryEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randn(1, 144, 24, generator=torch.Generator().manual_seed(9))
+    shared = encoder(image)
+    attend, seen = F.scaled_dot_product_attention, []
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        seen.append((q.shape[1] == k.shape[1] == v.shape[1], options["enable_gqa"]))
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(query_encoder, "has_masked_gqa", lambda device: False)
+    assert relative_error(encoder(image), shared) < TOLERANCE
+    assert set(seen) == {(True, False)}
 
 
 @pytest.mark.parametrize("chunk", [100 * 24 * 24, 2 * 24**4, 1 << 21])
