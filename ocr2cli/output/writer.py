@@ -182,15 +182,15 @@ class Writer:
             self._on_document(assembly.id, assembly.published())
 
     def _claim(self, assembly: Assembly) -> None:
-        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`; and
-        none writes where another was read from."""
+        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`, or
+        where the disk takes `A` for `a`; and none writes where another was read from."""
         for relative in assembly.files:
             if relative in self._inputs:
                 raise DocumentFault(
                     f"{printable(relative)} would replace an input of this run. "
                     "Choose another folder with `-o`."
                 )
-            owner = self._owners.setdefault(relative, assembly.id)
+            owner = self._owners.setdefault(relative.casefold(), assembly.id)
             if owner != assembly.id:
                 raise DocumentFault(
                     f"{printable(relative)} already belongs to {printable(owner)}. "
