@@ -176,6 +176,17 @@ def test_a_forecast_for_a_model_that_is_nowhere_fails_as_the_run_would(
     assert forecast(replace(cfg, engine=there)).pages == 2
 
 
+def test_rates_that_cannot_be_kept_leave_nothing_behind(
+    cfg: RunConfig, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", failing)
+    store_rates(cfg, Rates(5, 5000, 500, 1, 2, 3))
+    assert list((own_cache / "ocr2").iterdir()) == []
+
+
 COUNTS = '"pages": 2, "predicted_new_tokens": %s, "predicted_seconds": 1, "basis": "x"'
 JUNK = ["", "[]", '{"x": 1}', "\x00", '{"KEY": {"pages": "many"}}']
 JUNK += ['{"KEY": {%s}}' % (COUNTS % value) for value in ("NaN", "Infinity", "1" + "0" * 400)]
