@@ -4,7 +4,6 @@
     |- UsageError             exit 2   flags, config file, page ranges
     |- InputError             exit 3   no input could be read
     |- ModelError             exit 4   the model could not be loaded
-    |- PagesFailed            exit 5   done, but some pages are loop, truncated or failed
     |- EngineError            exit 6   out of memory, device lost, server unreachable
     |- GateFailed             exit 7   a gate of `ocr2 eval` failed
     |- OutputInUse            exit 75  another run holds the output folder
@@ -52,10 +51,6 @@ class InputError(Ocr2Error):
 
 class ModelError(Ocr2Error):
     exit_code = ExitCode.MODEL
-
-
-class PagesFailed(Ocr2Error):
-    exit_code = ExitCode.PAGES_FAILED
 
 
 class EngineError(Ocr2Error):

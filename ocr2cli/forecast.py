@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import v1_tile_config, view_layout
-from ocr2cli.errors import ExitCode
+from ocr2cli.errors import ExitCode, PageFault
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.jsonl import rounded
@@ -103,7 +103,14 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
         if job.error is not None:
             plan.unreadable.append(f"{job.key.document}: {job.error.message}")
             continue
-        width, height, num_characters = page_estimate(job, cfg.raster)
+        try:
+            width, height, num_characters = page_estimate(job, cfg.raster)
+        except PageFault as fault:
+            plan.unreadable.append(f"{job.key}: {fault.message}")
+            continue
+        except MemoryError:
+            plan.unreadable.append(f"{job.key}: there is not enough memory to look at it.")
+            continue
         layout = view_layout(width, height, model.tiles, is_v1=model.is_v1)
         plan.pages += 1
         plan.tiles += layout.num_tiles

@@ -94,10 +94,6 @@ class PageJob:
     error: PageError | None = None
     ask: Ask = Ask()
 
-    @property
-    def size_bytes(self) -> int:
-        return 200 + len(self.path)
-
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
@@ -111,10 +107,6 @@ class PageImage:
     dpi: float
     warnings: tuple[str, ...] = ()
     damage: str = ""
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.rgb.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +134,6 @@ class Views:
     def num_tiles(self) -> int:
         return int(self.tiles.shape[0])
 
-    @property
-    def size_bytes(self) -> int:
-        return int(self.global_view.nbytes + self.tiles.nbytes)
-
 
 @dataclass(frozen=True, slots=True)
 class VisualTokens:
@@ -163,10 +151,6 @@ class VisualTokens:
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     ask: Ask = Ask()
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.tokens.numel() * self.tokens.element_size())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the tokens as a numpy view: torch's own way goes through a file in memory."""
@@ -274,10 +258,6 @@ class PageResult:
         of its own to tell."""
         share = self.extra.get("own_text_found")
         return share if isinstance(share, float | int) else None
-
-    @property
-    def size_bytes(self) -> int:
-        return 500 + 2 * len(self.raw) + 2 * len(self.markdown) + 8 * len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pymupdf
 import pytest
+from PIL import Image
 
 from ocr2cli.cli.progress import Progress
-from ocr2cli.config import EngineConfig, RunConfig
-from ocr2cli.errors import ModelError
+from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
+from ocr2cli.errors import ModelError, PageFault
 from ocr2cli.forecast import forecast
 from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
-from ocr2cli.pages import PageKey, PageResult, Status
+from ocr2cli.pages import PageJob, PageKey, PageResult, Status
 
 REPO = Path(__file__).parents[1]
 sys.path.append(str(REPO / "tests" / "engines"))  # the toy model's own room
@@ -58,6 +59,35 @@ def test_a_first_forecast_is_the_readmes_arithmetic(cfg: RunConfig) -> None:
     assert plan.seconds == pytest.approx(3 + 2 * 0.76 + plan.new_tokens * 0.0039)
     assert plan.money == pytest.approx(plan.seconds * 0.001)
     assert "after a run on this machine" in plan.basis
+
+
+@pytest.mark.parametrize("error", [PageFault("unreadable", "it is torn."), MemoryError()])
+def test_a_page_that_cannot_be_looked_at_is_named_and_the_others_are_counted(
+    cfg: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def estimate(job: PageJob, raster: RasterConfig) -> tuple[int, int, int]:
+        if job.key.page == 0:
+            raise error
+        return 1190, 1684, 200
+
+    monkeypatch.setattr("ocr2cli.document.raster.page_estimate", estimate)
+    plan = forecast(cfg)
+    assert (plan.documents, plan.pages, plan.new_tokens) == (1, 1, 100)
+    (told,) = plan.unreadable
+    assert told.startswith("two page 1: ") and ("torn" in told or "not enough memory" in told)
+
+
+def test_a_damaged_frame_of_a_tiff_costs_a_forecast_its_page_alone(tmp_path: Path) -> None:
+    frames = [Image.new("L", (100, 60), shade) for shade in (0, 50)]
+    path = tmp_path / "a.tif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = bytearray(path.read_bytes())
+    directory = int.from_bytes(content[4:8], "little")
+    pointer = directory + 2 + 12 * int.from_bytes(content[directory : directory + 2], "little")
+    content[pointer : pointer + 4] = (len(content) + 99).to_bytes(4, "little")
+    path.write_bytes(content)
+    plan = forecast(RunConfig(inputs=(str(path),), out=tmp_path / "out"))
+    assert plan.pages == 1 and "a page 2: " in plan.unreadable[0]
 
 
 def test_a_run_teaches_the_machine_its_speed(cfg: RunConfig) -> None:
@@ -144,6 +174,17 @@ def test_a_forecast_for_a_model_that_is_nowhere_fails_as_the_run_would(
         forecast(replace(cfg, engine=EngineConfig(model=name)))
     there = EngineConfig(model=name, engine="openai", server="http://127.0.0.1:1")
     assert forecast(replace(cfg, engine=there)).pages == 2
+
+
+def test_rates_that_cannot_be_kept_leave_nothing_behind(
+    cfg: RunConfig, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", failing)
+    store_rates(cfg, Rates(5, 5000, 500, 1, 2, 3))
+    assert list((own_cache / "ocr2").iterdir()) == []
 
 
 COUNTS = '"pages": 2, "predicted_new_tokens": %s, "predicted_seconds": 1, "basis": "x"'

@@ -39,7 +39,7 @@ def page_facts(size: str, cfg: RunConfig) -> dict[str, Any]:
     from ocr2cli.document.tiles import v1_tile_config, view_layout
 
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size.strip().lower())
-    if not found or "0" in found.groups():
+    if not found or 0 in map(int, found.groups()):
         raise UsageError(f"--size {size}: write WIDTHxHEIGHT in pixels, e.g. --size 1224x1584")
     model = _model_facts(cfg)
     is_v1 = model.pop("is_v1")

@@ -5,6 +5,7 @@ Knows nothing about what is in a file; `output/` turns a name into files.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ def common_root(folders: Sequence[str]) -> str:
 
 
 def document_ids(paths: Sequence[str], root: str) -> list[str]:
-    """One id a path, `/`-separated, all different, none with a part `..`.
+    """One id a path, `/`-separated, all different even in lower case, none with a part `..`.
 
-    paths: absolute and different. Where two would share a name both keep their ending.
+    paths: absolute. Where two would share a name both keep their ending; where those are alike as
+    well, as of two servers' files or `A.pdf` and `a.pdf`, the second is `NAME~2`.
     """
     relative = [_below(path, root) for path in paths]
     stems = [_without_ending(name) for name in relative]
@@ -31,13 +33,30 @@ def document_ids(paths: Sequence[str], root: str) -> list[str]:
             full if keeps else stem
             for full, stem, keeps in zip(relative, stems, has_ending, strict=True)
         ]
-        counts = Counter(ids)
+        # Some file systems keep one file of two whose names differ in case alone.
+        alike = [name.casefold() for name in ids]
+        counts = Counter(alike)
         # A full name may meet another one's stem (a.pdf, a.png and a.pdf.pdf), hence the loop.
-        clashing = [n for n, name in enumerate(ids) if counts[name] > 1 and not has_ending[n]]
+        clashing = [n for n, name in enumerate(alike) if counts[name] > 1 and not has_ending[n]]
         if not clashing:
-            return ids
+            return _numbered(ids)
         for n in clashing:
             has_ending[n] = True
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Every name that is like none before it as it is; the others with a number that is free."""
+    taken = {name.casefold() for name in names}
+    seen: set[str] = set()
+    ids = []
+    for name in names:
+        if name.casefold() in seen:
+            numbered = (f"{name}~{number}" for number in itertools.count(2))
+            name = next(one for one in numbered if one.casefold() not in taken)
+            taken.add(name.casefold())
+        seen.add(name.casefold())
+        ids.append(name)
+    return ids
 
 
 def _below(path: str, root: str) -> str:

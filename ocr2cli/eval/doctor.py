@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.provenance import ModelFacts
 from ocr2cli.eval.stages import ModelStages
 from ocr2cli.pages import Views
+from ocr2cli.pipeline.durable import atomic_write
 
 NUM_TOKENS = 64
 
@@ -205,11 +204,7 @@ def write_goldens(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=1, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        atomic_write(path, text.encode())
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror}). Give --goldens FILE."

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import OutputError
 from ocr2cli.eval.cases import Case
 from ocr2cli.pages import PageImage
+from ocr2cli.pipeline.durable import atomic_write
 
 # Bump when a reference's output changes for the same inputs (another rule, another post-process).
 CACHE_VERSION = 1
@@ -107,24 +106,13 @@ def _store(path: Path, output: ReferenceOutput) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if output.first_logits is not None:
             # logits first: a JSON line that promises them must find them
-            _write_whole(path.with_suffix(".npy"), _npy_bytes(output.first_logits))
-        _write_whole(path, json.dumps(row).encode())
+            atomic_write(path.with_suffix(".npy"), _npy_bytes(output.first_logits))
+        atomic_write(path, json.dumps(row).encode())
     except OSError as error:
         raise OutputError(
             f"the reference cache {path.parent} cannot be written ({error.strerror}). "
             "Give another folder with --cache DIR."
         ) from error
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _npy_bytes(logits: Logits) -> bytes:

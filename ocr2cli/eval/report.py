@@ -6,8 +6,6 @@ Knows how numbers are written; judges nothing.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +17,7 @@ from ocr2cli.eval.gates import State, group_failed, without_case
 from ocr2cli.eval.metrics import METRICS, Scores, bootstrap_interval, chrf_signature
 from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
+from ocr2cli.pipeline.durable import atomic_write
 from ocr2cli.text.prompt import prompt_text
 
 SCHEMA = 1
@@ -64,8 +63,9 @@ def write_report(outcome: EvalOutcome, folder: Path) -> None:
     """report.json and report.html into `folder`. Raises: OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / "report.json", json.dumps(json_report(outcome), indent=1) + "\n")
-        _write_whole(folder / "report.html", html_report(outcome))
+        text = json.dumps(json_report(outcome), indent=1) + "\n"
+        atomic_write(folder / "report.json", text.encode())
+        atomic_write(folder / "report.html", html_report(outcome).encode())
     except OSError as error:
         raise OutputError(
             f"the report cannot be written to {folder} ({error.strerror}). Give another --report."
@@ -246,15 +246,3 @@ def _case_json(outcome: CaseOutcome) -> dict[str, Any]:
 
 def _scores_json(scores: Scores) -> dict[str, float]:
     return {m: round(v, 6) for m in METRICS if (v := scores.get(m)) is not None}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -147,7 +147,7 @@ class Assembly:
             for relative, sha256 in old.written.items()
             if self._is_left(relative, sha256)
         }
-        self._write_record(files, earlier)
+        self._write_record(files, earlier, sorted(self.picture_folders))
 
     def replaces(self) -> str:
         """The path of another input whose files this one's are about to replace; "" for none.
@@ -167,11 +167,14 @@ class Assembly:
         """Keeps where an unchanged document was found now: what changes there later is its own."""
         old = self._record()
         if old.path != self.path:
-            self._write_record(old.files, old.earlier)
+            self._write_record(old.files, old.earlier, old.picture_folders)
 
-    def _write_record(self, files: dict[str, str], earlier: dict[str, str]) -> None:
+    def _write_record(
+        self, files: dict[str, str], earlier: dict[str, str], picture_folders: list[str]
+    ) -> None:
         record = {"document": self.id, "key": self.key, "files": files, "earlier": earlier}
         record |= {"path": self.path, "sha256": self.job.sha256}
+        record |= {"picture_folders": picture_folders}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
 
     @property
@@ -179,9 +182,11 @@ class Assembly:
         """The input's, for people and for the record."""
         return without_password(self.job.path)
 
-    def published(self) -> dict[str, str]:
-        """Relative path -> SHA-256 of the files that the last record names."""
-        return dict(self._record().files)
+    def published(self) -> tuple[dict[str, str], list[str]]:
+        """(Relative path -> SHA-256 of the files that the last record names, the folders whose
+        pictures are theirs)."""
+        record = self._record()
+        return record.files, record.picture_folders
 
     def drop(self) -> None:
         """Removes whatever was staged and not published."""
@@ -250,12 +255,14 @@ def _sha256(path: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Record:
     """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256;
-    earlier: the same of files that runs before the last one wrote, in other formats; path, sha256:
-    the input's, "" in records of earlier versions."""
+    earlier: the same of files that runs before the last one wrote, in other formats;
+    picture_folders: see `Assembly`; path, sha256: the input's. The last three are empty in records
+    of earlier versions."""
 
     key: str
     files: dict[str, str]
     earlier: dict[str, str]
+    picture_folders: list[str]
     path: str = ""
     sha256: str = ""
 
@@ -273,7 +280,8 @@ class _Record:
                 {str(name): str(sha256) for name, sha256 in table.items()}
                 for table in (row["files"], row.get("earlier", {}))
             )
+            folders = [str(folder) for folder in row.get("picture_folders", [])]
             path, sha256 = (str(row.get(name, "")) for name in ("path", "sha256"))
-            return cls(str(row["key"]), files, earlier, path, sha256)
+            return cls(str(row["key"]), files, earlier, folders, path, sha256)
         except (ValueError, KeyError, TypeError, AttributeError):
-            return cls("", {}, {})
+            return cls("", {}, {}, [])

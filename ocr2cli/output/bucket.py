@@ -18,7 +18,7 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,15 @@ Stop = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One document's files: relative path -> SHA-256 of the local file."""
+    """One document's files: relative path -> SHA-256 of the local file. picture_folders: what lies
+    in them and is none of the files is a figure that the document lost."""
 
     document: str
     files: Mapping[str, str]
+    picture_folders: frozenset[str]
+
+    def is_figure(self, name: str) -> bool:
+        return name.rpartition("/")[0] in self.picture_folders
 
 
 class Bucket:
@@ -90,15 +95,18 @@ class Bucket:
         """Documents that could not be put there, with the reason; the run went on."""
         return self._faults
 
-    def offer(self, document: str, files: Mapping[str, str]) -> None:
+    def offer(
+        self, document: str, files: Mapping[str, str], picture_folders: Collection[str] = ()
+    ) -> None:
         """Upload a finished document's files, or those of them that are not there yet.
 
         Waits while too many uploads are under way.
         Raises: OutputError when an earlier upload failed for good.
         """
+        task = _Task(document, dict(files), frozenset(picture_folders))
         while len(self._pending) >= _MAX_PENDING or (self._pending and self._pending[0].done()):
             self._take()
-        self._pending.append(self._pool.submit(self._upload, _Task(document, dict(files))))
+        self._pending.append(self._pool.submit(self._upload, task))
 
     def close(self, *, is_failing: bool = False) -> None:
         """Wait for the uploads under way, unless told to stop or the run fails anyway.
@@ -134,18 +142,28 @@ class Bucket:
         notes = self._notes / f"{document_digest(task.document)}.json"
         known = _read_notes(notes, self.url)
         # The text that links to figures comes after them.
-        names = sorted(task.files, key=lambda name: (".images/" not in name, name))
+        names = sorted(task.files, key=lambda name: (not task.is_figure(name), name))
         count = sum(self._upload_file(name, task.files[name], known.get(name)) for name in names)
-        self._remove_old_figures(set(known) - set(task.files))
-        if count or set(known) != set(task.files):
-            row = {"document": task.document, "url": self.url, "files": dict(task.files)}
+        lost = {name for name in known if task.is_figure(name)} - set(task.files)
+        self._remove(lost)
+        if count or lost:
+            # What runs in other formats put there stays, and is known as this document's.
+            left = {name: sha256 for name, sha256 in known.items() if name not in lost}
+            files = {**left, **task.files}
+            row = {"document": task.document, "url": self.url, "files": files}
             atomic_write(notes, json.dumps(row).encode("ascii") + b"\n")
         return count
 
     def _upload_file(self, name: str, sha256: str, known: str | None) -> bool:
         local = self._staging / name
         remote = self._path(name)
-        md5 = _md5_of(local)
+        try:
+            md5 = _md5_of(local)
+        except OSError as error:
+            raise OutputError(
+                f"cannot read {printable(str(local))}: {error.strerror}. Run the same command "
+                "again; finished pages are kept."
+            ) from error
         if known == sha256 and self._retried(name, lambda: self._is_there(remote, local, md5)):
             return False
         self._retried(name, lambda: self._put(local, remote, md5))
@@ -169,16 +187,15 @@ class Bucket:
         # A key of the store's own, or an upload in parts, gives an ETag that is no MD5 of ours.
         return stored == md5 or hashlib.md5(self._system.cat_file(remote)).hexdigest() == md5
 
-    def _remove_old_figures(self, names: set[str]) -> None:
+    def _remove(self, names: set[str]) -> None:
         """Figures an earlier run put there that the document no longer has."""
         for name in names:
-            if ".images/" in name:
-                try:
-                    self._system.rm_file(self._path(name))
-                except FileNotFoundError:
-                    continue
-                except Exception as error:  # it only takes room; the document is whole
-                    logger.warning("%s was not removed: %s", self._shown(name), _line(error))
+            try:
+                self._system.rm_file(self._path(name))
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # it only takes room; the document is whole
+                logger.warning("%s was not removed: %s", self._shown(name), _line(error))
 
     def _retried(self, name: str, attempt: Callable[[], Any], *, tries: int = _TRIES) -> Any:
         pause_s = _FIRST_PAUSE_S

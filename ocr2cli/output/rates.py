@@ -19,6 +19,7 @@ from typing import Any
 from ocr2cli.config import RunConfig
 from ocr2cli.home import user_folder
 from ocr2cli.output.summary import Summary
+from ocr2cli.pipeline.durable import atomic_write
 
 # A shorter run says more about starting than about reading.
 MIN_PAGES = 3
@@ -174,6 +175,4 @@ def _write(name: str, table: dict[str, Any]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = _file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic_write(path, json.dumps(table, indent=1).encode() + b"\n")

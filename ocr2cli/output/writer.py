@@ -16,7 +16,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +35,9 @@ logger = logging.getLogger("ocr2")
 
 SUMMARY_PATH = f"{STATE}/summary.json"
 
-# Told of a document whose files are in place: its id, and relative path -> SHA-256.
-OnDocument = Callable[[str, Mapping[str, str]], None]
+# Told of a document whose files are in place: its id, relative path -> SHA-256, and the folders
+# of which it holds all pictures that are still its own.
+OnDocument = Callable[[str, Mapping[str, str], Collection[str]], None]
 
 
 class Writer:
@@ -179,18 +180,18 @@ class Writer:
 
     def _tell(self, assembly: Assembly) -> None:
         if self._on_document is not None:
-            self._on_document(assembly.id, assembly.published())
+            self._on_document(assembly.id, *assembly.published())
 
     def _claim(self, assembly: Assembly) -> None:
-        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`; and
-        none writes where another was read from."""
+        """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`, or
+        where the disk takes `A` for `a`; and none writes where another was read from."""
         for relative in assembly.files:
             if relative in self._inputs:
                 raise DocumentFault(
                     f"{printable(relative)} would replace an input of this run. "
                     "Choose another folder with `-o`."
                 )
-            owner = self._owners.setdefault(relative, assembly.id)
+            owner = self._owners.setdefault(relative.casefold(), assembly.id)
             if owner != assembly.id:
                 raise DocumentFault(
                     f"{printable(relative)} already belongs to {printable(owner)}. "

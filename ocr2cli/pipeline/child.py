@@ -133,7 +133,12 @@ class _ParentHandler(logging.Handler):
         self._uplink = uplink
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = {"name": record.name, "level": record.levelno, "message": record.getMessage()}
+        try:
+            message = record.getMessage()
+        except Exception:  # a library's slip in its own line
+            self.handleError(record)
+            return
+        facts = {"name": record.name, "level": record.levelno, "message": message}
         self._uplink.send(Kind.LOG, body=[json.dumps(facts).encode()])
 
 

@@ -21,8 +21,8 @@ _serials = itertools.count()
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace `path` by a file holding `data`, durably; a symlink at `path` is replaced itself.
 
-    Raises: OSError as the system gives it (no space, read-only, missing folder); then `path` is
-    untouched and no temporary is left.
+    Raises: OSError as the system gives it (no space, read-only, missing folder); then no temporary
+    is left and `path` is untouched, unless only the folder's sync failed: the new file is in place.
     """
     temp = path.parent / _temp_name(path.name)
     try:

@@ -8,6 +8,7 @@ replaces a success for the same input and settings. Knows nothing about parts bu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -163,7 +164,8 @@ class Journal:
             write_all(self._fd, line)
             os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, self._num_bytes)
+            with contextlib.suppress(OSError):  # the next run cuts a torn line off
+                os.ftruncate(self._fd, self._num_bytes)
             raise _cannot_write(self._path, error) from error
         self._num_bytes += len(line)
 

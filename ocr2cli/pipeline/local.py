@@ -182,6 +182,7 @@ class _Supervisor:
             ) from error
         state.workers[slot] = worker
         state.num_spawned += 1
+        state.slots_used.add(slot)
         self._selector.register(worker.up_fd, selectors.EVENT_READ, worker)
         self._flush(worker)
 

@@ -30,6 +30,7 @@ class Staff:
         self.waiting: deque[Ticket] = deque()
         self.waiting_alone: deque[Ticket] = deque()
         self.num_spawned = 0
+        self.slots_used: set[int] = set()
         self.num_emitted = 0
         self.num_moves = 0
         self.num_deaths = 0
@@ -156,7 +157,7 @@ class Staff:
             num_held=self.num_held,
             num_emitted=self.num_emitted,
             num_moves=self.num_moves,
-            num_restarts=max(0, self.num_spawned - self.stage.num_workers),
+            num_restarts=self.num_spawned - len(self.slots_used),
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
             oldest=str(next(iter(slowest.held.values())).job.key) if slowest else "",

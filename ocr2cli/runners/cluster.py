@@ -85,20 +85,20 @@ class Cluster:
         None while the cluster's head has not answered; it is asked in a thread, since Ray waits a
         minute for a head that is gone.
         """
-        if not self._is_asking:
-            self._is_asking = True
-            threading.Thread(target=self._ask, name="ocr2-ray-nodes", daemon=True).start()
         try:
             nodes = self._nodes.get_nowait()
         except queue.Empty:
+            if not self._is_asking:
+                self._is_asking = True
+                threading.Thread(target=self._ask, name="ocr2-ray-nodes", daemon=True).start()
             return None
-        self._is_asking = False
         alive = [node for node in nodes if node["Alive"]]
         return [spot for node in alive for spot in _spots_of(node, uses_gpus=uses_gpus)]
 
     def _ask(self) -> None:
-        with contextlib.suppress(Exception):  # no answer is an answer: the driver has a deadline
+        with contextlib.suppress(Exception):  # the driver has a deadline, and asks until then
             self._nodes.put(self._ray.nodes())
+        self._is_asking = False
 
     def start(self, spot: Spot, setup: NodeSetup) -> Any:
         """An actor on this very node; returns at once, its first answer says that it is up."""

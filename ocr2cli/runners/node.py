@@ -95,8 +95,10 @@ class Node:
 
         A job whose file this node does not see comes back failed. num_stops: stop requests so far.
         """
-        unseen = [job for job in jobs if not _is_visible(job.path)]
-        seen = [job for job in jobs if _is_visible(job.path)] if unseen else list(jobs)
+        seen: list[PageJob] = []
+        unseen: list[PageJob] = []
+        for job in jobs:  # each is looked at once: a file may come or go at any time
+            (seen if _is_visible(job.path) else unseen).append(job)
         with self._changed:
             self._finished.extend(failed_result(job, self._not_here(job)) for job in unseen)
             self._num_held += len(jobs)
@@ -216,4 +218,7 @@ class _Keeper(logging.Handler):
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append((record.levelno, record.getMessage()))
+        try:
+            self._lines.append((record.levelno, record.getMessage()))
+        except Exception:  # a library's slip in its own line
+            self.handleError(record)

@@ -40,8 +40,6 @@ class ChatRequest:
     prompt: str
     max_tokens: int
     is_stream: bool
-    wants_logprobs: bool
-    model: str
 
 
 def parse_chat(body: bytes, *, allow_http: bool, max_bytes: int) -> ChatRequest:
@@ -61,8 +59,6 @@ def parse_chat(body: bytes, *, allow_http: bool, max_bytes: int) -> ChatRequest:
         prompt=_prompt(text),
         max_tokens=_whole(table, "max_tokens") or _whole(table, "max_completion_tokens"),
         is_stream=table.get("stream") is True,
-        wants_logprobs=table.get("logprobs") is True,
-        model=str(table.get("model", "")),
     )
 
 

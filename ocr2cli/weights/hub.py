@@ -67,7 +67,7 @@ def find_model(name: str, mmproj: str = "") -> ModelFiles | None:
     """
     if name == "nano":
         return ModelFiles(name, bundled_folder("nano"))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix == ".gguf":
         return _gguf_pair(name, path, mmproj)
     if path.is_dir():
@@ -191,7 +191,9 @@ def _verify(repo: str, revision: str, folder: Path) -> None:
     info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
     for sibling in info.siblings or []:
         path = folder / sibling.rfilename
-        if sibling.lfs is None or not path.is_file():
+        # By the name: in the hub's own cache each file is a link that leads out of the folder.
+        is_below = path.is_relative_to(folder) and ".." not in Path(sibling.rfilename).parts
+        if sibling.lfs is None or not is_below or not path.is_file():
             continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -261,7 +263,7 @@ def _gguf_pair(name: str, path: Path, mmproj: str) -> ModelFiles:
     if not path.is_file():
         raise ModelError(f"{path} is not there. Check the path given with --model.")
     if mmproj:
-        vision = Path(mmproj).expanduser()
+        vision = Path(os.path.expanduser(mmproj))
         if not vision.is_file():
             raise ModelError(f"{vision} is not there. Check the path given with --mmproj.")
         return ModelFiles(name, path, vision)

@@ -210,6 +210,13 @@ def test_a_value_that_makes_no_sense_is_refused_before_the_run(flags, tmp_path, 
     assert flags.split()[0] in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("size", ["0x800", "800x00", "800x-1", "800", "x"])
+def test_a_page_without_a_size_has_no_grid(size, capsys) -> None:
+    assert run_main("info", f"--size={size}") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert f"--size {size}: write WIDTHxHEIGHT" in error and len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "engine", "pages_badly_read", "is_told"),
     [("nano", "native", 1, True), ("nano", "native", 0, False), ("nano", "openai", 1, False),

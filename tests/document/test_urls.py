@@ -57,6 +57,15 @@ def test_urls_are_named_from_their_common_root(
     assert [source.id for source in find_sources([bucket + part for part in inputs])] == ids
 
 
+def test_files_of_two_servers_and_of_this_machine_are_told_apart(make_pdf: MakePdf) -> None:
+    pytest.importorskip("fsspec")
+    path = make_pdf("a.pdf")
+    jobs = _jobs(str(path), f"local://{path}")
+    assert [str(job.key) for job in jobs] == ["a.pdf page 1", "a.pdf~2 page 1"]
+    inputs = ["http://h.invalid/a.pdf", "https://h.invalid/a.pdf", "https://me@h.invalid/a.pdf"]
+    assert [job.key.document for job in _jobs(*inputs)] == ["a.pdf", "a.pdf~2", "a.pdf~3"]
+
+
 def test_a_url_that_names_nothing_is_one_error(bucket: str) -> None:
     (job,) = _jobs(f"{bucket}/gone.pdf")
     assert job.error is not None and job.error.code == "unreadable"

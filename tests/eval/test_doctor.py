@@ -10,7 +10,7 @@ import pytest
 from toy_checkpoint_hf import write_checkpoint
 
 from ocr2cli.config import EngineConfig
-from ocr2cli.errors import GateFailed, UsageError
+from ocr2cli.errors import GateFailed, OutputError, UsageError
 from ocr2cli.eval import doctor
 from ocr2cli.eval.doctor import Diagnosis, Measured, diagnose, record, run_doctor
 from ocr2cli.eval.provenance import ModelFacts
@@ -90,6 +90,18 @@ def test_damaged_recorded_values_are_refused_in_one_line(tmp_path: Path) -> None
     (tmp_path / "g.json").write_text("{", encoding="utf-8")
     with pytest.raises(UsageError, match="not readable recorded values"):
         doctor.read_goldens(tmp_path / "g.json")
+
+
+def test_values_that_cannot_be_written_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", failing)
+    with pytest.raises(OutputError, match="No space left"):
+        doctor.write_goldens(tmp_path / "goldens.json", {"page": "x"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_scaled_layer_is_found_in_the_encoder_of_a_real_run(tmp_path: Path) -> None:

@@ -275,10 +275,15 @@ def staged(tmp_path: Path) -> Path:
     (tmp_path / "s" / "a.images").mkdir(parents=True)
     (tmp_path / "s" / "a.md").write_text("text")
     (tmp_path / "s" / "a.images" / "0001-1.png").write_bytes(b"figure")
+    (tmp_path / "s" / "a.images" / "b.md").write_text("another document's")
+    (tmp_path / "s" / "images" / "a").mkdir(parents=True)
+    (tmp_path / "s" / "images" / "a" / "0_0.jpg").write_bytes(b"mmd's")
     return tmp_path / "s"
 
 
 FILES = {"a.md": "1", "a.images/0001-1.png": "2"}
+MMD_FILES = {"a.md": "1", "images/a/0_0.jpg": "2"}
+PICTURES = ("a.images", "images/a")
 
 
 class Flaky:
@@ -322,7 +327,7 @@ def test_a_fault_of_the_network_is_tried_again_and_the_object_is_whole(
 ) -> None:
     flaky = Flaky(monkeypatch, 3, kind)
     bucket = Bucket("memory://out", staged)
-    bucket.offer("a", FILES)
+    bucket.offer("a", FILES, PICTURES)
     bucket.close()
     assert bucket.num_uploaded == 2 and len(flaky.order) == 5
     assert memory.cat_file("/out/a.md") == b"text"
@@ -341,12 +346,38 @@ def test_an_upload_that_is_refused_ends_the_run_at_once(
     assert len(flaky.order) == 1
 
 
-def test_figures_that_a_document_lost_are_removed(staged: Path, memory: Any) -> None:
-    for files in (FILES, {"a.md": "3"}):
-        bucket = Bucket("memory://out", staged)
-        bucket.offer("a", files)
-        bucket.close()
-    assert not memory.exists("/out/a.images/0001-1.png") and memory.exists("/out/a.md")
+def offered(staged: Path, document: str, files: dict[str, str], pictures: Any = PICTURES) -> None:
+    bucket = Bucket("memory://out", staged)
+    bucket.offer(document, files, pictures)
+    bucket.close()
+
+
+@pytest.mark.parametrize("files", [FILES, MMD_FILES])
+def test_figures_that_a_document_lost_are_removed(
+    staged: Path, memory: Any, files: dict[str, str]
+) -> None:
+    _, figure = files
+    offered(staged, "a", files)
+    # A run in another format leaves the text, and what it links to; it is not forgotten.
+    offered(staged, "a", {"a.images/b.md": "4"}, ())
+    assert memory.exists("/out/a.md") and memory.exists(f"/out/{figure}")
+    offered(staged, "a", {"a.md": "3"})
+    assert memory.exists("/out/a.md") and not memory.exists(f"/out/{figure}")
+
+
+def test_a_document_in_a_folder_named_as_figures_are_is_no_figure(
+    staged: Path, memory: Any
+) -> None:
+    offered(staged, "a.images/b", {"a.images/b.md": "1"}, ("a.images/b.images",))
+    offered(staged, "a.images/b", {"a.md": "1"}, ("a.images/b.images",))
+    assert memory.exists("/out/a.images/b.md")
+
+
+def test_a_file_that_went_away_before_its_upload_is_told_of_in_one_line(
+    staged: Path, memory: Any
+) -> None:
+    with pytest.raises(OutputError, match=r"gone\.md.*Run the same command again"):
+        offered(staged, "a", {"gone.md": "1"})
 
 
 def test_a_second_stop_gives_up_uploads_under_way(

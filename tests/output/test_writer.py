@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import tracemalloc
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,25 @@ def test_each_page_of_several_begins_with_its_number(tmp_path: Path) -> None:
     write(tmp_path, page("d", 1, "two"), page("d", 2, "", status=Status.BLANK), page("d", 0, "one"))
     expected = "<!-- page: 1 -->\n\none\n\n<!-- page: 2 -->\n\ntwo\n\n<!-- page: 3 -->\n"
     assert (tmp_path / "d.md").read_text() == expected
+
+
+def test_who_is_told_of_a_document_hears_where_its_pictures_lie_also_when_nothing_is_new(
+    tmp_path: Path,
+) -> None:
+    heard: list[tuple[str, list[str], list[str]]] = []
+
+    def told(document: str, files: Mapping[str, str], pictures: Collection[str]) -> None:
+        heard.append((document, sorted(files), sorted(pictures)))
+
+    for formats in (("md", "mmd"), ("md", "mmd"), ("html",)):
+        one = Writer(tmp_path, OutputSettings(formats), render=gradient, on_document=told)
+        one.expect(job("x/d"))
+        one.add(figure_page("x/d"))
+        one.close()
+    first, again, other = heard
+    assert first == again and first[2] == ["x/d.images", "x/images/d"]
+    assert {"x/d.images/0001-1.png", "x/images/d/0_0.jpg"} < set(first[1])
+    assert other == ("x/d", ["x/d.html"], [])
 
 
 def test_a_later_page_alone_keeps_its_number(tmp_path: Path) -> None:

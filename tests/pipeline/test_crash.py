@@ -67,6 +67,15 @@ def test_a_deadly_page_fails_by_name_and_takes_no_other_with_it(misdeed: str, wo
     assert status.stages()[1].num_restarts == 2
 
 
+def test_every_replacement_is_counted_where_places_are_left_empty() -> None:
+    """There is work for one of four, which dies three times."""
+    stages = [stage(Recipe("a", misdeeds=((0, "exit"),), is_last=True), num_workers=4)]
+    status = RunStatus()
+    options = RunnerOptions(retries=2, status=status)
+    assert failed_pages(by_page(local.run(stages, jobs(1), options=options))) == [0]
+    assert status.stages()[0].num_restarts == 2
+
+
 def test_pages_still_in_the_inbox_of_a_dead_worker_are_not_blamed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     bad = Recipe("a", misdeeds=((0, "kill"),), is_last=True, log=str(log))
@@ -232,6 +241,12 @@ def test_a_worker_that_does_not_leave_is_shown_the_door() -> None:
     stages = [stage(Recipe("a", is_last=True, lingers=True), recycle_after=2)]
     results = by_page(local.run(stages, jobs(3)))
     assert len(results) == 3 and not failed_pages(results)
+
+
+def test_a_librarys_slip_in_a_log_line_costs_no_page(capfd: pytest.CaptureFixture[str]) -> None:
+    stages = [stage(Recipe("a", misdeeds=((0, "log badly"),), is_last=True))]
+    assert not failed_pages(by_page(local.run(stages, jobs(2))))
+    assert "Logging error" in capfd.readouterr().err
 
 
 def test_what_workers_log_is_logged_by_the_parent(

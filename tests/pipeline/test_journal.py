@@ -371,6 +371,20 @@ def test_ten_thousand_rows_open_fast(out: Path) -> None:
     assert time.perf_counter() - started < 5
 
 
+def test_a_disk_that_goes_away_under_a_row_is_one_clear_error(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    journal = reopened(out)
+    for name in ("fsync", "ftruncate"):
+        monkeypatch.setattr(os, name, gone)
+    with pytest.raises(OutputError, match="Stale file handle"):
+        journal.record(result(), "p")
+    assert journal.find(job()) is None
+
+
 def test_a_journal_goes_on_with_the_new_file_when_the_disk_fails_after_its_rewrite(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

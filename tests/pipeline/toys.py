@@ -145,6 +145,8 @@ def commit(misdeed: str) -> None:
         logging.getLogger("ocr2").debug("whispered")
         logging.getLogger("other").warning("a library's word")
         warnings.warn("deprecated", stacklevel=1)
+    elif misdeed == "log badly":
+        logging.getLogger("other").warning("%d pages", "many")
     elif misdeed == "hang":
         time.sleep(600)
     elif misdeed == "allocate":

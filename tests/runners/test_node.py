@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,8 @@ from ocr2cli import __version__
 from ocr2cli.errors import EngineError, ModelError
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
-from ocr2cli.runners.cluster import _spots_of, one_line_of
-from ocr2cli.runners.node import Node, NodeSetup, Turn
+from ocr2cli.runners.cluster import Cluster, _spots_of, one_line_of
+from ocr2cli.runners.node import Node, NodeSetup, Turn, _Keeper
 
 
 class Echo:
@@ -110,6 +112,23 @@ def test_a_file_the_node_does_not_see_fails_its_page_by_name(start: Any, tmp_pat
     assert "is not there on node 10.0.0.3. Every node must see the inputs" in bad.error.message
 
 
+@pytest.mark.parametrize("is_first_there", [True, False])
+def test_a_file_that_comes_or_goes_while_it_is_looked_for_gives_one_answer(
+    start: Any, monkeypatch: pytest.MonkeyPatch, is_first_there: bool
+) -> None:
+    """It was both failed and read, or neither."""
+    looks = iter([is_first_there, not is_first_there])
+
+    def look(path: str) -> bool:
+        return next(looks) if path == "/in/a.pdf" else path == __file__
+
+    monkeypatch.setattr("ocr2cli.runners.node._is_visible", look)
+    gone, moving = (PageJob(PageKey(name, 0), f"/in/{name}.pdf", "", 1) for name in ("gone", "a"))
+    given = [gone, moving, *jobs(2)]
+    found = turns(start(), given, lambda seen: len(results(seen)) >= 4)
+    assert sorted(str(one.key) for one in results(found)) == sorted(str(one.key) for one in given)
+
+
 def test_a_stop_drains_and_ends(start: Any) -> None:
     node = start()
     turns(node, jobs(2), lambda seen: len(results(seen)) == 2)
@@ -147,6 +166,33 @@ def test_a_plan_is_made_for_the_cores_of_the_node(start: Any) -> None:
     node = start(replace(SETUP, make_plan=plan, num_cores=7))
     turns(node, jobs(1), lambda found: len(results(found)) == 1)
     assert seen == [7]
+
+
+def test_a_librarys_slip_in_a_log_line_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: deque[tuple[int, str]] = deque()
+    for args in (("many",), (2,)):
+        _Keeper(lines).handle(logging.makeLogRecord({"msg": "%d pages", "args": args}))
+    assert [line for _, line in lines] == ["2 pages"]
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_a_head_that_fails_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"Alive": True, "NodeID": "ab" * 14, "NodeManagerAddress": "h", "Resources": {"CPU": 2}}
+    answers = iter([None, [node]])
+
+    def nodes() -> list[dict[str, Any]]:
+        if (answer := next(answers)) is None:
+            raise RuntimeError("the head is busy")
+        return answer
+
+    ray = SimpleNamespace(is_initialized=lambda: True, nodes=nodes)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    cluster = Cluster("10.0.0.3:6379")
+    deadline = time.monotonic() + 5
+    while not (found := cluster.poll_spots(uses_gpus=False)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [one.num_cpus for one in found] == [2.0]
 
 
 def spots(uses_gpus: bool = True, **resources: float) -> list[tuple[float, float]]:

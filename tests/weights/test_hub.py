@@ -73,6 +73,14 @@ def test_files_that_are_not_there_are_named(tmp_path):
         resolve_model(str(tmp_path / "m.gguf"), str(tmp_path / "gone.gguf"))
 
 
+def test_the_home_of_nobody_is_no_folder(tmp_path):
+    with pytest.raises(ModelError, match="there is no model '~nosuchuser/m'"):
+        resolve_model("~nosuchuser/m")
+    (tmp_path / "m.gguf").touch()
+    with pytest.raises(ModelError, match=r"v\.gguf is not there"):
+        resolve_model(str(tmp_path / "m.gguf"), "~nosuchuser/v.gguf")
+
+
 def test_hub_names_and_revisions():
     for name in ("deepseek-ocr-2", "deepseek-ocr"):
         repo, commit = hub_repo(name)
@@ -175,6 +183,19 @@ def test_pull_checks_the_hubs_sha256_and_removes_a_wrong_file(monkeypatch, tmp_p
     with pytest.raises(ModelError, match=r"model\.safetensors is not what a/b published"):
         pull_model("a/b@abc")
     assert not (folder / "model.safetensors").exists()
+
+
+def test_a_file_outside_of_the_models_folder_is_never_removed(monkeypatch, tmp_path, online):
+    folder = tmp_path / "snapshot"
+    fill(folder)
+    (tmp_path / "mine").write_text("precious")
+    lfs = SimpleNamespace(sha256="0" * 64)
+    names = ("../mine", str(tmp_path / "mine"), "../snapshot/../mine")
+    told = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, lfs=lfs) for name in names])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **o: str(folder))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: told)
+    assert pull_model("a/b") == folder
+    assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_a_known_name_is_pulled_and_checked_at_its_pinned_commit(monkeypatch, tmp_path, online):
