@@ -35,17 +35,12 @@ from ocr2cli.pipeline.lock import OutputLock
 from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
+from ocr2cli.runners import RUNNERS
 
 logger = logging.getLogger("ocr2")
 
 # Fingerprint of runs whose stages were handed in.
 STUB = "stub"
-
-RUNNERS = {
-    "inline": "ocr2cli.pipeline.inline",
-    "local": "ocr2cli.pipeline.local",
-    "ray": "ocr2cli.runners.ray",
-}
 
 
 class Progress(Protocol):
@@ -283,7 +278,7 @@ def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
 
 
 def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
-    """`run(stages, jobs, options=...)` of inline, local or ray.
+    """`run(stages, jobs, options=...)` of one of RUNNERS.
 
     Raises: UsageError for another name, and for ray where its package is not installed.
     """

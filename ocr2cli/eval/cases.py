@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ocr2cli.config import DecodeConfig, DryConfig, RasterConfig
+from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present
 from ocr2cli.eval.metrics import METRICS, Scores
 from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
 
-PAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pdf")
 MODEL_KINDS = ("", "v1", "v2", "unlimited-ocr")
 
 
@@ -229,7 +229,7 @@ def _look_up(name: str, digest: str, images: Path | None) -> tuple[Path | None, 
 
 
 def _plain_suite(folder: Path) -> Suite:
-    pages = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PAGE_ENDINGS and p.is_file())
+    pages = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if not pages:
         raise InputError(
             f"{folder}: no suite.toml and no page image. Give a folder with pages and truth."

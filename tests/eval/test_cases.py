@@ -13,6 +13,7 @@ from eval_toys import SEED_FILES
 from PIL import Image
 
 from ocr2cli.config import DryConfig
+from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.cases import find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.facts import CellIs
@@ -101,6 +102,13 @@ def test_a_plain_folder_is_a_suite_when_every_page_has_its_truth(tmp_path: Path)
     (tmp_path / "c.pdf").write_text("%PDF", encoding="utf-8")
     with pytest.raises(InputError, match=r"c\.pdf: no truth\. Put c\.txt or c\.md beside it"):
         load_suite(tmp_path)
+
+
+def test_whatever_a_run_reads_is_a_page_of_a_plain_folder(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        (tmp_path / f"{ending[1:]}{ending.upper()}").write_text("text", encoding="utf-8")
+        (tmp_path / f"{ending[1:]}.txt").write_text("text", encoding="utf-8")
+    assert {case.path.suffix.lower() for case in load_suite(tmp_path).cases} == ENDINGS
 
 
 def test_pages_of_one_name_in_a_plain_folder_keep_their_endings(tmp_path: Path) -> None:
