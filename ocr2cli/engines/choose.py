@@ -25,7 +25,7 @@ from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
-from ocr2cli.text.prompt import is_text, prompt_text
+from ocr2cli.text.prompt import is_text, prompt_text, split_at_page
 from ocr2cli.weights.hub import resolve_model
 from ocr2cli.weights.names import count_parameters
 
@@ -69,6 +69,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
     if not is_text(prompt):
         raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
+    split_at_page(prompt)  # refuses a second <image>
     check_device(cfg.engine.device, cfg.engine.dtype)
     if cfg.engine.engine == "openai":
         from ocr2cli.engines.remote import plan_remote
