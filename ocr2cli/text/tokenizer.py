@@ -94,6 +94,11 @@ class Tokenizer:
         found = self._core.token_to_id(token)
         return None if found is None else int(found)
 
+    def ids_of(self, tokens: Iterable[str]) -> tuple[int, ...]:
+        """Ids of those of the tokens that the vocabulary has."""
+        found = (self.id_of(token) for token in tokens)
+        return tuple(token_id for token_id in found if token_id is not None)
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Special tokens inside it are recognised; none is added."""
         return list(self._core.encode(text, add_special_tokens=False).ids)

@@ -23,6 +23,7 @@ def test_special_tokens_are_found_by_name_at_their_documented_ids() -> None:
     names = ["<image>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>", "<td>"]
     assert [TOKENIZER.id_of(name) for name in names] == list(range(128815, 128822))
     assert TOKENIZER.id_of("<|nonsense|>") is None
+    assert TOKENIZER.ids_of(("<|nonsense|>", names[1], names[0])) == (128816, 128815)
     assert TOKENIZER.vocab_size == len(KNOWN_IDS)
 
 

@@ -158,7 +158,7 @@ class _Reader:
 
         room = self._config.decoder.max_positions - num_prompt
         limit = min(decode.max_new_tokens or room, room)
-        exempt = {i for t in self._exempt_tokens if (i := tokenizer.id_of(t)) is not None}
+        exempt = set(tokenizer.ids_of(self._exempt_tokens))
         output = self._model.generate(
             **inputs,
             max_new_tokens=limit,
