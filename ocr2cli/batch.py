@@ -219,8 +219,8 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """The pages without a result of an earlier run; those with one go to the writer at once.
 
     None means: nothing now, ask again, since a document is still being opened or pages under way
-    may loop. Recovery steps of looping pages come in between. A request to stop ends the list,
-    which is long without a page to yield when an earlier run has read most of it.
+    may loop. Recovery steps of looping pages come in between. A request to stop ends the list;
+    checked for every job, since a resumed run may skip thousands between two that it yields.
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}

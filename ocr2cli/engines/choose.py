@@ -175,7 +175,8 @@ def default_batch(
 
 def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
     """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
-    not in the host's memory. `auto` keeps to the host's: a driver is no promise of a CUDA build."""
+    not in the host's memory. With `auto` the host's memory still bounds it, since torch may be a
+    CPU build beside an NVIDIA driver."""
     most = config.decoder.max_positions
     return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
 

@@ -1,7 +1,7 @@
 """The native engine: raster, encode and decode stages over our own model.
 
-The one place that knows documents, views, weights, the model, generation and text together.
-Knows nothing about how workers are run, journalled or written out.
+Where documents, views, weights, the model, generation and text meet for a run. Knows nothing about
+how workers are run, journalled or written out.
 """
 
 from __future__ import annotations
