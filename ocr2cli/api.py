@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,24 @@ from ocr2cli.config import (
     ENGINES,
     ROTATE_MODES,
     TEXT_LAYER_USES,
-    DecodeConfig,
-    EngineConfig,
-    RasterConfig,
+    V1_MODES,
     RunConfig,
 )
 from ocr2cli.document.source import find_sources
 from ocr2cli.errors import UsageError
 from ocr2cli.output.markdown import document_markdown
 from ocr2cli.pages import Document, PageResult
+from ocr2cli.runners import RUNNERS
 
 
 def read(path: str | Path, **settings: Any) -> Document:
     """Read one document; its pages in order, a page that failed included with its error.
 
-    settings: fields of EngineConfig, RasterConfig, DecodeConfig or RunConfig by name, e.g.
+    settings: fields of config.py's EngineConfig, RasterConfig and DecodeConfig by name, and pages,
+    recover_loops, runner, ray_address, retries, page_timeout, recycle_after and worker_memory; e.g.
     model="nano", prompt="ocr", dpi=200, max_new_tokens=500, pages="1-3", runner="local".
-    Raises: UsageError for an unknown setting, ModelError, EngineError.
+    A page that loops is tried again from what the decoder has of it, not from its pixels as the
+    last steps of `ocr2 run` do. Raises: UsageError for an unknown setting, ModelError, EngineError.
     """
     if len(sources := find_sources([str(path)])) != 1:
         raise UsageError(
@@ -76,29 +78,41 @@ def to_markdown(document: Document) -> str:
     return document_markdown(document)
 
 
+# Of a run's own settings those that reading without an output folder heeds.
+_RUN_SETTINGS = frozenset(
+    ("pages", "recover_loops", "runner", "ray_address", "retries", "page_timeout",
+     "recycle_after", "worker_memory")
+)  # fmt: skip
 _WORDS = {
+    "mode": tuple(V1_MODES),
     "dtype": DTYPE_NAMES,
     "rotate": ROTATE_MODES,
     "text_layer": TEXT_LAYER_USES,
     "draft": DRAFT_MODES,
     "engine": ENGINES,
+    "runner": tuple(RUNNERS),
 }
 
 
-def make_config(inputs: tuple[str, ...], **settings: Any) -> RunConfig:
+def make_config(inputs: tuple[str, ...], /, **settings: Any) -> RunConfig:
     """Flat settings to a RunConfig. Raises: UsageError naming an unknown setting."""
-    parts: dict[str, Any] = {}
-    cfg = RunConfig(inputs=inputs, runner="inline")
-    kinds = {"raster": RasterConfig, "decode": DecodeConfig, "engine": EngineConfig}
-    for name, kind in kinds.items():
-        names = {field.name for field in fields(kind)}
-        known = {key: settings.pop(key) for key in list(settings) if key in names}
-        parts[name] = replace(getattr(cfg, name), **known)
-    for key, words in _WORDS.items():
-        part = next(part for part in parts.values() if hasattr(part, key))
-        if getattr(part, key) not in words:
-            raise UsageError(f"{key}={getattr(part, key)!r}: choose from {', '.join(words)}")
-    unknown = set(settings) - set(RunConfig.__dataclass_fields__)
-    if unknown:
-        raise UsageError(f"read() has no setting {min(unknown)!r}; see help(ocr2cli.read)")
-    return replace(cfg, **parts, **settings)
+    defaults = RunConfig(inputs=inputs, runner="inline")
+    parts = {name: getattr(defaults, name) for name in ("raster", "decode", "engine")}
+    names = {part: {field.name for field in fields(value)} for part, value in parts.items()}
+    known = _RUN_SETTINGS.union(*names.values())
+    for name, value in settings.items():
+        if name not in known:
+            raise UsageError(f"read() has no setting {name!r}.{_nearest(name, known)}")
+        if value not in _WORDS.get(name, (value,)):
+            raise UsageError(f"{name}={value!r}: choose from {', '.join(_WORDS[name])}")
+    if settings.get("text_layer") == "draft":
+        settings["draft"] = "text-layer"  # as the command line has it
+    for part, value in parts.items():
+        own = names[part] & set(settings)
+        parts[part] = replace(value, **{name: settings.pop(name) for name in own})
+    return replace(defaults, **parts, **settings)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = get_close_matches(word, sorted(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else " See help(ocr2cli.read)."

@@ -35,17 +35,12 @@ from ocr2cli.pipeline.lock import OutputLock
 from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
+from ocr2cli.runners import RUNNERS
 
 logger = logging.getLogger("ocr2")
 
 # Fingerprint of runs whose stages were handed in.
 STUB = "stub"
-
-RUNNERS = {
-    "inline": "ocr2cli.pipeline.inline",
-    "local": "ocr2cli.pipeline.local",
-    "ray": "ocr2cli.runners.ray",
-}
 
 
 class Progress(Protocol):
@@ -224,8 +219,8 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """The pages without a result of an earlier run; those with one go to the writer at once.
 
     None means: nothing now, ask again, since a document is still being opened or pages under way
-    may loop. Recovery steps of looping pages come in between. A request to stop ends the list,
-    which is long without a page to yield when an earlier run has read most of it.
+    may loop. Recovery steps of looping pages come in between. A request to stop ends the list;
+    checked for every job, since a resumed run may skip thousands between two that it yields.
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
@@ -283,7 +278,7 @@ def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
 
 
 def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
-    """`run(stages, jobs, options=...)` of inline, local or ray.
+    """`run(stages, jobs, options=...)` of one of RUNNERS.
 
     Raises: UsageError for another name, and for ray where its package is not installed.
     """

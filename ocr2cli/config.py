@@ -1,7 +1,8 @@
 """Every setting of a run, as frozen dataclasses with defaults that work.
 
-Field names are the flag names with underscores. Filled by `cli/options.py` from flags, environment
-and TOML; passed, never imported as a value. Knows nothing about where a value came from.
+Most fields have the names of their flags, with underscores. Filled by `cli/run.py` for a command
+and by `api.py` for a program; passed, never imported as a value. Knows nothing about where a value
+came from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ROTATE_MODES = ("never", "auto")
 TEXT_LAYER_USES = ("never", "draft", "trust", "auto")
 DRAFT_MODES = ("auto", "text-layer", "ngram", "off")
 ENGINES = ("native", "openai")
+REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class TileConfig:
     # page to it (True), base and large pad it (False).
     is_tiled: bool = True
     stretch_global: bool = False
+
+
+V1_MODES = {
+    "tiny": TileConfig(640, 512, 2, 9, is_tiled=False, stretch_global=True),
+    "small": TileConfig(640, 640, 2, 9, is_tiled=False, stretch_global=True),
+    "base": TileConfig(640, 1024, 2, 9, is_tiled=False),
+    "large": TileConfig(640, 1280, 2, 9, is_tiled=False),
+    "gundam": TileConfig(640, 1024, 2, 9),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,7 @@ class EngineConfig:
     engine: str = "native"  # ENGINES
     model: str = "nano"
     mmproj: str = ""
-    mode: str = "gundam"  # v1 only: tiny | small | base | large | gundam
+    mode: str = "gundam"  # V1_MODES
     prompt: str = "markdown"
     prompt_text: str = ""
     device: str = "auto"
@@ -123,7 +134,7 @@ class RunConfig:
     cache_size: int = 2_000_000_000
     min_confidence: float = 0.0
     metrics_file: str = ""
-    runner: str = "local"  # inline | local | ray
+    runner: str = "local"  # runners.RUNNERS
     ray_address: str = ""
     raster: RasterConfig = field(default_factory=RasterConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

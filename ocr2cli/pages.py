@@ -78,7 +78,7 @@ class PageJob:
 
     path: absolute path of the input, as given by the file system (may hold surrogate escapes).
     sha256: hex digest of the whole input file, or "" when the file could not be read.
-    num_pages: pages of the document that this run reads; `assemble` waits for that many.
+    num_pages: pages of the document that this run reads; it is written when so many have a result.
     known_pixels: digest of this page's pixels as an earlier run read them: when the file changed
     but this page did not, the earlier result is kept.
     error: set when the document could not be listed: the runner turns it into a result.
@@ -228,7 +228,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class PageResult:
-    """The one result of one page. The sidecar's line is this, field by field."""
+    """The one result of one page. A page part stores every field, a sidecar's line most of them."""
 
     key: PageKey
     status: Status

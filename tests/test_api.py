@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 import ocr2cli
+from ocr2cli.api import make_config
+from ocr2cli.config import DecodeConfig, RasterConfig
 from ocr2cli.errors import UsageError
 
 
@@ -39,7 +41,47 @@ def test_an_unknown_setting_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"dtype": "foo"}, {"rotate": "foo"}, {"text_layer": "foo"}, {"draft": "foo"}]
+    ("name", "nearest"), [("dpj", "dpi"), ("max_tokens", "max_new_tokens"), ("page", "pages")]
+)
+def test_of_an_unknown_setting_the_nearest_known_one_is_named(name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"no setting {name!r}. Did you mean {nearest!r}"):
+        ocr2cli.read_pages(["a.pdf"], **{name: "1"})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"cache": "c"}, {"cache_size": 1}, {"formats": ("md",)}, {"out": "o"}, {"out_url": "s3://b"},
+     {"resume": False}, {"retry_failed": True}, {"fail_fast": True}, {"save_tokens": True},
+     {"drain": 1.0}, {"min_confidence": 0.5}, {"metrics_file": "m"}, {"inputs": ("b.pdf",)},
+     {"raster": RasterConfig()}, {"decode": DecodeConfig()}],
+    ids=lambda setting: next(iter(setting)),
+)  # fmt: skip
+def test_what_reading_would_ignore_is_no_setting(setting) -> None:
+    with pytest.raises(UsageError, match=f"no setting {next(iter(setting))!r}"):
+        ocr2cli.read_pages(["a.pdf"], **setting)
+
+
+def test_every_setting_that_is_taken_arrives() -> None:
+    settings = {
+        "model": "m", "dpi": 200, "max_new_tokens": 5, "pages": "1", "runner": "local",
+        "ray_address": "a", "retries": 3, "page_timeout": 9.0, "recover_loops": False,
+        "recycle_after": 7, "worker_memory": 8,
+    }  # fmt: skip
+    cfg = make_config(("a.pdf",), **settings)
+    flat = {name: getattr(cfg, name, None) for name in settings}
+    flat |= {"model": cfg.engine.model, "dpi": cfg.raster.dpi}
+    flat |= {"max_new_tokens": cfg.decode.max_new_tokens}
+    assert flat == settings and cfg.inputs == ("a.pdf",)
+
+
+def test_a_text_layer_used_as_a_draft_is_one_as_on_the_command_line() -> None:
+    assert make_config((), text_layer="draft").decode.draft == "text-layer"
+    assert make_config((), text_layer="never").decode.draft == "off"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"dtype": "foo"}, {"rotate": "foo"}, {"text_layer": "foo"}, {"draft": "foo"},
+                {"mode": "foo"}, {"runner": "foo"}]
 )
 def test_a_word_that_a_setting_does_not_know_is_refused(setting) -> None:
     with pytest.raises(UsageError, match="choose from"):

@@ -61,7 +61,7 @@ def test_every_link_leads_to_a_file_that_is_there() -> None:
 
 def test_the_formats_and_fields_are_explained() -> None:
     """docs/output.md is where a user looks for what a file or a field is."""
-    from ocr2cli.cli.run import FORMATS
+    from ocr2cli.output.formats import FORMATS
     from ocr2cli.output.jsonl import sidecar_row
     from ocr2cli.pages import PageKey, PageResult, Status
 

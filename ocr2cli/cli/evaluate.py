@@ -12,10 +12,8 @@ from pathlib import Path
 import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.config import DTYPE_NAMES, EngineConfig
+from ocr2cli.config import DTYPE_NAMES, REFERENCES, V1_MODES, EngineConfig
 from ocr2cli.home import user_folder
-
-_REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
 
 @click.command(
@@ -34,14 +32,16 @@ _REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 )
 @option(
     "--ref",
-    type=click.Choice(_REFERENCES),
+    type=click.Choice(REFERENCES),
     default="recorded",
     help="What to compare with: transformers on the same views (hf) or on its own "
     "(hf-processor), llama-mtmd-cli, the suite's recorded scores, or truth alone.",
 )
 @option("--model", default="nano", metavar="NAME|PATH", help="Model to score, as for run.")
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
-@option("--mode", default="gundam", help="v1 only: tiny, small, base, large or gundam.")
+@option(
+    "--mode", default="gundam", type=click.Choice(tuple(V1_MODES)), help="Tiling of v1 models."
+)
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @option(
     "--dtype",

@@ -22,6 +22,7 @@ from ocr2cli.config import (
     ENGINES,
     ROTATE_MODES,
     TEXT_LAYER_USES,
+    V1_MODES,
     DecodeConfig,
     DryConfig,
     EngineConfig,
@@ -29,6 +30,8 @@ from ocr2cli.config import (
     RunConfig,
 )
 from ocr2cli.errors import ExitCode, UsageError
+from ocr2cli.output.formats import FORMATS
+from ocr2cli.runners import RUNNERS
 
 if TYPE_CHECKING:
     from ocr2cli.output.summary import Summary
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ocr2")
 
 _COUNT = click.IntRange(min=0)
-FORMATS = ("md", "jsonl", "html", "pdf", "layout", "mmd", "json")
 # A stranger's first page may well be small print.
 _NANO_HINT = (
     "nano, the small model that comes along, reads large print only. For pages like these: "
@@ -53,7 +55,7 @@ def engine_options(function: Any) -> Any:
             option("--mmproj", default="", help="The GGUF file of the vision part.",
                    show_default="beside the .gguf"),
             option("--mode", default="gundam", help="Tiling of v1 models.",
-                   type=click.Choice(["tiny", "small", "base", "large", "gundam"])),
+                   type=click.Choice(tuple(V1_MODES))),
             option("--device", default="auto", help="cpu, cuda, cuda:1, mps."),
             option("--dtype", default="auto",
                    type=click.Choice(DTYPE_NAMES),
@@ -144,7 +146,7 @@ def decode_options(function: Any) -> Any:
         help="List pages below this confidence in the summary.")
 @option("--metrics-file", default="", show_default="none",
         help="Prometheus text file, replaced as the run goes.")
-@option("--runner", default="local", type=click.Choice(["local", "inline", "ray"]),
+@option("--runner", default="local", type=click.Choice(tuple(RUNNERS)),
         help="Where the workers run.")
 @option("--address", "ray_address", default="", help="Ray cluster.",
         show_default="RAY_ADDRESS, else a new local cluster")

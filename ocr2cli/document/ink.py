@@ -47,18 +47,10 @@ def is_blank(rgb: Uint8Array, min_share: float) -> bool:
     return True
 
 
-def ink_coverage(rgb: Uint8Array) -> float:
-    """Share of pixels, 0 to 1, that differ from the paper and have neighbours that do, too.
-
-    rgb: uint8 [H, W, 3]. The paper is the page's most frequent colour, channel by channel, so a
-    dark ground or a yellowed sheet counts as paper.
-    """
-    num_ink = sum(_ink_counts(rgb))
-    return num_ink / float(rgb.shape[0] * rgb.shape[1])
-
-
 def _ink_counts(rgb: Uint8Array) -> Iterator[int]:
-    """Ink pixels of one band of rows after the other."""
+    """Pixels of one band of rows after the other that differ from the paper and have neighbours
+    that do, too. The paper is the page's most frequent colour, channel by channel, so a dark ground
+    or a yellowed sheet counts as paper."""
     sample = rgb[::_SAMPLE_STEP, ::_SAMPLE_STEP].reshape(-1, 3)
     papers = [int(np.bincount(channel, minlength=256).argmax()) for channel in sample.T]
     for top in range(0, rgb.shape[0], _BAND_ROWS):

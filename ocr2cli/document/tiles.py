@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ocr2cli.config import TileConfig
+from ocr2cli.config import V1_MODES, TileConfig
 from ocr2cli.errors import UsageError
 from ocr2cli.pages import PageImage, Uint8Array, Views
 
@@ -33,23 +33,15 @@ PADDING_GREY = 127
 # One visual token stands for 64 x 64 pixels: 16-pixel patches, halved twice by the convolutions.
 PIXELS_PER_TOKEN = 64
 
-_V1_MODES: dict[str, TileConfig] = {
-    "tiny": TileConfig(640, 512, 2, 9, is_tiled=False, stretch_global=True),
-    "small": TileConfig(640, 640, 2, 9, is_tiled=False, stretch_global=True),
-    "base": TileConfig(640, 1024, 2, 9, is_tiled=False),
-    "large": TileConfig(640, 1280, 2, 9, is_tiled=False),
-    "gundam": TileConfig(640, 1024, 2, 9),
-}
-
 
 def v1_tile_config(mode: str) -> TileConfig:
     """The tile rule's numbers for one of v1's five modes.
 
     Raises: UsageError for an unknown mode. Source: model-spec 13.3.
     """
-    if mode not in _V1_MODES:
-        raise UsageError(f"there is no mode {mode!r}; choose one of {', '.join(_V1_MODES)}")
-    return _V1_MODES[mode]
+    if mode not in V1_MODES:
+        raise UsageError(f"there is no mode {mode!r}; choose one of {', '.join(V1_MODES)}")
+    return V1_MODES[mode]
 
 
 @dataclass(frozen=True, slots=True)

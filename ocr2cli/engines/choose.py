@@ -25,7 +25,7 @@ from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pipeline.stage import Stage
-from ocr2cli.text.prompt import is_text, prompt_text
+from ocr2cli.text.prompt import is_text, prompt_text, split_at_page
 from ocr2cli.weights.hub import resolve_model
 from ocr2cli.weights.names import count_parameters
 
@@ -69,6 +69,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
     if not is_text(prompt):
         raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
+    split_at_page(prompt)  # refuses a second <image>
     check_device(cfg.engine.device, cfg.engine.dtype)
     if cfg.engine.engine == "openai":
         from ocr2cli.engines.remote import plan_remote
@@ -174,7 +175,8 @@ def default_batch(
 
 def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
     """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
-    not in the host's memory. `auto` keeps to the host's: a driver is no promise of a CUDA build."""
+    not in the host's memory. With `auto` the host's memory still bounds it, since torch may be a
+    CPU build beside an NVIDIA driver."""
     most = config.decoder.max_positions
     return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
 

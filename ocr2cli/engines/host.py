@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from ocr2cli.engines.cgroups import cores_allowed, memory_left
 from ocr2cli.errors import UsageError
 
 # What NVIDIA's driver shows, on Linux and inside WSL.
@@ -16,22 +17,27 @@ _CUDA_FILES = ("/dev/nvidiactl", "/dev/dxg")
 _DEVICES = re.compile(r"auto|cpu|mps|cuda(:([0-9]|[1-9][0-9]))?")
 
 
-def num_cores() -> int:
-    """Cores this process may use (affinity and cgroups, not just what the machine has)."""
+def num_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use, by its affinity and the quotas of its control groups."""
     if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+        cores = max(1, len(os.sched_getaffinity(0)))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, cores_allowed(root) or cores)
 
 
-def host_memory_available() -> int:
-    """Bytes the host can still hand out; 8 GB where the system does not tell."""
+def host_memory_available(root: Path = Path("/")) -> int:
+    """Bytes this process can still get, by what the host has left and the limits of its control
+    groups; 8 GB where the system does not tell."""
+    available = 8_000_000_000
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                available = int(line.split()[1]) * 1024
     except OSError:
         pass
-    return 8_000_000_000
+    left = memory_left(root)
+    return available if left is None else min(available, left)
 
 
 def expects_cuda(device: str, dtype: str) -> bool:

@@ -1,7 +1,7 @@
 """The native engine: raster, encode and decode stages over our own model.
 
-The one place that knows documents, views, weights, the model, generation and text together.
-Knows nothing about how workers are run, journalled or written out.
+Where documents, views, weights, the model, generation and text meet for a run. Knows nothing about
+how workers are run, journalled or written out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
+from ocr2cli.document.tiles import num_visual_tokens
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker, asks_for_all
@@ -205,9 +206,7 @@ class DecodeWorker:
         self.tokenizer = load_tokenizer(spec.files)
         self.config = config_of(spec.files)
         self.decoder = load_decoder(spec.files, spec.engine)
-        self.exempt_ids = tuple(
-            i for token in EXEMPT_TOKENS if (i := self.tokenizer.id_of(token)) is not None
-        )
+        self.exempt_ids = self.tokenizer.ids_of(EXEMPT_TOKENS)
         self.generator = self._make_generator()
         self.pages: dict[PageKey, _Page] = {}
 
@@ -244,20 +243,16 @@ class DecodeWorker:
         return _Page(visual, decoder_steps(self.spec.decode, has_tiles=visual.grid != (1, 1)))
 
     def _admit(self, page: _Page, emit: Emit) -> None:
-        import torch
-
+        from ocr2cli.engines.embedding import embed_prompt
         from ocr2cli.text.prompt import prompt_ids
 
-        tokens = page.visual.tokens
-        if page.step.view == "global":
-            tokens = tokens[-self._num_global_tokens() :]
+        tokens, config = page.visual.tokens, self.config
+        if page.step.view == "global":  # the last rows
+            tokens = tokens[-num_visual_tokens((1, 1), self.spec.tiles, config.is_v1) :]
         prompt = page.visual.ask.prompt or self.spec.prompt
-        ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], self.config.image_token_id)
-        ids_T = torch.tensor(ids, device=self.device)
-        x_TD = self.decoder.embed(ids_T)
-        x_TD[ids_T == self.config.image_token_id] = tokens.to(x_TD.device, x_TD.dtype)
+        ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], config.image_token_id)
         # Pages wait for a slot in the host's memory: on a card nothing is planned for them.
-        x_TD = x_TD.cpu()
+        x_TD = embed_prompt(self.decoder, ids, tokens, config.image_token_id).cpu()
         page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
         try:
             self._add(page, x_TD, ids)
@@ -307,13 +302,6 @@ class DecodeWorker:
         is_read = page.tries[-1].finish_reason is FinishReason.STOP
         has_steps = len(page.tries) < len(page.steps)
         return self.spec.recover and has_looped and has_steps and not is_read
-
-    def _num_global_tokens(self) -> int:
-        """The global view's tokens and the separator: the last rows of a page's visual tokens."""
-        if self.config.query_encoder is not None:
-            return self.config.query_encoder.global_queries + 1
-        side = self.spec.tiles.global_size // 64
-        return side * (side + 1) + 1
 
     def _draft(self, visual: VisualTokens) -> list[int] | None:
         is_wanted = self.spec.decode.draft in ("auto", "text-layer")

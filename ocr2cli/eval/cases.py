@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ocr2cli.config import DecodeConfig, DryConfig, RasterConfig
+from ocr2cli.config import DRAFT_MODES, DecodeConfig, DryConfig, RasterConfig
+from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present
 from ocr2cli.eval.metrics import METRICS, Scores
-from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
+from ocr2cli.eval.schema import check_keys, nearest, read_toml, take, take_fields, take_tables
 
-PAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pdf")
 MODEL_KINDS = ("", "v1", "v2", "unlimited-ocr")
 
 
@@ -129,7 +129,7 @@ def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
     table = read_toml(file)
     check_keys(table, ("name", "about", "defaults", "overall", "facts_gate", "case"), str(file))
     defaults = take(table, "defaults", dict, str(file), {})
-    rows = take(table, "case", list, str(file))
+    rows = take_tables(table, "case", str(file))
     name = take(table, "name", str, str(file))
     cases = [_read_case(row, defaults, folder=folder, suite=name, images=images) for row in rows]
     _check_unique([case.id for case in cases], str(file))
@@ -178,7 +178,7 @@ def _read_case(
         needs=needs,
         recorded=_read_recorded(table.get("recorded"), where),
         tolerance=_read_tolerance(table.get("tolerance"), f"{where}: tolerance"),
-        facts=_read_facts(take(table, "fact", list, where, []), where),
+        facts=_read_facts(take_tables(table, "fact", where, []), where),
     )
     if take(table, "is_external", bool, where, False):
         return _find_external(case, table, where, images)
@@ -229,7 +229,7 @@ def _look_up(name: str, digest: str, images: Path | None) -> tuple[Path | None, 
 
 
 def _plain_suite(folder: Path) -> Suite:
-    pages = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PAGE_ENDINGS and p.is_file())
+    pages = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if not pages:
         raise InputError(
             f"{folder}: no suite.toml and no page image. Give a folder with pages and truth."
@@ -288,13 +288,14 @@ def _refuse_several_pages(document: Path) -> None:
 def read_decode(table: Mapping[str, Any], where: str) -> DecodeConfig:
     """A `[decode]` table; `dry = {}` turns llama.cpp's sampler on with its usual numbers."""
     where = f"{where}: decode"
-    check_keys(table, tuple(DecodeConfig.__dataclass_fields__), where)
-    values = dict(table)
-    if "dry" in values:
-        dry = take(values, "dry", dict, where)
-        check_keys(dry, tuple(DryConfig.__dataclass_fields__), f"{where}: dry")
-        values["dry"] = DryConfig(**dry)
-    return DecodeConfig(**values)
+    plain = {key: value for key, value in table.items() if key != "dry"}
+    decode = DecodeConfig(**take_fields(plain, DecodeConfig, where))
+    if decode.draft not in DRAFT_MODES:
+        raise UsageError(f"{where}: draft = {decode.draft!r}.{nearest(decode.draft, DRAFT_MODES)}")
+    if "dry" not in table:
+        return decode
+    dry = take(table, "dry", dict, where)
+    return replace(decode, dry=DryConfig(**take_fields(dry, DryConfig, f"{where}: dry")))
 
 
 def _read_recorded(table: Any, where: str) -> Scores | None:
@@ -326,6 +327,8 @@ def read_recorded(file: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         for scores in values["scores"].values():
             Scores(**scores)
+            if bad := [v for v in scores.values() if type(v) not in (int, float, type(None))]:
+                raise ValueError(f"{bad[0]!r} is no score")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file}: not recorded scores ({error}). Delete it, record anew."
@@ -350,7 +353,7 @@ _FACT_KINDS: dict[str, type[Present | Absent | Order | CellIs]] = {
 }  # fmt: skip
 
 
-def _read_facts(rows: list[Any], where: str) -> tuple[NamedFact, ...]:
+def _read_facts(rows: list[dict[str, Any]], where: str) -> tuple[NamedFact, ...]:
     facts = []
     for number, row in enumerate(rows, start=1):
         here = f"{where}: fact {number}"
@@ -359,9 +362,10 @@ def _read_facts(rows: list[Any], where: str) -> tuple[NamedFact, ...]:
             raise UsageError(f"{here}: unknown kind {kind!r}.{nearest(kind, _FACT_KINDS)}")
         shape = _FACT_KINDS[kind]
         check_keys(row, ("kind", "reason", *shape.__dataclass_fields__), here)
-        if row.get("max_edits") and not str(row.get("reason", "")).strip():
+        own = {k: v for k, v in row.items() if k not in ("kind", "reason")}
+        values = take_fields(own, shape, here)
+        if values.get("max_edits") and not take(row, "reason", str, here, "").strip():
             raise UsageError(f"{here}: max_edits needs a 'reason' beside it.")
-        values = {k: v for k, v in row.items() if k not in ("kind", "reason")}
         try:
             fact = shape(**values)
         except TypeError as error:

@@ -16,7 +16,7 @@ from typing import Any
 from ocr2cli.errors import UsageError
 from ocr2cli.eval.cases import Suite, Tolerance
 from ocr2cli.eval.metrics import METRICS, Scores
-from ocr2cli.eval.schema import check_keys, nearest, read_toml, take
+from ocr2cli.eval.schema import check_keys, nearest, read_toml, take, take_tables
 
 # exact_share: share of pages whose tokens equal the reference's. first_difference: number of equal
 # tokens before the first differing one. logit_difference: largest difference of any logit of the
@@ -82,7 +82,7 @@ def load_gates(path: Path) -> list[Gate]:
     """Read a gates.toml. Raises: UsageError when a key is unknown or a number has no reason."""
     table = read_toml(path)
     check_keys(table, ("gate",), str(path))
-    rows = take(table, "gate", list, str(path))
+    rows = take_tables(table, "gate", str(path))
     return [_read_gate(row, f"{path}: gate {n}") for n, row in enumerate(rows, start=1)]
 
 
@@ -158,8 +158,7 @@ def _names(pattern: str, case: str) -> bool:
 def _judge_case(gate: Gate, case: CaseScores) -> Verdict:
     if gate.metric in PARITY_METRICS:
         value = (case.parity or {}).get(gate.metric)
-        note = "" if case.parity else "no tokens of a reference"
-        return _verdict(gate, case.id, value, None, note or "the page's tokens are all equal")
+        return _verdict(gate, case.id, value, None, _why_no_parity(gate.metric, [case]))
     reference = case.reference.get(gate.metric) if case.reference else None
     return _verdict(gate, case.id, case.ours.get(gate.metric), reference)
 
@@ -167,7 +166,7 @@ def _judge_case(gate: Gate, case: CaseScores) -> Verdict:
 def _judge_mean(gate: Gate, cases: Sequence[CaseScores]) -> Verdict:
     if gate.metric in PARITY_METRICS:
         values = [c.parity[gate.metric] for c in cases if c.parity and gate.metric in c.parity]
-        return _verdict(gate, "overall", mean(values), None, "no tokens of a reference")
+        return _verdict(gate, "overall", mean(values), None, _why_no_parity(gate.metric, cases))
     if "reference" in gate.bound:
         # only pages both have read: a mean over other pages would compare two different things
         cases = [c for c in cases if c.reference and c.reference.get(gate.metric) is not None]
@@ -176,6 +175,17 @@ def _judge_mean(gate: Gate, cases: Sequence[CaseScores]) -> Verdict:
         [v for c in cases if c.reference and (v := c.reference.get(gate.metric)) is not None]
     )
     return _verdict(gate, "overall", ours, theirs)
+
+
+def _why_no_parity(metric: str, cases: Sequence[CaseScores]) -> str:
+    """The note where none of the cases has the metric."""
+    known = [case.parity for case in cases if case.parity]
+    if not known:
+        return "no tokens of a reference"
+    if metric == "logit_difference":
+        return "no logits to compare"
+    is_equal = all(parity.get("exact_share") == 1 for parity in known)
+    return "all tokens are equal" if is_equal else "no tokens of ours"
 
 
 def _verdict(

@@ -66,7 +66,7 @@ def _read_page(row: Any, folder: Path, where: str) -> Case:
         info, blocks = row["page_info"], row["layout_dets"]
         name = Path(str(info["image_path"])).name
         truth = _merge_truncated(_in_order(blocks), row.get("extra") or {})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not in OmniDocBench's format ({error!r}).") from error
     path = next((p for p in (folder / "images" / name, folder / name) if p.is_file()), None)
     texts = [text for text, kind in truth if kind in TEXT_BLOCKS]

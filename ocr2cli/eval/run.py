@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ocr2cli.config import EngineConfig, RasterConfig
+from ocr2cli.config import REFERENCES, EngineConfig, RasterConfig
 from ocr2cli.document.tiles import v1_tile_config
 from ocr2cli.errors import GateFailed, InputError, PageFault, UsageError
 from ocr2cli.eval.cases import Case, Suite, find_suite_folder, load_suite, suites_folder
@@ -27,8 +27,6 @@ from ocr2cli.eval.recognize import Recognize, batch_recognizer
 from ocr2cli.eval.reference import Logits, Reference, ReferenceOutput, read_cached
 from ocr2cli.eval.score import Scored, score_raw, score_result
 from ocr2cli.pages import PageImage, PageResult
-
-REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
 
 # (case, page) -> logits of the first new token, by our model
 FirstLogits = Callable[[Case, PageImage], Logits]

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from ocr2cli.errors import InputError, UsageError
 
@@ -26,8 +26,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid TOML: {error}. Correct that line.") from error
 
 
-def check_keys(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises: UsageError that names the nearest right key."""
+def check_keys(table: Any, known: Collection[str], where: str) -> None:
+    """Raises: UsageError for what is no table, and one that names the nearest right key."""
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: must be a table, not {table!r}.")
     for key in table:
         if key not in known:
             raise UsageError(f"{where}: unknown key {key!r}.{nearest(key, known)}")
@@ -58,6 +60,27 @@ def take(
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UsageError(f"{where}: {key!r} must be {_NAMES[kind]}, not {value!r}.")
     return value
+
+
+def take_tables(
+    table: Mapping[str, Any], key: str, where: str, default: list[Any] | None = None
+) -> list[dict[str, Any]]:
+    """`table[key]` as a list of tables. Raises: UsageError as `take` does."""
+    rows = take(table, key, list, where, default)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UsageError(f"{where}: {key} {number}: must be a table, not {row!r}.")
+    return rows
+
+
+def take_fields(table: Mapping[str, Any], shape: type, where: str) -> dict[str, Any]:
+    """The table as values for a dataclass, each of its field's type; a field may be left out.
+
+    Raises: UsageError for a key that is no field, or a value of another type.
+    """
+    kinds = get_type_hints(shape)
+    check_keys(table, kinds, where)
+    return {key: take(table, key, kinds[key], where) for key in table}
 
 
 _NAMES: dict[type, str] = {

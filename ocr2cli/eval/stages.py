@@ -48,13 +48,10 @@ class ModelStages:
         """[S, D] in decoder order, model dtype, on the model's device."""
         import torch
 
-        vision = self.model.vision
+        from ocr2cli.engines.encoding import encode_pages
+
         with torch.inference_mode():
-            whole_1QD = vision.encode_views(torch.from_numpy(views.global_view)[None])
-            tiles_NQD = whole_1QD.new_empty((0, *whole_1QD.shape[1:]))
-            if views.num_tiles:
-                tiles_NQD = vision.encode_views(torch.from_numpy(views.tiles))
-            visual_SD: torch.Tensor = vision.assemble(tiles_NQD, whole_1QD[0], views.grid)
+            (visual_SD,) = encode_pages(self.model.vision, [views])
         return visual_SD
 
     def prompt(self, case_prompt: str, prompt_own: str, num_visual: int) -> list[int]:
@@ -66,11 +63,10 @@ class ModelStages:
         """Prompt embeddings [T, D] with the visual tokens in their places."""
         import torch
 
-        ids_T = torch.tensor(ids, device=visual_SD.device)
+        from ocr2cli.engines.embedding import embed_prompt
+
         with torch.inference_mode():
-            x_TD: torch.Tensor = self.model.decoder.embed(ids_T)
-            x_TD[ids_T == self.config.image_token_id] = visual_SD.to(x_TD.dtype)
-        return x_TD
+            return embed_prompt(self.model.decoder, ids, visual_SD, self.config.image_token_id)
 
     def first_logits(self, case: Case, page: PageImage) -> Logits:
         """float32 [V] of the first new token, before any rule."""
@@ -93,12 +89,11 @@ class ModelStages:
         from ocr2cli.generate.generator import Generator
 
         context = self.config.decoder.max_positions
-        exempt = [i for t in EXEMPT_TOKENS if (i := self.tokenizer.id_of(t)) is not None]
         generator = Generator(
             self.model.decoder,
             decode,
             eos_id=self.config.eos_token_id,
-            exempt_ids=exempt,
+            exempt_ids=self.tokenizer.ids_of(EXEMPT_TOKENS),
             num_slots=min(_SLOTS, max(1, len(prompts))),
             kv_tokens=context * min(_SLOTS, max(1, len(prompts))),
         )

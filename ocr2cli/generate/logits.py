@@ -120,7 +120,8 @@ def ban_repeats(logits_BV: Tensor, history_BW: Tensor, rule: NgramRule) -> Tenso
 
 
 class NgramIndex:
-    """`banned_tokens` of a growing history, each step in O(n) whatever the history's length.
+    """`banned_tokens` of a growing history, without going through it: a step looks up the last
+    n - 1 tokens and visits the places in the window where they stood before.
 
     Remembers where each (n-1)-gram starts; `pop` takes tokens back (drafts that are only tried).
     Looks at what was pushed only when asked: a step that stays on a device has its own history.

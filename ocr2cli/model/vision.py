@@ -38,7 +38,7 @@ class VisionEncoder(nn.Module):
     def encode_views(self, views_B3SS: Tensor) -> Tensor:
         """views: uint8 [B, 3, S, S] RGB. Returns [B, Q, D] in the model dtype.
 
-        S is 768 (tile) or 1024 (global) in v2; v1 takes any multiple of 64 patches' sides.
+        S is 768 (tile) or 1024 (global) in v2; v1 takes any multiple of 64 pixels.
         """
         weight = self.sam.patch_embed.weight
         pixels = views_B3SS.to(weight.device).float() / 255

@@ -1,17 +1,21 @@
 """The table of formats: name -> the function that writes it, imported when asked for.
 
-Knows nothing about what the functions do.
+The one list of their names. Importing it loads no other module of this folder, since the command
+line reads it. Knows nothing about what the functions do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING, TypeAlias
 
 from ocr2cli.errors import UsageError
-from ocr2cli.output.assembly import Assembly
 
-WriteFormat = Callable[[Assembly], None]
+if TYPE_CHECKING:
+    from ocr2cli.output.assembly import Assembly
+
+WriteFormat: TypeAlias = "Callable[[Assembly], None]"
 
 FORMATS = {
     "md": "ocr2cli.output.markdown:write_markdown",

@@ -17,7 +17,7 @@ from ocr2cli.pipeline.stage import Stage
 
 # A worker that dies with no page to blame is replaced this often in a row.
 _MAX_UNBLAMED_DEATHS = 10
-# A stage that has read nothing, and failed at so many pages, is not killed by its pages.
+# A stage that has read nothing while its workers died of so many pages is at fault, not the pages.
 _MAX_DEADLY_PAGES = 25
 
 

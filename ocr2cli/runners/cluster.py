@@ -1,6 +1,7 @@
 """A Ray cluster as the driver uses it: join, list, start an actor, call it, end it.
 
-The only code that calls Ray. Knows nothing about pages or what a loss means.
+The only code that imports Ray; the driver calls the actors that it gets from here. Knows nothing
+about pages or what a loss means.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ _TICK_S = 0.1
 _IDLE_S = 0.02
 # How often the cluster is asked which nodes it has.
 _SCAN_S = 2.0
-# Time the loop was away longer than this does not count as a node's silence.
+# At most so much of the time between two looks counts as a node's silence: the loop may have been
+# away for longer, and heard nobody meanwhile.
 _MAX_STEP_S = 1.0
 # A node that loses this many runners in a row, and reads nothing, is left alone.
 _MAX_USELESS_LOSSES = 3

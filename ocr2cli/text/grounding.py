@@ -56,20 +56,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """A page's text taken apart. num_bad_boxes: box lists or boxes that broke the grammar."""
+    """A page's text taken apart."""
 
     blocks: tuple[Block, ...]
-    num_bad_boxes: int = 0
 
     @property
     def boxes(self) -> tuple[Box, ...]:
         """Every box with its label, in reading order."""
         return tuple(Box(block.label, box) for block in self.blocks for box in block.boxes)
-
-    @property
-    def figures(self) -> tuple[Box, ...]:
-        """The boxes to cut out as figures, in the order in which `to_markdown` names them."""
-        return tuple(box for box in self.boxes if box.label == FIGURE_LABEL)
 
 
 def parse(raw: str) -> Grounded:
@@ -79,13 +73,11 @@ def parse(raw: str) -> Grounded:
     of `MAX_BLOCKS` blocks. A label or box list cut off by the end of the text is dropped.
     """
     blocks: list[Block] = []
-    num_bad = 0
     for label, box_text, text in _split(raw):
-        boxes, bad = _parse_boxes(box_text)
-        num_bad += bad
+        boxes = _parse_boxes(box_text)
         if label or boxes or text.strip():
             blocks.append(Block(label, boxes, text))
-    return Grounded(tuple(blocks), num_bad)
+    return Grounded(tuple(blocks))
 
 
 def to_markdown(blocks: Iterable[Block], figure_name: Callable[[int], str]) -> str:
@@ -161,7 +153,7 @@ def _read_tags(raw: str, position: int) -> tuple[str, str, int] | None:
     if close < 0:
         # Boxes that never end: the block keeps its label, their digits are not page text.
         cut = _CUT_LIST.match(raw, start)
-        return (label, "?", cut.end() if cut else start)
+        return (label, "", cut.end() if cut else start)
     return (label, raw[start:close], close + len(_DET_END))
 
 
@@ -172,16 +164,13 @@ def _without_cut_tag(text: str) -> str:
     return head if is_cut else text
 
 
-def _parse_boxes(box_text: str) -> tuple[tuple[BoxUnits, ...], int]:
-    """Boxes of a list, clamped; and how many were broken, empty or over the limit."""
-    if not box_text.strip():
-        return (), 0
+def _parse_boxes(box_text: str) -> tuple[BoxUnits, ...]:
+    """Boxes of a list, clamped, without those that are broken, empty or over the limit."""
     if not _LIST.fullmatch(box_text):
-        return (), 1
-    num_written = box_text.count("[") - 1
+        return ()
     boxes: list[BoxUnits] = []
     for found in _BOX.finditer(box_text):
         x1, y1, x2, y2 = (min(int(number), BOX_MAX) for number in found.groups())
         if x1 < x2 and y1 < y2 and len(boxes) < MAX_BOXES_PER_BLOCK:
             boxes.append((x1, y1, x2, y2))
-    return tuple(boxes), num_written - len(boxes)
+    return tuple(boxes)

@@ -7,7 +7,6 @@ Source: model-spec 8.
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -94,6 +93,11 @@ class Tokenizer:
         found = self._core.token_to_id(token)
         return None if found is None else int(found)
 
+    def ids_of(self, tokens: Iterable[str]) -> tuple[int, ...]:
+        """Ids of those of the tokens that the vocabulary has."""
+        found = (self.id_of(token) for token in tokens)
+        return tuple(token_id for token_id in found if token_id is not None)
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Special tokens inside it are recognised; none is added."""
         return list(self._core.encode(text, add_special_tokens=False).ids)
@@ -115,10 +119,6 @@ class Tokenizer:
             self._bytes_of_id[token_id] = known
         return known
 
-    def stream(self) -> TextStream:
-        """A decoder for ids that arrive one by one."""
-        return TextStream(self)
-
     def _require(self, token: str) -> int:
         found = self.id_of(token)
         if found is None:
@@ -127,35 +127,6 @@ class Tokenizer:
                 "the weights."
             )
         return found
-
-
-class TextStream:
-    """Decodes ids as they come and never shows half a character.
-
-    All pieces put together, `flush` last, equal `Tokenizer.decode` of the same ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._has_held_end = False
-
-    def push(self, ids: Iterable[int]) -> str:
-        """Text that the new ids complete; may be empty."""
-        pieces = []
-        for token_id in ids:
-            # An end token is text only when something follows it.
-            if self._has_held_end:
-                pieces.append(self._utf8.decode(self._tokenizer.bytes_of(self._tokenizer.eos_id)))
-            self._has_held_end = token_id == self._tokenizer.eos_id
-            if not self._has_held_end:
-                pieces.append(self._utf8.decode(self._tokenizer.bytes_of(token_id)))
-        return "".join(pieces)
-
-    def flush(self) -> str:
-        """What is left: U+FFFD for a character that was never completed."""
-        self._has_held_end = False
-        return self._utf8.decode(b"", final=True)
 
 
 def _has_byte_level_decoder(decoder: Any) -> bool:

@@ -181,7 +181,8 @@ class _Conversion:
         return Entry(piece.name, piece.shape, dtype)
 
     def _write(self, halves: list[tuple[WeightWriter, list[Param]]]) -> None:
-        """Both halves get their names together, or neither does."""
+        """Neither half gets its name before both are written; a half that has it keeps it if the
+        other cannot be renamed."""
         self.num_total = sum(
             self._entry(param, piece).num_bytes
             for _, params in halves for param, piece in self._pieces(params)

@@ -9,6 +9,7 @@ import pytest
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.engines import choose, host
 from ocr2cli.engines.native import ENCODE_PAGES, encode_credit
+from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.weights.hub import ModelFiles
 
@@ -193,3 +194,10 @@ def test_a_memory_limit_is_not_laid_on_workers_of_a_card(
     raster, encode, decode = choose.plan_engine(cfg).stages
     assert raster.memory_limit_bytes == 8 << 30
     assert (encode.memory_limit_bytes, decode.memory_limit_bytes) == (limit, limit)
+
+
+@pytest.mark.parametrize("engine", ["native", "openai"])
+def test_a_prompt_with_two_pages_is_refused_before_a_model_is_looked_for(engine: str) -> None:
+    where = EngineConfig(engine=engine, model="/nowhere", prompt_text="<image> or <image>")
+    with pytest.raises(UsageError, match="more than one <image>"):
+        choose.plan_engine(RunConfig(engine=where))

@@ -147,9 +147,24 @@ def test_omnidocbench_without_its_images_or_damaged_says_so(omnidocbench: Path) 
     (omnidocbench / "images" / "river.png").unlink()
     with pytest.raises(InputError, match=r"none of the 1 page images .* Put them in images/"):
         load_omnidocbench(omnidocbench, omnidocbench / "OmniDocBench.json")
-    (omnidocbench / "OmniDocBench.json").write_text('[{"layout_dets": 3}]', encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '{"layout_dets": 3}',
+        '{"page_info": {"image_path": "a.png"}, "layout_dets": [3]}',
+        '{"page_info": {"image_path": "a.png"}, "layout_dets": {"a": 3}}',
+        '{"page_info": {"image_path": "a.png"}, "layout_dets": [], "extra": [3]}',
+        '{"page_info": {"image_path": "a.png"}, "layout_dets": [], "extra": {"relation": [3]}}',
+        '{"page_info": {"image_path": "a.png"}, "layout_dets": '
+        '[{"category_type": "title", "merge_list": ["a"]}]}',
+    ],
+)
+def test_a_malformed_page_of_omnidocbench_is_named(tmp_path: Path, page: str) -> None:
+    (tmp_path / "some.json").write_text(f"[{page}]", encoding="utf-8")
     with pytest.raises(InputError, match=r"page 1: not in OmniDocBench's format"):
-        load_omnidocbench(omnidocbench, omnidocbench / "OmniDocBench.json")
+        load_omnidocbench(tmp_path, tmp_path / "some.json")
 
 
 FACTS = [

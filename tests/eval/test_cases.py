@@ -12,7 +12,8 @@ import pytest
 from eval_toys import SEED_FILES
 from PIL import Image
 
-from ocr2cli.config import DryConfig
+from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.eval.cases import find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.facts import CellIs
@@ -103,6 +104,13 @@ def test_a_plain_folder_is_a_suite_when_every_page_has_its_truth(tmp_path: Path)
         load_suite(tmp_path)
 
 
+def test_whatever_a_run_reads_is_a_page_of_a_plain_folder(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        (tmp_path / f"{ending[1:]}{ending.upper()}").write_text("text", encoding="utf-8")
+        (tmp_path / f"{ending[1:]}.txt").write_text("text", encoding="utf-8")
+    assert {case.path.suffix.lower() for case in load_suite(tmp_path).cases} == ENDINGS
+
+
 def test_pages_of_one_name_in_a_plain_folder_keep_their_endings(tmp_path: Path) -> None:
     for name in ("scan.jpg", "scan.png", "a.png", "a.png.tif", "scan.txt", "a.txt", "a.png.txt"):
         (tmp_path / name).write_text("text", encoding="utf-8")
@@ -159,12 +167,25 @@ def test_facts_are_read_with_their_fields(make_suite: MakeSuite) -> None:
         ('needs = "v3"', r"no kind of model\. Did you mean 'v[12]'"),
         ("decode = { max_tokens = 3 }", r"Did you mean 'max_new_tokens'\?"),
         ("decode = { dry = { basis = 2 } }", r"Did you mean 'base'\?"),
+        ('decode = { max_new_tokens = "100" }', "'max_new_tokens' must be a whole number"),
+        ("decode = { detect_loops = 1 }", "'detect_loops' must be true or false"),
+        ("decode = { draft = 3 }", "'draft' must be a text"),
+        ('decode = { draft = "text" }', r"draft = 'text'\. Did you mean 'text-layer'\?"),
+        ("decode = { dry = 2 }", "'dry' must be a table"),
+        ('decode = { dry = { base = "2" } }', "'base' must be a number"),
+        ("decode = { dry = { last_n = 1.5 } }", "'last_n' must be a whole number"),
+        ("recorded = 5", "must be a table, not 5"),
+        ("tolerance = 5", "must be a table, not 5"),
+        ("fact = [5]", "must be a table, not 5"),
         ('recorded = { cerr = 0.1, by = "me" }', r"Did you mean 'cer'\?"),
         ("recorded = { cer = 0.1 }", "'by' is missing"),
         ("tolerance = { cer_tol = 0.1, chrf_tol = 1 }", "'reason' is missing"),
         ('tolerance = { cer_tol = 0.1, chrf_tol = 1, reason = " " }', "'reason' is empty"),
         ('[[case.fact]]\nkind = "presence"\ntext = "x"', r"Did you mean 'present'\?"),
         ('[[case.fact]]\nkind = "present"\ntxt = "x"', r"Did you mean 'text'\?"),
+        ('[[case.fact]]\nkind = "present"\ntext = 5', "'text' must be a text, not 5"),
+        ('[[case.fact]]\nkind = "cell"\ncell = ["x"]', "'cell' must be a text"),
+        ('[[case.fact]]\nkind = "present"\ntext = "x"\nfirst_n = "9"', "must be a whole number"),
         ('[[case.fact]]\nkind = "present"', "missing 1 required positional argument: 'text'"),
         ('[[case.fact]]\nkind = "present"\ntext = "x"\nmax_edits = 2', "needs a 'reason'"),
         ('sha256 = "00"', "is not the page the truth was written for"),
@@ -176,6 +197,27 @@ def test_a_mistake_in_a_suite_is_one_line_that_names_the_case(
     with pytest.raises((UsageError, InputError), match=message) as caught:
         load_suite(make_suite(case_extra=extra))
     assert "'one'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_case_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text('name = "toy"\ncase = ["one"]', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"case 1: must be a table, not 'one'"):
+        load_suite(tmp_path)
+
+
+def test_a_whole_number_will_do_where_a_number_is_asked_for(make_suite: MakeSuite) -> None:
+    extra = "decode = { max_new_tokens = 9, dry = { base = 2, last_n = -1 } }"
+    (case,) = load_suite(make_suite(case_extra=extra)).cases
+    assert case.decode == DecodeConfig(max_new_tokens=9, dry=DryConfig(base=2.0, last_n=-1))
+
+
+def test_recorded_scores_that_are_no_numbers_are_refused(make_suite: MakeSuite) -> None:
+    folder = make_suite()
+    for cer in ('"0.1"', "[0.1]", "true"):
+        recorded = f'{{"scores": {{"one": {{"cer": {cer}}}}}}}'
+        (folder / "recorded.json").write_text(recorded, encoding="utf-8")
+        with pytest.raises(UsageError, match="not recorded scores"):
+            load_suite(folder)
 
 
 def test_missing_files_and_broken_toml_are_one_line(make_suite: MakeSuite) -> None:

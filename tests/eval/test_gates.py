@@ -128,6 +128,25 @@ def test_the_first_difference_does_not_apply_to_equal_pages() -> None:
     assert states(gate, exact, early) == [State.UNCHECKED, State.FAILED]
 
 
+@pytest.mark.parametrize("is_overall", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "parity", "note"),
+    [
+        ("first_difference", {"exact_share": 1.0}, "all tokens are equal"),
+        ("first_difference", {"exact_share": 0.0}, "no tokens of ours"),
+        ("logit_difference", {"exact_share": 0.0, "first_difference": 3.0}, "no logits to compare"),
+        ("logit_difference", {"exact_share": 1.0}, "no logits to compare"),
+        ("exact_share", None, "no tokens of a reference"),
+    ],
+)
+def test_why_parity_is_not_checked_is_said_as_it_is(
+    metric: str, parity: dict[str, float] | None, note: str, is_overall: bool
+) -> None:
+    gate = Gate(metric, "at_most", 1.0, REASON, is_overall=is_overall)
+    (verdict,) = judge([gate], [CaseScores("a", Scores(), parity=parity)])
+    assert (verdict.state, verdict.note) == (State.UNCHECKED, note)
+
+
 def test_a_tolerance_gates_aligned_and_whole_page_scores_of_its_own_case() -> None:
     suite = load_suite(find_suite_folder("seed"))
     gates = gates_of(suite, suites_folder() / "gates.toml")

@@ -163,12 +163,24 @@ def test_the_second_writing_of_the_ngram_rule_equals_the_first(
     assert banned_by_ngram(history, n, window) == mine
 
 
+_ALL = DryConfig(last_n=-1)
+_DRY = [
+    DryConfig(), _ALL, replace(_ALL, allowed_length=1), DryConfig(last_n=7), DryConfig(last_n=0),
+    replace(_ALL, base=1.0), replace(_ALL, base=0.5), replace(_ALL, multiplier=0.0),
+]  # fmt: skip
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 3), max_size=80))
-def test_the_second_writing_of_dry_equals_the_first(history: list[int]) -> None:
-    mine = ours.dry_penalties(history, DryConfig())
-    theirs = dry_penalties(history, DryConfig())
-    assert theirs == pytest.approx(mine)
+@given(st.lists(st.integers(0, 3), max_size=80), st.sampled_from(_DRY))
+def test_the_second_writing_of_dry_equals_the_first(history: list[int], dry: DryConfig) -> None:
+    assert dry_penalties(history, dry) == pytest.approx(ours.dry_penalties(history, dry))
+
+
+@pytest.mark.parametrize("base", [1.0, 1.75, 4.0, 64.0])
+def test_the_second_writing_of_dry_is_held_below_float32s_end_as_the_first_is(base: float) -> None:
+    dry = DryConfig(base=base, last_n=-1)
+    mine, theirs = (write([7] * 400, dry) for write in (ours.dry_penalties, dry_penalties))
+    assert theirs == pytest.approx(mine) and np.isfinite(np.float32(theirs[7]))
 
 
 def output_of(text: str) -> Reference:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr2cli.pages import Box
+from ocr2cli.output.figures import figure_boxes
+from ocr2cli.pages import Box, PageKey, PageResult, Status
 from ocr2cli.text.grounding import (
     MAX_BLOCKS,
     MAX_BOXES_PER_BLOCK,
@@ -76,7 +77,8 @@ def test_links_and_cut_figures_count_the_same_boxes() -> None:
         "<|ref|>text<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>between\n"
         "<|ref|>image<|/ref|><|det|>[[11, 12, 13, 14]]<|/det|>\n"
     )
-    assert [figure.box[0] for figure in parse(raw).figures] == [1, 5, 11]
+    page = PageResult(PageKey("a", 0), Status.OK, boxes=parse(raw).boxes)
+    assert [figure.box[0] for figure in figure_boxes(page)] == [1, 5, 11]
     expected = f"![]({_name(0)})\n\n![]({_name(1)})\n\nbetween\n\n![]({_name(2)})"
     assert _markdown(raw) == expected
 
@@ -86,41 +88,41 @@ def test_a_figure_that_was_not_made_leaves_no_link() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "boxes", "num_bad"),
+    ("written", "boxes"),
     [
-        ("[[1,2,3,4]]", ((1, 2, 3, 4),), 0),
-        (" [ [ 1 , 2 , 3 , 4 ] , [5,6,7,8] ] ", ((1, 2, 3, 4), (5, 6, 7, 8)), 0),
-        ("[[0, 0, 1000, 123456]]", ((0, 0, 999, 999),), 0),
-        ("[[5, 2, 5, 4], [1, 1, 2, 2]]", ((1, 1, 2, 2),), 1),
-        ("[[3, 2, 1, 4]]", (), 1),
-        ("[[1,2,3]]", (), 1),
-        ("[[1,2,3,4,5]]", (), 1),
-        ("[[1,2,3,4], []]", ((1, 2, 3, 4),), 1),
-        ("[[1000, 1, 2000, 5]]", (), 1),
-        ("", (), 0),
-        ("[]", (), 1),
-        ("[1,2,3,4]", (), 1),
-        ("[[1,2,3,4]", (), 1),
-        ("[[-1,2,3,4]]", (), 1),
-        ("[[1.5,2,3,4]]", (), 1),
-        ("[[1,2,3,4]] extra", (), 1),
-        ("[[\u0661,\u0662,\u0663,\u0664]]", (), 1),
-        ("__import__('os').system('touch /tmp/x')", (), 1),
-        ("[[1,2,3,9**9**9]]", (), 1),
-        ("[[" + "9" * 5000 + ",2,3,4]]", (), 1),
+        ("[[1,2,3,4]]", ((1, 2, 3, 4),)),
+        (" [ [ 1 , 2 , 3 , 4 ] , [5,6,7,8] ] ", ((1, 2, 3, 4), (5, 6, 7, 8))),
+        ("[[0, 0, 1000, 123456]]", ((0, 0, 999, 999),)),
+        ("[[5, 2, 5, 4], [1, 1, 2, 2]]", ((1, 1, 2, 2),)),
+        ("[[3, 2, 1, 4]]", ()),
+        ("[[1,2,3]]", ()),
+        ("[[1,2,3,4,5]]", ()),
+        ("[[1,2,3,4], []]", ((1, 2, 3, 4),)),
+        ("[[1000, 1, 2000, 5]]", ()),
+        ("", ()),
+        ("[]", ()),
+        ("[1,2,3,4]", ()),
+        ("[[1,2,3,4]", ()),
+        ("[[-1,2,3,4]]", ()),
+        ("[[1.5,2,3,4]]", ()),
+        ("[[1,2,3,4]] extra", ()),
+        ("[[\u0661,\u0662,\u0663,\u0664]]", ()),
+        ("__import__('os').system('touch /tmp/x')", ()),
+        ("[[1,2,3,9**9**9]]", ()),
+        ("[[" + "9" * 5000 + ",2,3,4]]", ()),
     ],
 )
 def test_box_lists_are_read_strictly(
-    written: str, boxes: tuple[tuple[int, int, int, int], ...], num_bad: int
+    written: str, boxes: tuple[tuple[int, int, int, int], ...]
 ) -> None:
     grounded = parse(f"<|ref|>text<|/ref|><|det|>{written}<|/det|>words")
-    assert grounded == Grounded((Block("text", boxes, "words"),), num_bad)
+    assert grounded == Grounded((Block("text", boxes, "words"),))
 
 
-def test_boxes_over_the_limit_are_dropped_and_counted() -> None:
+def test_boxes_over_the_limit_are_dropped() -> None:
     boxes = ", ".join("[1, 2, 3, 4]" for _ in range(MAX_BOXES_PER_BLOCK + 3))
     grounded = parse(f"<|ref|>text<|/ref|><|det|>[{boxes}]<|/det|>")
-    assert len(grounded.boxes) == MAX_BOXES_PER_BLOCK and grounded.num_bad_boxes == 3
+    assert len(grounded.boxes) == MAX_BOXES_PER_BLOCK
 
 
 def test_text_after_the_last_allowed_block_is_kept() -> None:
@@ -153,7 +155,6 @@ def test_broken_tags_leave_the_text_and_no_tags(raw: str, markdown: str) -> None
 def test_a_cut_box_list_keeps_the_label_of_its_block() -> None:
     raw = "<|ref|>table<|/ref|><|det|>[[12, 3, <|ref|>text<|/ref|><|det|>[[1,2,3,4]]<|/det|>b"
     assert [block.label for block in parse(raw).blocks] == ["table", "text"]
-    assert parse(raw).num_bad_boxes == 1
 
 
 def test_commands_are_replaced_with_and_without_blocks() -> None:
@@ -188,7 +189,7 @@ def test_any_text_parses_into_valid_boxes_and_harmless_markdown(raw: str) -> Non
     for block in grounded.blocks:
         position = raw.index(block.text, position) + len(block.text)
     markdown = _markdown(raw)
-    assert markdown.count("![") == len(grounded.figures)
+    assert markdown.count("![") == sum(box.label == "image" for box in grounded.boxes)
     assert "<img" not in markdown and "<|ref|>" not in markdown
     assert "<!--" not in markdown
 

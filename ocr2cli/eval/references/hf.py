@@ -7,6 +7,7 @@ an error in ours must not be repeated in what it is compared with. Source: model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ class _Reader:
 
         room = self._config.decoder.max_positions - num_prompt
         limit = min(decode.max_new_tokens or room, room)
-        exempt = {i for t in self._exempt_tokens if (i := tokenizer.id_of(t)) is not None}
+        exempt = set(tokenizer.ids_of(self._exempt_tokens))
         output = self._model.generate(
             **inputs,
             max_new_tokens=limit,
@@ -298,7 +299,9 @@ def banned_by_ngram(history: list[int], n: int, window: int) -> set[int]:
 
 def dry_penalties(history: list[int], dry: DryConfig) -> dict[int, float]:
     """What llama.cpp's DRY sampler takes from a logit, by token. Source: model-spec 9.3."""
-    recent = history[-dry.last_n :]
+    if dry.last_n == 0 or dry.multiplier == 0 or dry.base < 1:
+        return {}
+    recent = history if dry.last_n < 0 else history[-dry.last_n :]
     if len(recent) <= dry.allowed_length:
         return {}
     longest: dict[int, int] = {}
@@ -309,7 +312,9 @@ def dry_penalties(history: list[int], dry: DryConfig) -> dict[int, float]:
         if length >= dry.allowed_length:
             follower = recent[p + 1]
             longest[follower] = max(longest.get(follower, 0), length)
+    # A power of the base may not leave float32; a base that is as good as 1 never does.
+    most = int(88.7228391 / math.log(dry.base)) if dry.base > 1.000001 else len(recent)
     return {
-        token: dry.multiplier * dry.base ** min(length - dry.allowed_length, 158)
+        token: dry.multiplier * dry.base ** min(length - dry.allowed_length, most)
         for token, length in longest.items()
     }

@@ -43,7 +43,7 @@ class Numbers:
 
     @property
     def variant(self) -> str:
-        """What no other kind has: kernels of one variant are taken for each other's."""
+        """Part of a kernel's cache key: two kinds with one key would load each other's code."""
         return f"{self.name} {self.step} {self.dot}"
 
     @property

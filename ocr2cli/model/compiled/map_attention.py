@@ -184,7 +184,7 @@ def _compiled() -> Callable[..., bool]:
         Values: a channel is a column, its words hold two tokens."""
         tokens, _, _, channels = items_N3HC.shape
         keys_KWc[:] = 0
-        # In squares of a cache line's side: one of the two sides jumps.
+        # Transposed, 16 tokens at a time: reads jump from token to token, writes lie in order.
         for first in range(0, tokens, 16):
             block, column = first // WIDTH, first % WIDTH
             for word in range(channels // 2):
