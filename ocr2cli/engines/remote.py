@@ -17,12 +17,13 @@ from typing import Any
 
 from ocr2cli.config import OUTPUT_VERSION, RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache
-from ocr2cli.engines.finish import PageFacts, failed, to_result, with_witness
+from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
     early_result,
     guarded,
+    known_result,
     page_facts,
     witness_of,
 )
@@ -114,11 +115,11 @@ class PngWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        if early := early_result(job, page, self.raster, facts):
+        early = early_result(job, page, self.raster, facts)
+        early = early or known_result(job, facts, self.raster, self.prompt, self.cache)
+        if early is not None:
             return early
         witness = witness_of(job, self.raster, self.prompt)
-        if self.cache and (known := self.cache.find(job.key, facts.pixels_sha256)):
-            return with_witness(known, witness)
         return PagePng(job.key, to_png(page.rgb), replace(facts, own_text=witness))
 
 
