@@ -13,10 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import pymupdf
 import pytest
 from PIL import Image
 
-from ocr2cli.config import RunConfig
+from ocr2cli.config import RasterConfig, RunConfig
+from ocr2cli.document import listing
+from ocr2cli.document.files import PLAIN_BYTES
 from ocr2cli.document.preview import page_previews
 from ocr2cli.engines.choose import EnginePlan
 from ocr2cli.errors import EngineError, Ocr2Error, UsageError
@@ -57,9 +60,9 @@ def engine() -> Iterator[ServeEngine]:
     engine.close()
 
 
-def page() -> bytes:
+def page(kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (40, 30), "white").save(buffer, "PNG")
+    Image.new("RGB", (40, 30), "white").save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -102,6 +105,33 @@ def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:
         engine.submit(page(), ending=".png", ask=Ask(), pages="abc")
     assert list(spool.iterdir()) == []
     assert engine.submit(page(), ending=".png", ask=Ask())[0].result(20).markdown == "text"
+
+
+def test_only_a_plain_picture_is_opened_in_the_servers_own_process(
+    engine: ServeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PDF behind two letters of a BMP was, and MuPDF can take its process along."""
+    opened = []
+    real = listing.inspect
+
+    def inspect(path: str, cfg: RasterConfig) -> listing.Listing:
+        opened.append(Path(path).suffix)
+        return real(path, cfg)
+
+    monkeypatch.setattr(listing, "inspect", inspect)
+    with pymupdf.open() as document:
+        document.new_page()
+        document.new_page()
+        pdf = document.tobytes()
+    others = [b"BM no image\n" + pdf, pdf, page("TIFF"), page("GIF"), page("WEBP"), page("BMP")]
+    large = page() + bytes(PLAIN_BYTES)
+    for body, num_pages in zip([*others, large], (2, 2, 1, 1, 1, 1, 1), strict=True):
+        pages = engine.submit(body, ending=protocol.ending_of(body), ask=Ask())
+        assert [one.result(20).markdown for one in pages] == ["text"] * num_pages
+    assert opened == []
+    for body in (page(), page("JPEG")):
+        engine.submit(body, ending=protocol.ending_of(body), ask=Ask())[0].result(20)
+    assert opened == [".png", ".jpg"]
 
 
 def test_a_form_without_a_length_is_read_no_further_than_the_limit(engine: ServeEngine) -> None:
