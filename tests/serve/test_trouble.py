@@ -107,6 +107,30 @@ def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:
     assert engine.submit(page(), ending=".png", ask=Ask())[0].result(20).markdown == "text"
 
 
+def test_a_preview_has_its_place_from_its_first_byte_to_its_last_line(engine: ServeEngine) -> None:
+    """Requests that were still being sent were not counted: any number of children could draw."""
+    may_go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield page()
+        await may_go_on.wait()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for refused in [b"words"] * 5:
+            assert (await client.post("/v1/preview", content=refused)).status_code == 415
+        asked = [asyncio.create_task(client.post("/v1/preview", content=slow())) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        assert (await client.post("/v1/preview", content=page())).status_code == 429
+        may_go_on.set()
+        assert all("image" in answer.text for answer in await asyncio.gather(*asked))
+        left = asyncio.create_task(client.post("/v1/preview", content=page("TIFF")))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        assert (await client.post("/v1/preview", content=page())).status_code == 200
+
+    talk(engine, work)
+
+
 def test_only_a_plain_picture_is_opened_in_the_servers_own_process(
     engine: ServeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
