@@ -252,8 +252,10 @@ class Server:
 
     def _refuse(self, request: Request) -> Response | None:
         key = self.settings.api_key
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not secrets.compare_digest(given.encode(), key.encode()):
+        # Starlette reads headers as Latin-1: this is what was sent.
+        given = request.headers.get("authorization", "").encode("latin-1").removeprefix(b"Bearer ")
+        wanted = key.encode("utf-8", "surrogateescape")
+        if key and not secrets.compare_digest(given, wanted):
             return _error(401, "send the header Authorization: Bearer KEY", "unauthorized")
         return None
 
