@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
+from ocr2cli.engines.finish import read_before
 from ocr2cli.engines.recovery import Ladder
 from ocr2cli.errors import OutputError, UsageError
 from ocr2cli.output.assembly import OutputSettings, written_files
@@ -29,7 +30,7 @@ from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
 from ocr2cli.output.writer import Writer
-from ocr2cli.pages import PageJob, PageKey, PageResult
+from ocr2cli.pages import PageJob, PageKey, PageResult, Unchanged
 from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.lock import OutputLock
 from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
@@ -203,7 +204,13 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
         result = batch.ladder.take(job, answer) if batch.cfg.recover_loops else answer
         if result is None:
             continue
-        kept = replace(_with_earlier(batch, job, result), input_sha256=job.sha256)
+        if isinstance(result, Unchanged):
+            earlier = _earlier(batch, job.key)
+            if earlier is None:  # its part has gone since the page was handed out
+                batch.ladder.again(replace(job, known_pixels=""))
+                continue
+            result = _taken_over(earlier, result)
+        kept = replace(result, input_sha256=job.sha256)
         sha256 = batch.writer.add(kept)
         # What could not be opened today may be tomorrow (an extra, a password): its row is to
         # match no page that is found then, though the file is the same.
@@ -262,14 +269,11 @@ def _admitted(batch: Batch, job: PageJob) -> PageJob:
     return job
 
 
-def _with_earlier(batch: Batch, job: PageJob, result: PageResult) -> PageResult:
+def _taken_over(earlier: PageResult, page: Unchanged) -> PageResult:
     """The earlier run's result when the file changed but this page's pixels did not; marked, since
     its tokens and seconds are that run's."""
-    if not result.extra.get("same_pixels"):
-        return result
-    earlier = _earlier(batch, job.key)
-    assert earlier is not None, "the part was there when the page was handed out"
-    return replace(earlier, extra={**earlier.extra, "same_pixels": True})
+    result = read_before(earlier, page.warnings, page.raw)
+    return replace(result, extra={**result.extra, "same_pixels": True})
 
 
 def _earlier(batch: Batch, key: PageKey) -> PageResult | None:

@@ -261,6 +261,12 @@ class PageResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Unchanged(PageResult):
+    """A raster worker's word that a page's pixels are `PageJob.known_pixels`: the earlier result
+    stands. Never written. warnings: the page's own; raw: the PDF's own text to compare with."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One input, complete: its pages in page order, one result each."""
 

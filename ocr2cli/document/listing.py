@@ -106,7 +106,8 @@ def serve() -> None:
     """The child: reads one JSON line a file from stdin, answers with one on stdout."""
     from ocr2cli.document.raster import load_libraries
 
-    settle()
+    _die_with_parent()
+    bound_memory()
     load_libraries()  # before the first file's time runs
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # nothing a library prints may look like an answer
@@ -205,12 +206,16 @@ def child_environment() -> dict[str, str]:
     return dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
 
 
-def settle() -> None:
-    """Die with the parent, whatever a library is doing; bound memory."""
+def _die_with_parent() -> None:
+    """Whatever a library is doing. To Linux the parent is the thread that made this process."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def bound_memory() -> None:
+    """So that a hostile file costs the child, not the machine."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,7 +1,7 @@
 """Small pictures of a document's pages, drawn where a hostile file cannot do harm.
 
-One child process a document: the kernel ends it when a page takes too long, and it dies with its
-parent. Knows nothing about text or about who looks at the pictures.
+One child process a document: the kernel ends it when a page takes too long, and its next row when
+its parent is gone. Knows nothing about text or about who looks at the pictures.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import open_input, shown
-from ocr2cli.document.listing import child_environment, settle
+from ocr2cli.document.listing import bound_memory, child_environment
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import Uint8Array
 
@@ -29,7 +29,7 @@ _QUALITY = 82
 _BOOT = "from ocr2cli.document.preview import serve; serve()"
 
 
-def page_previews(path: str, *, max_pages: int) -> Iterator[dict[str, Any]]:
+def page_previews(path: str, *, max_pages: int) -> Generator[dict[str, Any]]:
     """One row a page, in order, as each is drawn; the child is gone when the caller stops.
 
     A row holds `page` (1-based), `num_pages`, and either `image` (a data: URL of a JPEG) or `error`
@@ -48,6 +48,8 @@ def page_previews(path: str, *, max_pages: int) -> Iterator[dict[str, Any]]:
                 child.stdin.flush()
             last = 0
             for line in child.stdout:
+                if not line.endswith("\n"):
+                    break
                 row = json.loads(line)
                 if row is None:
                     return
@@ -60,12 +62,16 @@ def page_previews(path: str, *, max_pages: int) -> Iterator[dict[str, Any]]:
 
 def serve() -> None:
     """The child: one request on stdin, a JSON line a page on stdout, `null` at the end."""
-    settle()
+    # It does not ask to die with its parent: that is the thread that made it, and each row may be
+    # asked for by another.
+    bound_memory()
     path, max_pages = json.loads(sys.stdin.readline())
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for row in _rows(path, max_pages):
-        signal.alarm(SECONDS_PER_PAGE)  # for the next page: no handler, so C code is ended too
+        signal.alarm(0)  # who reads the rows may take any time
         print(json.dumps(row), flush=True)
+        signal.alarm(SECONDS_PER_PAGE)  # for the next page: no handler, so C code is ended too
+    signal.alarm(0)
     print("null", flush=True)
 
 

@@ -193,18 +193,28 @@ def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch:
 
 def run_fingerprint(cfg: RunConfig, prompt: str, *, model: str, tiles: TileConfig) -> str:
     """SHA-256 over everything that may change a page's text."""
+    return fingerprint_of(
+        cfg,
+        prompt,
+        tile_rule=TILE_RULE,
+        model=model,
+        tiles=dataclasses.asdict(tiles),
+        dtype=cfg.engine.dtype,
+    )
+
+
+def fingerprint_of(cfg: RunConfig, prompt: str, **engine: Any) -> str:
+    """SHA-256 over what may change a page's text whatever reads it, and over `engine`: what else
+    may with this one."""
     raster = {k: v for k, v in dataclasses.asdict(cfg.raster).items() if k != "password"}
     if raster["text_layer"] == "draft":
         raster["text_layer"] = "never"  # a draft is checked token by token: the text is the same
     facts: dict[str, Any] = {
         "output_version": OUTPUT_VERSION,
-        "tile_rule": TILE_RULE,
-        "model": model,
         "prompt": prompt,
         "decode": dataclasses.asdict(cfg.decode) | {"draft": ""},  # drafts never change the text
         "raster": raster,
-        "tiles": dataclasses.asdict(tiles),
-        "dtype": cfg.engine.dtype,
         "recover": cfg.recover_loops,
+        **engine,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ocr2cli.engines.recovery import TURNED
 from ocr2cli.pages import (
     Attempt,
     FinishReason,
@@ -80,6 +81,14 @@ def with_witness(result: PageResult, own_text: str) -> PageResult:
     extra = {name: value for name, value in result.extra.items() if name != "own_text_found"}
     share = share_found(own_text, result.markdown)
     return replace(result, extra=extra if share is None else {**extra, "own_text_found": share})
+
+
+def read_before(known: PageResult, warnings: tuple[str, ...], own_text: str) -> PageResult:
+    """An earlier reading of the same pixels as this page's, whose document may be another: with
+    the page's own warnings, and compared with its own text."""
+    if known.attempts and known.attempts[-1].step == "upright":
+        warnings = (*warnings, TURNED)
+    return with_witness(replace(known, warnings=warnings), own_text)
 
 
 def _figure_place(number: int) -> str:

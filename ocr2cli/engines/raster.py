@@ -12,9 +12,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ocr2cli.config import RasterConfig, TileConfig
-from ocr2cli.engines.finish import PageFacts, failed, with_witness
+from ocr2cli.engines.finish import PageFacts, failed, read_before
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import Ask, PageImage, PageJob, PageKey, PageResult, Status, Uint8Array
+from ocr2cli.pages import (
+    Ask,
+    PageImage,
+    PageJob,
+    PageKey,
+    PageResult,
+    Status,
+    Uint8Array,
+    Unchanged,
+)
 from ocr2cli.pipeline.stage import Emit, Inbox
 from ocr2cli.text.prompt import asks_for_text
 
@@ -56,7 +65,8 @@ class RasterWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        early = early_result(job, page, self.raster, facts) or self._known(job, facts)
+        early = early_result(job, page, self.raster, facts)
+        early = early or known_result(job, facts, self.raster, self.prompt, self.cache)
         if early is not None:
             return early
         views = make_views(
@@ -68,15 +78,19 @@ class RasterWorker:
         )
         return replace(views, ask=job.ask)
 
-    def _known(self, job: PageJob, facts: PageFacts) -> PageResult | None:
-        """A page whose pixels an earlier run has read: in this output folder, or in the cache."""
-        # Where a text layer may stand for the pixels, equal pixels do not mean an equal text.
-        is_read = self.raster.text_layer not in ("trust", "auto")
-        if is_read and job.known_pixels and job.known_pixels == facts.pixels_sha256:
-            return PageResult(job.key, Status.OK, extra={"same_pixels": True})
-        if self.cache and (known := self.cache.find(job.key, facts.pixels_sha256)):
-            return with_witness(known, witness_of(job, self.raster, self.prompt))
-        return None
+
+def known_result(
+    job: PageJob, facts: PageFacts, cfg: RasterConfig, prompt: str, cache: PageCache | None
+) -> PageResult | None:
+    """A page whose pixels an earlier run has read: in this output folder, or in the cache."""
+    # Where a text layer may stand for the pixels, equal pixels do not mean an equal text.
+    is_read = cfg.text_layer not in ("trust", "auto")
+    if is_read and job.known_pixels and job.known_pixels == facts.pixels_sha256:
+        own = witness_of(job, cfg, prompt)
+        return Unchanged(job.key, Status.OK, raw=own, warnings=facts.warnings)
+    if cache and (known := cache.find(job.key, facts.pixels_sha256)):
+        return read_before(known, facts.warnings, witness_of(job, cfg, prompt))
+    return None
 
 
 def own_text(job: PageJob, cfg: RasterConfig) -> str:

@@ -53,7 +53,7 @@ PIXEL_STEPS = (
     ("upright", ("upright",)),
     ("halves", ("top", "bottom")),
 )
-
+TURNED = "boxes and figures are left out: the page was turned to read it"
 
 # As `engines/finish.py` writes it.
 _FIGURE = re.compile(r"!\[\]\(figure:(\d{1,4})\)")
@@ -116,12 +116,16 @@ class Ladder:
 
     @property
     def is_busy(self) -> bool:
-        """True while a step is due."""
+        """True while a page is to be read again."""
         return bool(self._jobs)
 
     def next_job(self) -> PageJob | None:
-        """A step that is due, or None."""
+        """A page to read again, for its next step or as `again` was told; or None."""
         return self._jobs.popleft() if self._jobs else None
+
+    def again(self, job: PageJob) -> None:
+        """Hand this job out once more."""
+        self._jobs.append(job)
 
     def take(self, job: PageJob, result: PageResult) -> PageResult | None:
         """The page's final result, or None when another step is tried first."""
@@ -149,7 +153,7 @@ def _recovered(climb: _Climb) -> PageResult:
     is_turned = climb.name == "upright"
     if is_turned:
         # Boxes of the turned page would point at the wrong places of the page as it is.
-        warnings.append("boxes and figures are left out: the page was turned to read it")
+        warnings.append(TURNED)
     return replace(
         first,
         status=Status.RECOVERED,

@@ -6,23 +6,24 @@ requests in flight. Ends in the same `finish.py`. Knows nothing about models or 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ocr2cli.config import OUTPUT_VERSION, RasterConfig, RunConfig
-from ocr2cli.engines.choose import EnginePlan, OpenCache
-from ocr2cli.engines.finish import PageFacts, failed, to_result, with_witness
+from ocr2cli.config import RasterConfig, RunConfig
+from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
+from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
     early_result,
     guarded,
+    known_result,
     page_facts,
     witness_of,
 )
@@ -35,6 +36,7 @@ from ocr2cli.engines.remote_client import (
     request_body,
     short,
     to_png,
+    untold_rule,
 )
 from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError, UsageError
@@ -42,7 +44,17 @@ from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
+logger = logging.getLogger("ocr2")
+
 _POLL_S = 0.05
+# A socket takes no time without end.
+_LONGEST_TIMEOUT_S = 1e8
+# What a page may end in; whatever else a server calls it, there is more on the page.
+_FINISH_REASONS = {
+    None: FinishReason.STOP, "stop": FinishReason.STOP, "length": FinishReason.LENGTH,
+}  # fmt: skip
+# A probability is rounded on its way here; below this one it is none.
+_LOGPROB_SLACK, _LEAST_LOGPROB = 0.01, -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +71,11 @@ def plan_remote(
 ) -> EnginePlan:
     """Probe the server with one page, then plan. Raises: UsageError, EngineError."""
     spec = probe(remote_spec(cfg, prompt))
-    facts = {
-        "output_version": OUTPUT_VERSION,
-        "server_model": spec.model,
-        "flavour": spec.flavour,
-        "prompt": prompt,
-        "decode": asdict(cfg.decode),
-        "raster": {k: v for k, v in asdict(cfg.raster).items() if k != "password"},
-    }
-    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    if flag := untold_rule(spec):
+        logger.warning(
+            "%s cannot be told %s: nothing keeps its pages from looping", spec.shown, flag
+        )
+    fingerprint = fingerprint_of(cfg, prompt, server_model=spec.model, flavour=spec.flavour)
     cache = open_cache(fingerprint) if open_cache else None
     rasterizers = cfg.engine.rasterizers or 1
     stages = (
@@ -92,7 +100,7 @@ def remote_spec(cfg: RunConfig, prompt: str) -> RemoteSpec:
         prompt=prompt,
         decode=cfg.decode,
         concurrency=cfg.engine.server_concurrency,
-        timeout_s=cfg.page_timeout,
+        timeout_s=min(cfg.page_timeout, _LONGEST_TIMEOUT_S),
     )
 
 
@@ -114,11 +122,11 @@ class PngWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        if early := early_result(job, page, self.raster, facts):
+        early = early_result(job, page, self.raster, facts)
+        early = early or known_result(job, facts, self.raster, self.prompt, self.cache)
+        if early is not None:
             return early
         witness = witness_of(job, self.raster, self.prompt)
-        if self.cache and (known := self.cache.find(job.key, facts.pixels_sha256)):
-            return with_witness(known, witness)
         return PagePng(job.key, to_png(page.rgb), replace(facts, own_text=witness))
 
 
@@ -131,16 +139,21 @@ class RequestWorker:
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         with ThreadPoolExecutor(self.spec.concurrency) as pool:
-            under_way: set[Future[PageResult]] = set()
+            deadlines: dict[Future[PageResult], float] = {}
             while True:
-                room = self.spec.concurrency - len(under_way)
-                pages = inbox.take(room, wait=not under_way) if room else []
-                if not pages and not under_way:
+                room = self.spec.concurrency - len(deadlines)
+                pages = inbox.take(room, wait=not deadlines) if room else []
+                if not pages and not deadlines:
                     return
-                under_way |= {pool.submit(self.read, page) for page in pages}
-                done, under_way = wait(under_way, _POLL_S, return_when=FIRST_COMPLETED)
+                deadline = time.monotonic() + self.spec.timeout_s
+                deadlines |= {pool.submit(self.read, page): deadline for page in pages}
+                done, _ = wait(deadlines, _POLL_S, return_when=FIRST_COMPLETED)
                 for future in done:
+                    del deadlines[future]
                     emit(future.result())
+                # Who watches this worker has as long a time: a request is to end by its own.
+                if all(time.monotonic() < each for each in deadlines.values()):
+                    inbox.note_progress()
 
     def read(self, page: PagePng) -> PageResult:
         """One page's result; a request that fails for good is the page's error.
@@ -152,11 +165,14 @@ class RequestWorker:
             answer = post(self.client, self.spec, request_body(self.spec, page.png))
             choice = first_choice(answer)
             generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
+            return to_result([generation], page.facts)
         except ServerGone:
             raise
         except EngineError as error:
             return failed(page.key, "request", str(error), page.facts)
-        return to_result([generation], page.facts)
+        except Exception as error:  # the border: one odd answer must not take the others along
+            message = f"the answer: {type(error).__name__} {error}"
+            return failed(page.key, "request", short(message), page.facts)
 
 
 def to_generation(
@@ -164,11 +180,11 @@ def to_generation(
 ) -> Generation:
     """A server's answer as a generation. The visual tokens are what the text does not explain.
 
-    Raises: EngineError for an answer of another shape.
+    Raises: EngineError for an answer of another shape, or cut short for a reason of the server's.
     """
     try:
         return _generation(key, answer, choice, seconds)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise EngineError(
             f"the answer is no chat completion: {short(json.dumps(answer))}"
         ) from None
@@ -179,7 +195,10 @@ def _generation(
 ) -> Generation:
     usage = answer.get("usage") or {}
     tokens = [entry for entry in (choice.get("logprobs") or {}).get("content") or []]
-    finish = FinishReason.LENGTH if choice.get("finish_reason") == "length" else FinishReason.STOP
+    reason = choice.get("finish_reason")
+    if reason not in _FINISH_REASONS:
+        raise EngineError(f"the server cut the page short: {short(str(reason))}")
+    finish = _FINISH_REASONS[reason]
     if choice.get("ocr2_finish_reason") in tuple(FinishReason):
         finish = FinishReason(choice["ocr2_finish_reason"])
     # llama-server with --special, which boxes need, writes the end token out as well.
@@ -190,7 +209,14 @@ def _generation(
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
-        logprobs=tuple(float(entry["logprob"]) for entry in tokens),
+        logprobs=tuple(_logprob(entry["logprob"]) for entry in tokens),
         seconds={"request": seconds},
         num_unnamed=int(usage.get("completion_tokens") or 0),
     )
+
+
+def _logprob(value: Any) -> float:
+    """Raises: ValueError for what is no logarithm of a probability."""
+    if not float(value) <= _LOGPROB_SLACK:
+        raise ValueError
+    return max(_LEAST_LOGPROB, min(0.0, float(value)))

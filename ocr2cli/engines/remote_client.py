@@ -26,6 +26,7 @@ _RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _TRIES = 6
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
+_CONNECT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _rules(spec: RemoteSpec) -> dict[str, Any]:
             "dry_penalty_last_n": decode.dry.last_n,
             "dry_sequence_breakers": [],
         }
-    if spec.flavour in ("vllm", "ocr2") and decode.no_repeat_ngram:
+    if spec.flavour == "vllm" and decode.no_repeat_ngram:
         return {
             "vllm_xargs": {
                 "ngram_size": decode.no_repeat_ngram,
@@ -111,6 +112,15 @@ def _rules(spec: RemoteSpec) -> dict[str, Any]:
     return {}
 
 
+def untold_rule(spec: RemoteSpec) -> str:
+    """The flag of a rule against repeats that this kind of server cannot be told; "" for none. Our
+    own has rules of its own."""
+    if spec.flavour == "ocr2" or _rules(spec):
+        return ""
+    is_on = spec.decode.no_repeat_ngram > 0
+    return "--dry" if spec.decode.dry else "--no-repeat-ngram" if is_on else ""
+
+
 def make_client(spec: RemoteSpec) -> httpx.Client:
     """An HTTP client with the key and the page's deadline. Raises: EngineError without httpx."""
     try:
@@ -119,14 +129,17 @@ def make_client(spec: RemoteSpec) -> httpx.Client:
         raise EngineError(
             "--engine openai needs httpx: pip install 'ocr2cli[openai]'"
         ) from None
-    headers = {"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
+    # httpx itself encodes text as ASCII.
+    key = f"Bearer {spec.api_key}".encode("utf-8", "surrogateescape")
+    headers = {"Authorization": key} if spec.api_key else {}
     return httpx.Client(base_url=spec.server, headers=headers, timeout=spec.timeout_s)
 
 
 def post(
     client: httpx.Client, spec: RemoteSpec, body: Mapping[str, Any], *, tries: int = _TRIES
 ) -> dict[str, Any]:
-    """POST a chat completion, again with growing waits on 429, 5xx and dropped connections.
+    """POST a chat completion, again with growing waits on 429, 5xx and dropped connections, all
+    within the page's time.
 
     Raises: ServerGone when no try reached the server, or it refuses the key; EngineError with the
     last reason.
@@ -134,10 +147,16 @@ def post(
     import httpx
 
     reason, is_gone = "", True
+    until = time.monotonic() + spec.timeout_s
     for pause in _waits(tries):
+        left = max(until - time.monotonic(), 0.1)
+        timeout = httpx.Timeout(left, connect=min(left, _CONNECT_S))
         try:
-            answer = client.post("/v1/chat/completions", json=body)
-        except httpx.TransportError as error:
+            answer = client.post("/v1/chat/completions", json=body, timeout=timeout)
+        except httpx.ReadTimeout:
+            reason, is_gone = f"no answer in {spec.timeout_s:g} s (--page-timeout)", False
+            break
+        except httpx.RequestError as error:
             reason, asked = f"{type(error).__name__} {error}".strip(), 0.0
             is_gone &= isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         else:
@@ -149,7 +168,10 @@ def post(
             is_gone = False
             if answer.status_code not in _RETRY_STATUS:
                 break
-        time.sleep(min(max(pause, asked), _LONGEST_WAIT_S))
+        wait = min(max(pause, asked), _LONGEST_WAIT_S)
+        if time.monotonic() + wait > until:
+            break
+        time.sleep(wait)
     kind = ServerGone if is_gone else EngineError
     raise kind(f"{spec.shown}: {reason}. Is the server up, and does it hold this model?")
 
@@ -166,13 +188,13 @@ def _waits(tries: int) -> Iterator[float]:
 def _asked(answer: httpx.Response) -> float:
     """Seconds of a Retry-After header, 0 without one."""
     text = answer.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
+    return float(text) if text.isdecimal() else 0.0
 
 
 def json_of(answer: httpx.Response) -> dict[str, Any]:
     try:
         parsed = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
         url = without_password(str(answer.url))

@@ -6,6 +6,7 @@ Knows nothing about stages or results.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +49,19 @@ def probe(spec: RemoteSpec) -> RemoteSpec:
         if flavour == "llamacpp":
             _check_template(client, spec, body)
         answer = post(client, spec, body, tries=3)
-    first_choice(answer)
-    seen = int((answer.get("usage") or {}).get("prompt_tokens") or _LEAST_PAGE_TOKENS)
+    choice = first_choice(answer)
+    try:
+        seen = int((answer.get("usage") or {}).get("prompt_tokens") or _LEAST_PAGE_TOKENS)
+        text = str((choice.get("message") or {}).get("content") or "")
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        raise EngineError(
+            f"{spec.shown}: the answer is no chat completion: {short(json.dumps(answer))}"
+        ) from None
     if seen < _LEAST_PAGE_TOKENS:
         raise EngineError(
             f"{spec.shown}: the probe page became {seen} prompt tokens, so the model did not see "
             f"it. {_LLAMA_HINT}"
         )
-    text = str((first_choice(answer).get("message") or {}).get("content") or "")
     if "<|grounding|>" in spec.prompt and "<|det|>" not in text:
         raise EngineError(
             f"{spec.shown}: no boxes came back for the grounding prompt, so the server drops "
@@ -74,7 +80,7 @@ def _check_template(client: httpx.Client, spec: RemoteSpec, body: Mapping[str, A
 
     try:
         answer = client.post("/apply-template", json=body)
-    except httpx.TransportError:
+    except httpx.RequestError:
         return  # the request that follows says what is wrong
     if answer.status_code == 404:
         return  # a server too old to tell
@@ -99,7 +105,7 @@ def _served_model(client: httpx.Client, spec: RemoteSpec) -> tuple[str, str]:
 
     try:
         answer = client.get("/v1/models")
-    except (httpx.TransportError, httpx.InvalidURL) as error:
+    except (httpx.RequestError, httpx.InvalidURL) as error:
         raise EngineError(
             f"{spec.shown} does not answer ({error}). Start it, or fix --server"
         ) from None

@@ -55,14 +55,14 @@ class PageCache:
         # may just have trimmed it: the page was read all the same.
         with contextlib.suppress(OSError):
             os.utime(path)
-        return replace(result, key=key, seconds={}, extra={**result.extra, "source": "cache"})
+        result = _bare(result)  # entries of earlier versions hold more
+        return replace(result, key=key, extra={**result.extra, "source": "cache"})
 
     def store(self, result: PageResult) -> None:
         """Keep a page that needs no second look; a full disk only costs the cache."""
         if not (result.status.is_good and result.pixels_sha256) or "source" in result.extra:
             return
-        # Which document it came from is not the next document's business.
-        body = to_json(replace(result, key=PageKey("", 0), input_sha256="", seconds={}))
+        body = to_json(_bare(result))
         path = self._path(result.pixels_sha256)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,3 +95,11 @@ class PageCache:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _bare(result: PageResult) -> PageResult:
+    """Without what is its document's or its run's: the next document's business is none of it."""
+    extra = {name: value for name, value in result.extra.items() if name != "same_pixels"}
+    return replace(
+        result, key=PageKey("", 0), input_sha256="", seconds={}, warnings=(), extra=extra
+    )

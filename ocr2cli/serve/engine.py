@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ocr2cli.batch import runner_named
 from ocr2cli.config import RunConfig
+from ocr2cli.document.files import is_plain_image
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine
 from ocr2cli.errors import Ocr2Error
@@ -116,7 +117,8 @@ class ServeEngine:
         path = Path(self._spool.name) / f"{name}{ending}"
         try:
             path.write_bytes(body)
-            jobs = self._list(path, name, pages, ask)
+            # Opening a hostile file may hang or crash: that happens in a process of its own.
+            jobs = self._list(path, name, pages, ask, is_isolated=not is_plain_image(body))
             if self.num_queued + len(jobs) > self.limits.queued:
                 raise QueueFull(self._retry_after())
             return self._enqueue(jobs, path)
@@ -128,10 +130,10 @@ class ServeEngine:
         if self._ended:
             raise Ocr2Error(self._ended)
 
-    def _list(self, path: Path, name: str, pages: str, ask: Ask) -> list[PageJob]:
+    def _list(
+        self, path: Path, name: str, pages: str, ask: Ask, *, is_isolated: bool
+    ) -> list[PageJob]:
         jobs: list[PageJob] = []
-        # Counting a hostile PDF's pages may hang or crash: that happens in a process of its own.
-        is_isolated = path.suffix == ".pdf"
         for job in find_jobs([str(path)], pages, self.cfg.raster, is_isolated=is_isolated):
             if len(jobs) >= self.limits.pages:
                 raise TooManyPages(f"at most {self.limits.pages} pages in one request")

@@ -7,11 +7,14 @@ address that was looked at. Knows nothing about requests.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
+import threading
 import time
 import urllib.request
+from functools import partial
 from typing import Any
 
 _CONNECT_S, _WHOLE_S = 20.0, 60.0  # for one wait; for all of it
@@ -37,16 +40,16 @@ def download(url: str, *, max_bytes: int) -> bytes:
     opener = urllib.request.OpenerDirector()
     for handler in _HANDLERS:
         opener.add_handler(handler())
-    until = time.monotonic() + _WHOLE_S
     pieces, size = [], 0
-    with opener.open(url, timeout=_CONNECT_S) as answer:
-        while piece := answer.read1(_PIECE_BYTES):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                raise TooLarge
-            if time.monotonic() > until:
-                raise TimeoutError(f"it took more than {_WHOLE_S:.0f} s")
+    with _Deadline(_WHOLE_S) as deadline:
+        opener.add_handler(_PublicHttp(deadline))
+        opener.add_handler(_PublicHttps(deadline))
+        with opener.open(url, timeout=_CONNECT_S) as answer:
+            while piece := answer.read1(_PIECE_BYTES):
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    raise TooLarge
     return b"".join(pieces)
 
 
@@ -55,7 +58,55 @@ def is_public(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_global
 
 
+class _Deadline:
+    """The time for one fetch. A host may send a byte now and then, in its certificate, its headers
+    or its body: when the time is over, every connection ends wherever it is being read.
+
+    Raises: TimeoutError, on leaving, when the time was over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self._connections: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for connection in self._connections:
+            connection.close()
+        # What was cut may look broken, or whole.
+        if error is None or isinstance(error, FETCH_ERRORS):
+            self.left()
+
+    def left(self) -> float:
+        """Seconds, more than 0. Raises: TimeoutError."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"it took more than {self._seconds:.0f} s") from None
+        return left
+
+    def watch(self, connection: socket.socket) -> None:
+        """Ends it in time. Raises: TimeoutError when it came too late."""
+        # A duplicate stays one whatever TLS makes of the other.
+        self._connections.append(connection.dup())
+        self.left()
+
+    def _cut(self) -> None:
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Checked(http.client.HTTPConnection):
+    deadline: _Deadline  # of the fetch that it is made for
+
     def connect(self) -> None:
         """To an address that was looked at, not to a name that may mean another a moment later."""
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -64,11 +115,15 @@ class _Checked(http.client.HTTPConnection):
             raise NotPublic
         fault: OSError | None = None
         for address in addresses:
+            left = self.deadline.left()
             try:
-                self.sock = socket.create_connection((address, self.port), self.timeout)
-                return
+                self.sock = socket.create_connection((address, self.port), min(_CONNECT_S, left))
             except OSError as error:
                 fault = error
+            else:
+                self.sock.settimeout(_CONNECT_S)
+                self.deadline.watch(self.sock)
+                return
         raise fault or OSError(f"{self.host} has no address")
 
 
@@ -76,20 +131,32 @@ class _CheckedTls(http.client.HTTPSConnection, _Checked):
     """Its own `connect` begins with `_Checked`'s, and asks for the name's certificate."""
 
 
+def _made(kind: type[_Checked], deadline: _Deadline, host: str, **how: Any) -> _Checked:
+    connection = kind(host, **how)
+    connection.deadline = deadline
+    return connection
+
+
 class _PublicHttp(urllib.request.HTTPHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._make = partial(_made, _Checked, deadline)
+
     def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_Checked, request)
+        return self.do_open(self._make, request)
 
 
 class _PublicHttps(urllib.request.HTTPSHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._make = partial(_made, _CheckedTls, deadline)
+
     def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_CheckedTls, request)
+        return self.do_open(self._make, request)
 
 
-# No others: a redirect to ftp would go past the look at the address.
+# Besides these two no others: a redirect to ftp would go past the look at the address.
 _HANDLERS: tuple[type[urllib.request.BaseHandler], ...] = (
-    _PublicHttp,
-    _PublicHttps,
     urllib.request.HTTPRedirectHandler,
     urllib.request.HTTPErrorProcessor,
     urllib.request.HTTPDefaultErrorHandler,

@@ -6,7 +6,6 @@ Knows nothing about sockets or how pages are read.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ def fetch_image(url: str, *, allow_http: bool, max_bytes: int) -> bytes:
             raise BadRequest("send the image as data:image/png;base64,...")
         try:
             return base64.b64decode(data, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii's, or another for letters that are not ASCII
             raise BadRequest("the data URL is not valid base64") from None
     if not url.startswith(("http://", "https://")):
         raise BadRequest("image_url takes a data: URL")

@@ -7,10 +7,11 @@ about models or how pages are read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocr2cli.document.preview import page_previews
 from ocr2cli.errors import Ocr2Error, UsageError
@@ -62,7 +63,7 @@ class Server:
     def __init__(self, engine: ServeEngine, settings: ServerSettings) -> None:
         self.engine = engine
         self.settings = settings
-        self._under_drawing: set[str] = set()
+        self._num_previews = 0
 
     def app(self) -> Starlette:
         """The ASGI application. The engine starts and stops with it."""
@@ -159,29 +160,34 @@ class Server:
         rows = [protocol.page_row(result) for result in results]
         return JSONResponse({"pages": rows, "usage": protocol.usage(results)})
 
-    async def preview(self, request: Request) -> Response:
+    async def preview(self, request: Request) -> ASGIApp:
         """Pictures of a document's pages for the page at /, a JSON line each as it is drawn."""
         if refusal := self._refuse(request):
             return refusal
-        if len(self._under_drawing) >= _MAX_PREVIEWS:
+        if self._num_previews >= _MAX_PREVIEWS:
             return _refusal(QueueFull(1))
-        try:
-            body = await self._document(request)
-            lines = self._previews(body, protocol.ending_of(body))
-        except _HANDLED as error:
-            return _refusal(error)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
-
-    def _previews(self, body: bytes, ending: str) -> Iterator[str]:
-        with tempfile.NamedTemporaryFile(prefix="ocr2-preview-", suffix=ending) as file:
-            self._under_drawing.add(file.name)
+        self._num_previews += 1
+        with contextlib.ExitStack() as place:
+            place.callback(self._give_place)
             try:
-                file.write(body)
-                file.flush()
-                for row in page_previews(file.name, max_pages=self.engine.limits.pages):
+                body = await self._document(request)
+                lines = self._previews(body, protocol.ending_of(body))
+            except _HANDLED as error:
+                return _refusal(error)
+            place.enter_context(contextlib.closing(lines))
+            return _until_sent(lines, place.pop_all())
+
+    def _give_place(self) -> None:
+        self._num_previews -= 1
+
+    def _previews(self, body: bytes, ending: str) -> Generator[str]:
+        with tempfile.NamedTemporaryFile(prefix="ocr2-preview-", suffix=ending) as file:
+            file.write(body)
+            file.flush()
+            rows = page_previews(file.name, max_pages=self.engine.limits.pages)
+            with contextlib.closing(rows):
+                for row in rows:
                     yield json.dumps(row) + "\n"
-            finally:
-                self._under_drawing.discard(file.name)
 
     async def _submit(self, body: bytes, ask: Ask, pages: str) -> list[Future[PageResult]]:
         """Every page of one document queued, or the reason why not."""
@@ -246,10 +252,24 @@ class Server:
 
     def _refuse(self, request: Request) -> Response | None:
         key = self.settings.api_key
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not secrets.compare_digest(given.encode(), key.encode()):
+        # Starlette reads headers as Latin-1: this is what was sent.
+        given = request.headers.get("authorization", "").encode("latin-1").removeprefix(b"Bearer ")
+        wanted = key.encode("utf-8", "surrogateescape")
+        if key and not secrets.compare_digest(given, wanted):
             return _error(401, "send the header Authorization: Bearer KEY", "unauthorized")
         return None
+
+
+def _until_sent(lines: Iterator[str], place: contextlib.ExitStack) -> ASGIApp:
+    """A stream that closes `place` when all is sent, or nothing can be any more: what a stream
+    itself closes is left open when the client goes before the first line."""
+    stream = StreamingResponse(lines, media_type="application/x-ndjson")
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with place:
+            await stream(scope, receive, send)
+
+    return answer
 
 
 # Processes that draw previews at once; reading does not wait for them.

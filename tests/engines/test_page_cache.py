@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,23 @@ from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.raster import RasterWorker
+from ocr2cli.engines.recovery import TURNED
 from ocr2cli.output.page_cache import PageCache
-from ocr2cli.pages import PageKey, PageResult, Status
+from ocr2cli.output.parts import to_json
+from ocr2cli.pages import Attempt, PageKey, PageResult, Status, Unchanged
 
 GOOD = PageResult(PageKey("a", 2), Status.OK, markdown="text", pixels_sha256="p" * 64,
                   input_sha256="i" * 64, seconds={"decode": 1.0})  # fmt: skip
+
+
+def toy_run(folder: Path, name: str) -> RunConfig:
+    """The toy model ends pages of its own accord here: its end token is the likeliest one."""
+    stuck = write_toy_model(folder / "toy", scale=0.0)
+    return RunConfig(
+        inputs=(str(folder / name),), out=folder / "one", runner="inline",
+        engine=EngineConfig(model=str(stuck), dtype="f32", batch_size=1, kv_tokens=2048),
+        decode=DecodeConfig(no_repeat_ngram=3), cache=str(folder / "cache"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -32,6 +45,18 @@ def test_a_page_is_found_under_its_pixels_with_its_new_key(cache: PageCache) -> 
     found = cache.find(PageKey("b", 7), "p" * 64)
     assert found is not None and found.key == PageKey("b", 7) and found.markdown == "text"
     assert found.extra["source"] == "cache" and found.input_sha256 == ""
+
+
+def test_an_entry_says_nothing_of_the_run_that_stored_it(cache: PageCache) -> None:
+    """That the file had changed there, what was wrong with it: a run that found it stopped."""
+    marked = replace(GOOD, warnings=("rotated",), extra={"same_pixels": True})
+    cache.store(marked)
+    (entry,) = [path for path in cache.folder.rglob("*") if path.is_file()]
+    assert b"same_pixels" not in entry.read_bytes() and b"rotated" not in entry.read_bytes()
+    body = to_json(marked)  # as it was stored once
+    entry.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    found = cache.find(PageKey("b", 0), "p" * 64)
+    assert found is not None and found.extra == {"source": "cache"} and found.warnings == ()
 
 
 def test_other_pixels_or_another_fingerprint_find_nothing(cache: PageCache) -> None:
@@ -114,23 +139,51 @@ def test_equal_pixels_keep_no_text_that_a_text_layer_gave(
     again = worker.read(replace(job, known_pixels=pixels))
     if text:
         assert again.markdown.strip() == text and again.extra == {"source": "text-layer"}
-    assert ("same_pixels" in getattr(again, "extra", {})) == (use in ("never", "draft"))
+    assert isinstance(again, Unchanged) == (use in ("never", "draft"))
     cache.store(replace(GOOD, pixels_sha256=pixels))
     found = RasterWorker(RasterConfig(text_layer=use), TileConfig(), cache=cache).read(job)
     assert found.markdown.strip() == (text or "text")
 
 
+def test_a_page_found_keeps_its_own_warnings_and_no_others(
+    tmp_path: Path, cache: PageCache
+) -> None:
+    page = Image.new("RGBA", (300, 200), (255, 255, 255, 0))
+    page.paste("black", (20, 20, 120, 60))
+    page.save(tmp_path / "page.png")
+    (job,) = find_jobs([str(tmp_path / "page.png")], is_isolated=False)
+    views = RasterWorker(RasterConfig(), TileConfig()).read(job)
+    assert len(views.warnings) == 1
+    others = replace(GOOD, pixels_sha256=views.pixels_sha256, warnings=("another page's",))
+    cache.store(others)
+    worker = RasterWorker(RasterConfig(), TileConfig(), cache=cache)
+    assert worker.read(job).warnings == views.warnings
+    cache.store(replace(others, attempts=(Attempt("first", None), Attempt("upright", None))))
+    assert worker.read(job).warnings == (*views.warnings, TURNED)
+    unchanged = worker.read(replace(job, known_pixels=views.pixels_sha256))
+    assert unchanged.warnings == views.warnings
+
+
+def test_a_changed_files_old_pages_may_be_cached_and_found(tmp_path: Path) -> None:
+    """Pages that the file kept went into the cache with a mark, at which every later run ended."""
+    pdf = pymupdf.open()
+    cfg = toy_run(tmp_path, "a.pdf")
+    for number in range(2):
+        page = pdf.new_page(width=200, height=100)
+        page.draw_rect((20, 20, 60 + 60 * number, 60), fill=(0, 0, 0))
+        pdf.save(tmp_path / "a.pdf")
+        summary = run_batch(replace(cfg, cache=cfg.cache if number else ""))
+    assert summary.pages_reused == 1
+    for out in ("two", "one"):
+        found = run_batch(replace(cfg, out=tmp_path / out, resume=False))
+        assert (found.by_status["ok"], found.pages_reused) == (2, 2)
+
+
 def test_a_second_run_into_another_folder_reads_nothing_again(tmp_path: Path) -> None:
-    """The toy model ends pages of its own accord here: its end token is the likeliest one."""
     page = Image.new("RGB", (300, 200), "white")
     ImageDraw.Draw(page).text((20, 20), "cached", fill="black", font_size=40)
     page.save(tmp_path / "page.png")
-    stuck = write_toy_model(tmp_path / "toy", scale=0.0)
-    cfg = RunConfig(
-        inputs=(str(tmp_path / "page.png"),), out=tmp_path / "one", runner="inline",
-        engine=EngineConfig(model=str(stuck), dtype="f32", batch_size=1, kv_tokens=2048),
-        decode=DecodeConfig(no_repeat_ngram=3), cache=str(tmp_path / "cache"),
-    )  # fmt: skip
+    cfg = toy_run(tmp_path, "page.png")
     first = run_batch(cfg)
     assert first.new_tokens > 0 and first.by_status["ok"] == 1
     second = run_batch(replace(cfg, out=tmp_path / "two"))

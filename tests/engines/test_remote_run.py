@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import socket
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +17,34 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ocr2cli.batch import run_batch
-from ocr2cli.config import EngineConfig, RunConfig
+from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines import remote, remote_client, remote_probe
+from ocr2cli.engines.remote_client import request_body
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
 
 Answer = Callable[[int], httpx.Response]
+NAN = math.nan
 
 
 def chat(**changes: Any) -> httpx.Response:
     message = {"message": {"content": "Read."}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 268, "completion_tokens": 20}
-    return httpx.Response(200, json={"choices": [message], "usage": usage} | changes)
+    table = {"choices": [message], "usage": usage} | changes
+    return httpx.Response(200, content=json.dumps(table))  # with numbers that JSON does not know
 
 
 class Server:
     """Answers `/v1/models` itself and page number n (the probe is 0) by `answer(n)`."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer, self.num_asked = answer, 0
+    def __init__(self, answer: Answer, owner: str) -> None:
+        self.answer, self.owner, self.num_asked = answer, owner, 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "m", "owned_by": "vllm"}]})
+            return httpx.Response(200, json={"data": [{"id": "m", "owned_by": self.owner}]})
+        if request.url.path == "/apply-template":
+            return httpx.Response(404)
         self.num_asked += 1
         return self.answer(self.num_asked - 1)
 
@@ -48,8 +59,10 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summa
         page.save(tmp_path / "in" / f"{number}.png")
     monkeypatch.setattr(remote_client.time, "sleep", lambda seconds: None)
 
-    def run(answer: Answer, server: str = "http://host:1") -> Summary:
-        transport = httpx.MockTransport(Server(answer))
+    def run(
+        answer: Answer, server: str = "http://host:1", owner: str = "vllm", **changes: Any
+    ) -> Summary:
+        transport = httpx.MockTransport(Server(answer, owner))
         for module in (remote, remote_probe):
             monkeypatch.setattr(
                 module,
@@ -60,7 +73,8 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summa
             engine="openai", server=server, server_concurrency=1, prompt="ocr", rasterizers=1
         )
         return run_batch(RunConfig(
-            inputs=(str(tmp_path / "in"),), out=tmp_path / "out", engine=engine, runner="inline"
+            inputs=(str(tmp_path / "in"),), out=tmp_path / "out", engine=engine, runner="inline",
+            **changes,
         ))  # fmt: skip
 
     return run
@@ -100,11 +114,162 @@ def test_a_page_the_server_cannot_read_fails_alone_and_is_asked_for_again(read) 
         {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"token": "a"}]}}]},
         {"usage": [1, 2]},
         {"usage": {"completion_tokens": "many"}},
+        {"usage": {"completion_tokens": math.inf}},
+        {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": 1000}]}}]},
+        {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": NAN}]}}]},
+        {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]},
     ],
 )
 def test_an_answer_of_another_shape_is_the_error_of_its_page(read, changes) -> None:
     summary = read(lambda number: chat(**changes) if number == 4 else chat())
     assert summary.by_status == {"ok": 5, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "head"),
+    [
+        (200, b"[" * 100_000, {}),
+        (200, b"no gzip", {"Content-Encoding": "gzip"}),
+        (429, b"", {"Retry-After": b"\xb2"}),
+    ],
+)
+def test_an_answer_that_cannot_be_taken_apart_is_the_error_of_its_page(
+    read, status: int, data: bytes, head: dict[str, Any]
+) -> None:
+    def answer(number: int) -> httpx.Response:
+        return httpx.Response(status, stream=httpx.ByteStream(data), headers=head)
+
+    summary = read(lambda number: chat() if number < 6 else answer(number))
+    assert summary.by_status == {"ok": 5, "failed": 1}
+    assert summary.bad_pages[0].code == "request"
+
+
+@pytest.mark.parametrize("usage", [[1], {"prompt_tokens": math.inf}, {"prompt_tokens": "many"}])
+def test_an_answer_of_another_shape_to_the_probe_is_one_clear_error(read, usage) -> None:
+    with pytest.raises(EngineError, match="no chat completion"):
+        read(lambda number: chat(usage=usage))
+
+
+def test_logprobs_that_no_number_can_sum_up_are_a_page_without_any_confidence(read) -> None:
+    lows = [{"logprob": -1e308}, {"logprob": -1e308}, {"logprob": 1e-7}]
+    choice = {"message": {"content": "x"}, "logprobs": {"content": lows}}
+    assert read(lambda number: chat(choices=[choice])).by_status == {"ok": 6}
+
+
+@pytest.mark.parametrize("reason", ["abort", "content_filter", "error"])
+def test_a_page_that_the_server_cut_short_is_not_read_and_asked_for_again(read, reason) -> None:
+    cut = {"message": {"content": "Re"}, "finish_reason": reason}
+    first = read(lambda number: chat(choices=[cut]) if number == 4 else chat())
+    assert first.by_status == {"ok": 5, "failed": 1} and reason in first.bad_pages[0].message
+    whole = {"message": {"content": "Read."}}
+    assert read(lambda number: chat(choices=[whole])).by_status == {"ok": 6}
+
+
+def test_a_page_without_an_answer_is_waited_for_once(read) -> None:
+    asked = []
+
+    def hangs(number: int) -> httpx.Response:
+        asked.append(number)
+        if number == 4:
+            raise httpx.ReadTimeout("timed out")
+        return chat()
+
+    first = read(hangs)
+    assert first.by_status == {"ok": 5, "failed": 1} and asked == list(range(7))
+    assert "--page-timeout" in first.bad_pages[0].message
+    assert read(lambda number: chat()).by_status == {"ok": 6}
+
+
+def test_a_changed_files_old_pages_are_not_asked_for_again(read, tmp_path: Path) -> None:
+    assert read(lambda number: chat()).by_status == {"ok": 6}
+    with Image.open(tmp_path / "in" / "2.png") as page:
+        page.save(tmp_path / "in" / "2.png", compress_level=1)
+    asked = []
+    summary = read(lambda number: asked.append(number) or chat())
+    assert (asked, summary.pages_reused, summary.by_status["ok"]) == ([0], 1, 6)  # the probe
+
+
+def test_only_what_changes_the_text_makes_pages_be_read_again(read) -> None:
+    def num_resumed(**changes: Any) -> int:
+        return read(lambda number: chat(), **changes).pages_resumed
+
+    assert num_resumed() == 0
+    assert num_resumed(decode=DecodeConfig(draft="text-layer"),
+                       raster=RasterConfig(text_layer="draft")) == 6  # fmt: skip
+    assert num_resumed(recover_loops=False) == 0
+
+
+@pytest.mark.parametrize("rule", [{}, {"no_repeat_ngram": 0, "dry": DryConfig()}])
+@pytest.mark.parametrize("owner", ["vllm", "sglang", "llamacpp", "ocr2", ""])
+def test_a_rule_that_a_server_cannot_be_told_is_named(read, caplog, owner, rule) -> None:
+    read(lambda number: chat(), owner=owner, decode=DecodeConfig(**rule))
+    notes = [record.getMessage() for record in caplog.records]
+    is_told = owner in {True: ("llamacpp", "ocr2"), False: ("vllm", "ocr2")}["dry" in rule]
+    assert len(notes) == (not is_told)
+    assert all(("--dry" if "dry" in rule else "--no-repeat-ngram") in note for note in notes)
+
+
+def test_our_own_server_is_sent_no_rules_that_it_does_not_read() -> None:
+    spec = remote.remote_spec(RunConfig(engine=EngineConfig(server="http://host")), "<image>\nx")
+    assert "vllm_xargs" not in request_body(replace(spec, flavour="ocr2"), b"png")
+    assert "vllm_xargs" in request_body(replace(spec, flavour="vllm"), b"png")
+
+
+def test_an_endless_page_timeout_is_one_that_a_socket_takes() -> None:
+    cfg = RunConfig(engine=EngineConfig(server="http://host"), page_timeout=math.inf)
+    socket.socket().settimeout(remote.remote_spec(cfg, "<image>\nx").timeout_s)
+
+
+class Hangs(BaseHTTPRequestHandler):
+    """Answers the probe, then nobody until it is well; then everybody."""
+
+    is_well = False
+    num_asked = 0
+    may_end = threading.Event()
+
+    def do_GET(self) -> None:
+        self._say({"data": [{"id": "m"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Hangs.num_asked += 1
+        if self.num_asked > 1 and not self.is_well:
+            self.may_end.wait(60)
+            return
+        self._say(chat().json())
+
+    def _say(self, answer: dict[str, Any]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+def test_pages_of_a_server_that_hangs_are_asked_for_again_by_the_next_run(tmp_path: Path) -> None:
+    """The watchdog over the worker was quicker than the request, and its `timeout` is settled."""
+    page = Image.new("RGB", (120, 80), "white")
+    ImageDraw.Draw(page).text((9, 30), "page", fill="black")
+    page.save(tmp_path / "a.png")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        engine = EngineConfig(
+            engine="openai", server=f"http://127.0.0.1:{http.server_address[1]}", prompt="ocr",
+            rasterizers=1,
+        )  # fmt: skip
+        cfg = RunConfig(
+            inputs=(str(tmp_path / "a.png"),), out=tmp_path / "out", engine=engine, runner="local",
+            page_timeout=5.0,
+        )  # fmt: skip
+        first = run_batch(cfg)
+        assert [page.code for page in first.bad_pages] == ["request"] and Hangs.num_asked == 2
+        Hangs.is_well = True
+        Hangs.may_end.set()
+        assert run_batch(cfg).by_status == {"ok": 1}
+        http.shutdown()
 
 
 def test_a_password_in_the_servers_address_is_in_no_message(read) -> None:

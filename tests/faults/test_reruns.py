@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import pymupdf
 import pytest
 from stub import stub_stages
 from stub_runs import Run, write_pdf
+from stub_worker import StubReader
 
 from ocr2cli.batch import run_batch
 from ocr2cli.config import RunConfig
 from ocr2cli.document import listing
 from ocr2cli.errors import ExitCode
+from ocr2cli.pages import Status, Unchanged
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -211,3 +216,28 @@ def test_outputs_that_another_input_of_the_same_name_replaces_are_named(
     del row["path"], row["sha256"]
     record.write_text(json.dumps(row))
     assert read(moved, "six") == []
+
+
+class Losing:
+    """Reads a page, or says that it is what it was when its part has gone meanwhile."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while jobs := inbox.take(1, wait=True):
+            if jobs[0].known_pixels:
+                shutil.rmtree(self.out / ".ocr2" / "parts")
+                emit(Unchanged(jobs[0].key, Status.OK))
+            else:
+                emit(StubReader({}).read(jobs[0]))
+
+
+def test_a_page_whose_earlier_reading_vanishes_in_mid_run_is_read_again(tmp_path: Path) -> None:
+    cfg = RunConfig((str(tmp_path / "a.pdf"),), out=tmp_path / "out", runner="inline")
+    stages = [Stage("stub", partial(Losing, cfg.out))]
+    write_pdf(tmp_path / "a.pdf", 1)
+    assert run_batch(cfg, stages=stages).by_status == {"ok": 1}
+    write_pdf(tmp_path / "a.pdf", 2)
+    again = run_batch(cfg, stages=stages)
+    assert again.by_status == {"ok": 2} and again.pages_reused == 0

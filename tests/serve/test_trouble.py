@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pymupdf
 import pytest
 from PIL import Image
 
-from ocr2cli.config import RunConfig
+from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
+from ocr2cli.document import listing
+from ocr2cli.document.files import PLAIN_BYTES
 from ocr2cli.document.preview import page_previews
 from ocr2cli.engines.choose import EnginePlan
+from ocr2cli.engines.remote import remote_spec
+from ocr2cli.engines.remote_client import make_client
 from ocr2cli.errors import EngineError, Ocr2Error, UsageError
 from ocr2cli.pages import Ask, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
@@ -57,9 +66,9 @@ def engine() -> Iterator[ServeEngine]:
     engine.close()
 
 
-def page() -> bytes:
+def page(kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (40, 30), "white").save(buffer, "PNG")
+    Image.new("RGB", (40, 30), "white").save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -71,7 +80,7 @@ def chat(image: str, words: str = "Free OCR.") -> str:
 
 
 def talk(
-    engine: ServeEngine, work: Callable[[httpx.AsyncClient], Awaitable[None]], **settings: bool
+    engine: ServeEngine, work: Callable[[httpx.AsyncClient], Awaitable[None]], **settings: Any
 ) -> None:
     """Do something with a client of a server around the engine, which runs already."""
 
@@ -102,6 +111,57 @@ def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:
         engine.submit(page(), ending=".png", ask=Ask(), pages="abc")
     assert list(spool.iterdir()) == []
     assert engine.submit(page(), ending=".png", ask=Ask())[0].result(20).markdown == "text"
+
+
+def test_a_preview_has_its_place_from_its_first_byte_to_its_last_line(engine: ServeEngine) -> None:
+    """Requests that were still being sent were not counted: any number of children could draw."""
+    may_go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield page()
+        await may_go_on.wait()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for refused in [b"words"] * 5:
+            assert (await client.post("/v1/preview", content=refused)).status_code == 415
+        asked = [asyncio.create_task(client.post("/v1/preview", content=slow())) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        assert (await client.post("/v1/preview", content=page())).status_code == 429
+        may_go_on.set()
+        assert all("image" in answer.text for answer in await asyncio.gather(*asked))
+        left = asyncio.create_task(client.post("/v1/preview", content=page("TIFF")))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        assert (await client.post("/v1/preview", content=page())).status_code == 200
+
+    talk(engine, work)
+
+
+def test_only_a_plain_picture_is_opened_in_the_servers_own_process(
+    engine: ServeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PDF behind two letters of a BMP was, and MuPDF can take its process along."""
+    opened = []
+    real = listing.inspect
+
+    def inspect(path: str, cfg: RasterConfig) -> listing.Listing:
+        opened.append(Path(path).suffix)
+        return real(path, cfg)
+
+    monkeypatch.setattr(listing, "inspect", inspect)
+    with pymupdf.open() as document:
+        document.new_page()
+        document.new_page()
+        pdf = document.tobytes()
+    others = [b"BM no image\n" + pdf, pdf, page("TIFF"), page("GIF"), page("WEBP"), page("BMP")]
+    large = page() + bytes(PLAIN_BYTES)
+    for body, num_pages in zip([*others, large], (2, 2, 1, 1, 1, 1, 1), strict=True):
+        pages = engine.submit(body, ending=protocol.ending_of(body), ask=Ask())
+        assert [one.result(20).markdown for one in pages] == ["text"] * num_pages
+    assert opened == []
+    for body in (page(), page("JPEG")):
+        engine.submit(body, ending=protocol.ending_of(body), ask=Ask())[0].result(20)
+    assert opened == [".png", ".jpg"]
 
 
 def test_a_form_without_a_length_is_read_no_further_than_the_limit(engine: ServeEngine) -> None:
@@ -156,6 +216,28 @@ def test_half_a_character_in_a_prompt_is_the_requests_fault(engine: ServeEngine)
     talk(engine, work)
 
 
+def test_a_key_may_have_any_letters(engine: ServeEngine) -> None:
+    key = "schl\u00fcssel"
+    sent = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent["Authorization"] = dict(request.headers.raw)[b"Authorization"]
+        return httpx.Response(200)
+
+    spec = remote_spec(RunConfig(engine=EngineConfig(server="http://ocr2", api_key=key)), "x")
+    with make_client(spec) as ours:
+        ours._transport = httpx.MockTransport(answer)
+        ours.get("/")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/v1/models", headers=sent)).status_code == 200
+        for wrong in (b"Bearer schlussel", b"Bearer schl\xfcssel", b""):
+            refused = await client.get("/v1/models", headers={"Authorization": wrong})
+            assert refused.status_code == 401
+
+    talk(engine, work, api_key=key)
+
+
 def test_a_slow_host_holds_up_nobody_else(
     engine: ServeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,11 +271,22 @@ class Host(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append((self.connection.getsockname()[0], self.path))
+        if self.path.startswith("/drop-by-drop"):
+            self._drip(is_body=self.path.endswith("body"))
+            return
         self.send_response(302 if self.path == "/away" else 200)
         if self.path == "/away":
             self.send_header("Location", self.secret)
         self.end_headers()
         self.wfile.write(b"png")
+
+    def _drip(self, *, is_body: bool) -> None:
+        """Headers that have no end, or a body that has none, for 20 s."""
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + b"\r\n" * is_body)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                self.wfile.write(b"A: b\r\n")
+                time.sleep(0.2)
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
@@ -227,8 +320,6 @@ def test_a_redirect_does_not_lead_into_the_servers_own_network(host: type[Host])
 def test_a_name_that_means_another_address_a_moment_later_is_asked_at_the_first(
     host: type[Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     answers = iter(["127.0.0.1", "127.0.0.2"])
     real = socket.getaddrinfo
     monkeypatch.setattr(
@@ -246,6 +337,36 @@ def test_an_image_larger_than_asked_for_is_not_taken(host: type[Host]) -> None:
     with pytest.raises(protocol.BadRequest) as caught:
         fetch("/a.png", max_bytes=2)
     assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_image_that_comes_drop_by_drop_is_given_up_in_time(
+    host: type[Host], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(fetching, "_WHOLE_S", 1.0)
+    started = time.monotonic()
+    with pytest.raises(protocol.BadRequest, match="more than 1 s"):
+        fetch(f"/drop-by-drop/{part}", max_bytes=10_000)
+    assert time.monotonic() - started < 8
+
+
+def test_a_host_that_is_silent_where_tls_begins_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "is_public", lambda address: True)
+    monkeypatch.setattr(fetching, "_WHOLE_S", 1.0)
+    started = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/a.png"
+        with pytest.raises(protocol.BadRequest, match="more than 1 s"):
+            protocol.fetch_image(url, allow_http=True, max_bytes=10)
+    assert time.monotonic() - started < 8
+
+
+def test_a_host_without_tls_is_the_requests_fault(host: type[Host]) -> None:
+    url = f"https://127.0.0.1:{host.port}/a.png"
+    with pytest.raises(protocol.BadRequest, match="SSL"):
+        protocol.fetch_image(url, allow_http=True, max_bytes=10)
 
 
 @pytest.mark.parametrize(
