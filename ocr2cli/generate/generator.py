@@ -99,6 +99,8 @@ class Generator:
             expected_new=tuning.expected_new,
             prefill_tokens=tuning.prefill_tokens,
             prefill_chunk=tuning.prefill_chunk,
+            admit_together=tuning.admit_together,
+            admit_patience=tuning.admit_patience,
         )
         self._cache = self._allocate(make_cache or _kv_cache_for(decoder))
         self._runner = StepRunner(

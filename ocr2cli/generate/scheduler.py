@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from ocr2cli.generate.sequence import Sequence, State
 
+# What waits for company keeps slots empty: one of so many is little beside a prompt's cost.
+SLOTS_FOR_ONE_EMPTY = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -48,6 +51,9 @@ class Scheduler:
     at least one chunk a step is fed.
     prefill_chunk: largest piece of a prompt fed at once, 0 for the whole prompt. Pieces start at
     multiples of it whatever else runs: a sequence's arithmetic never depends on its companions.
+    admit_together: while others run, sequences wait until that many can be admitted, or for
+    `admit_patience` steps: for a device where a prompt alone costs as much as several together.
+    With few slots, where an empty one is a large part of the step, less company will do.
     """
 
     def __init__(
@@ -58,12 +64,17 @@ class Scheduler:
         expected_new: int = 512,
         prefill_tokens: int = 2048,
         prefill_chunk: int = 0,
+        admit_together: int = 1,
+        admit_patience: int = 0,
     ) -> None:
         self.num_slots = num_slots
         self.kv_tokens = kv_tokens
         self.expected_new = expected_new
         self.prefill_tokens = prefill_tokens
         self.prefill_chunk = prefill_chunk
+        self.admit_together = admit_together
+        self.admit_patience = admit_patience
+        self._steps_held = 0
         self.running: list[Sequence] = []  # by arrival: nobody overtakes
         self._waiting: list[tuple[int, Sequence]] = []  # heap by arrival
         self._free_slots = list(range(num_slots))  # heap: lowest first
@@ -115,12 +126,23 @@ class Scheduler:
         return tuple(preempted)
 
     def _admit(self, lookahead: int) -> None:
+        if self._waits_for_company():
+            return
         # No skipping: a long prompt at the head is not overtaken for ever by short ones.
         while self._waiting and self._free_slots and self._fits(self._waiting[0][1], lookahead):
             sequence = heapq.heappop(self._waiting)[1]
             sequence.slot = heapq.heappop(self._free_slots)
             sequence.state = State.PREFILL
             self.running.append(sequence)
+
+    def _waits_for_company(self) -> bool:
+        ready = min(len(self._waiting), len(self._free_slots))
+        enough = min(self.admit_together, self.num_slots // SLOTS_FOR_ONE_EMPTY)
+        waits = 0 < ready < enough and bool(self.running)
+        self._steps_held = self._steps_held + 1 if waits else 0
+        if self._steps_held > self.admit_patience:
+            self._steps_held, waits = 0, False
+        return waits
 
     def _fits(self, sequence: Sequence, lookahead: int) -> bool:
         if not self.running:

@@ -183,6 +183,49 @@ def test_decodes_go_on_while_a_long_prompt_is_fed() -> None:
     assert keys(box.schedule().decodes) == [0, 1]
 
 
+def test_prompts_wait_for_company_while_others_run() -> None:
+    box = scheduler(num_slots=128, kv_tokens=10**6, admit_together=3, admit_patience=5)
+    box.add(sequence(0))
+    plan = box.schedule()
+    assert len(plan.prefills) == 1, "nobody runs, so nobody waits"
+    for arrival in (1, 2):
+        box.add(sequence(arrival))
+        feed(plan)
+        plan = box.schedule()
+        assert plan.prefills == () and keys(plan.decodes) == [0]
+    box.add(sequence(3))
+    plan = box.schedule()
+    assert [chunk.sequence.arrival for chunk in plan.prefills] == [1, 2, 3]
+
+
+def test_company_that_does_not_come_is_waited_for_a_few_steps_only() -> None:
+    box = scheduler(num_slots=128, kv_tokens=10**6, admit_together=3, admit_patience=5)
+    box.add(sequence(0))
+    for round_ in range(2):
+        feed(box.schedule())
+        box.add(sequence(1 + round_))
+        admitted = []
+        for _ in range(6):
+            plan = box.schedule()
+            admitted.append(len(plan.prefills))
+            feed(plan)
+        assert admitted == [0] * 5 + [1]
+
+
+@pytest.mark.parametrize(("num_slots", "company"), [(2, 1), (63, 1), (64, 2), (128, 4), (512, 4)])
+def test_the_fewer_slots_there_are_the_less_company_is_waited_for(
+    num_slots: int, company: int
+) -> None:
+    box = scheduler(num_slots=num_slots, kv_tokens=10**6, admit_together=4, admit_patience=1000)
+    box.add(sequence(0))
+    feed(box.schedule())
+    for arrival in range(1, 9):
+        box.add(sequence(arrival))
+        if admitted := box.schedule().prefills:
+            break
+    assert len(admitted) == company
+
+
 def test_the_scheduler_needs_no_torch() -> None:
     code = "import sys, ocr2cli.generate.scheduler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
