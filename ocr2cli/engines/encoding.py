@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ocr2cli.model.vision import VisionEncoder
-from ocr2cli.pages import Views
+from ocr2cli.pages import Uint8Array, Views
 
 
 def encode_pages(
@@ -23,10 +23,9 @@ def encode_pages(
 
     encode_tiles: uint8 [N, 3, S, S] -> [N, Q, D], in place of `vision.encode_views`.
     """
-    whole_BQD = vision.encode_views(
-        torch.stack([torch.from_numpy(page.global_view) for page in pages])
-    )
-    tiles = torch.cat([torch.from_numpy(page.tiles) for page in pages])
+    device = vision.view_separator.device
+    whole_BQD = vision.encode_views(_together([page.global_view[None] for page in pages], device))
+    tiles = _together([page.tiles for page in pages], device)
     encode_tiles = encode_tiles or vision.encode_views
     tiles_NQD = encode_tiles(tiles) if tiles.shape[0] else whole_BQD[:0]
     parts = torch.split(tiles_NQD, [page.num_tiles for page in pages])
@@ -34,3 +33,11 @@ def encode_pages(
         vision.assemble(mine, whole_QD, page.grid)
         for page, mine, whole_QD in zip(pages, parts, whole_BQD, strict=True)
     ]
+
+
+def _together(views: Sequence[Uint8Array], device: torch.device) -> Tensor:
+    """All of them in one tensor in the host's memory, pinned for a card: torch keeps such memory
+    for the next group, and the copy from it does not wait for the pages before."""
+    shape = (sum(map(len, views)), *views[0].shape[1:])
+    out = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    return torch.cat([torch.from_numpy(each) for each in views], out=out)

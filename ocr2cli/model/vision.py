@@ -41,7 +41,7 @@ class VisionEncoder(nn.Module):
         S is 768 (tile) or 1024 (global) in v2; v1 takes any multiple of 64 pixels.
         """
         weight = self.sam.patch_embed.weight
-        pixels = views_B3SS.to(weight.device).float() / 255
+        pixels = views_B3SS.to(weight.device, non_blocking=views_B3SS.is_pinned()).float() / 255
         return self((pixels - 0.5) / 0.5)
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
