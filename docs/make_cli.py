@@ -18,6 +18,7 @@ sys.path.insert(0, str(REPO))
 import click  # noqa: E402
 
 from ocr2cli.cli.main import COMMANDS, ocr2  # noqa: E402
+from ocr2cli.cli.options import TopicCommand  # noqa: E402
 from ocr2cli.errors import ExitCode  # noqa: E402
 
 PAGE = Path(__file__).with_name("cli.md")
@@ -29,10 +30,10 @@ HEAD = """\
 Every option of every command, as `ocr2 COMMAND --help` prints it. Messages and progress go to
 stderr, results to stdout.
 
-A flag beats the environment variable beside it, that beats the TOML file (`--config FILE`, else
-`./ocr2.toml`, else `ocr2/config.toml` in the user's config folder), that beats the default. In
-the file an option has its long name without the dashes, at the top for every command that knows
-it or in a table of the command's name:
+A value comes from the flag; else from the environment variable in the last column; else from the
+TOML file (`--config FILE`, else `./ocr2.toml`, else `ocr2/config.toml` in the user's config
+folder); else it is the default. In the file an option has its long name without the dashes: at the
+top for every command that has it, or in a table with the command's name:
 
 ```toml
 model = "deepseek-ocr-2"
@@ -41,13 +42,13 @@ model = "deepseek-ocr-2"
 format = "md,html"
 ```
 
-`pages` and `cache` mean something else in `bench` and `eval`, and `api-key` in `serve`: put them
-in `[run]`, not at the top, and set `OCR2_PAGES`, `OCR2_CACHE` and `OCR2_API_KEY` for one command
-only.
+`pages` means something else in `bench`, `cache` in `eval`, and `api-key` in `serve`: put them in
+`[run]`, not at the top, and set `OCR2_PAGES`, `OCR2_CACHE` and `OCR2_API_KEY` for one command only.
 
-Variables of others that are honoured: `NO_COLOR` and `TERM=dumb` (lines instead of a bar),
-`HF_HOME`, `HF_HUB_OFFLINE`, `CUDA_VISIBLE_DEVICES`, `RAY_ADDRESS`, `XDG_CACHE_HOME`,
-`XDG_CONFIG_HOME`, `TMPDIR`, `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`, and `AWS_*` for `s3://`.
+Environment variables of other programs that ocr2 respects: `NO_COLOR` and `TERM=dumb` (lines
+instead of a bar), `HF_HOME`, `HF_HUB_OFFLINE`, `CUDA_VISIBLE_DEVICES`, `RAY_ADDRESS`,
+`XDG_CACHE_HOME`, `XDG_CONFIG_HOME`, `XDG_STATE_HOME`, `TMPDIR`, `OMP_WAIT_POLICY`,
+`GOMP_SPINCOUNT`, and `AWS_*` for `s3://`.
 
 What the output holds: [output.md](output.md). The server's requests: [server.md](server.md).
 """
@@ -90,14 +91,23 @@ def command_lines(path: str, command: click.Command) -> Iterator[str]:
     usage = command.get_usage(context).removeprefix("Usage: ")
     yield from (f"## {path}", "", "```", " ".join(usage.split()), "```", "")
     yield from (description(command), "")
-    rows = [row for parameter in command.params if (row := option_row(parameter, context))]
-    if rows:
-        yield from ("| option | meaning | default | environment |", "|---|---|---|---|", *rows, "")
+    if isinstance(command, TopicCommand):
+        for topic, options in command.options_by_topic(context).items():
+            yield from (f"### {topic}", "", *option_table(options, context))
+    else:
+        yield from option_table(command.params, context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
             yield from command_lines(f"{path} {name}", below)
+
+
+def option_table(options: list[click.Parameter], context: click.Context) -> Iterator[str]:
+    """A row for each option of a command's own; nothing where there is none."""
+    rows = [row for each in options if (row := option_row(each, context))]
+    if rows:
+        yield from ("| option | meaning | default | environment |", "|---|---|---|---|", *rows, "")
 
 
 def description(command: click.Command) -> str:
@@ -111,8 +121,8 @@ def description(command: click.Command) -> str:
 
 
 def option_row(parameter: click.Parameter, context: click.Context) -> str:
-    """One row of the table; "" for an argument, which the usage line shows."""
-    if not isinstance(parameter, click.Option):
+    """One row of the table; "" for an argument, which the usage line shows, and for --help."""
+    if not isinstance(parameter, click.Option) or "--help" in parameter.opts:
         return ""
     record = parameter.get_help_record(context)
     extra = parameter.get_help_extra(context)

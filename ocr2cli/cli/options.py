@@ -36,6 +36,33 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     return click.option(*names, **settings)
 
 
+class TopicCommand(click.Command):
+    """A command whose options stand below headings, in --help and in docs/cli.md.
+
+    topics: heading -> its flags without their dashes, with spaces between.
+    """
+
+    def __init__(self, *args: Any, topics: dict[str, str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.topics = topics
+
+    def options_by_topic(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
+        """The options below each heading; those of no heading come last, as General."""
+        below = {flag: topic for topic, flags in self.topics.items() for flag in flags.split()}
+        found: dict[str, list[click.Parameter]] = {topic: [] for topic in (*self.topics, "General")}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option):
+                flag = parameter.opts[-1].removeprefix("--")
+                found[below.get(flag, "General")].append(parameter)
+        return found
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for topic, options in self.options_by_topic(ctx).items():
+            with formatter.section(topic):
+                records = [option.get_help_record(ctx) for option in options]
+                formatter.write_dl([record for record in records if record])
+
+
 def common(function: Function) -> Function:
     """-v, -q, --log-format and --config, on every command."""
     for decorate in (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+from ocr2cli.cli.options import TopicCommand, common, is_terminal, option, set_up_logging
 from ocr2cli.config import (
     DRAFT_MODES,
     DTYPE_NAMES,
@@ -44,6 +44,21 @@ _NANO_HINT = (
     "nano, the small model that comes along, reads large print only. For pages like these: "
     "ocr2 models pull deepseek-ocr-2, then --model deepseek-ocr-2"
 )
+
+# The headings of --help, and the flags below each, without their dashes.
+TOPICS = {
+    "Input": "null pages dpi password password-file rotate text-layer",
+    "Output": "out state format min-confidence save-tokens json metrics-file",
+    "Reading": "prompt prompt-text max-new-tokens no-repeat-ngram ngram-window dry "
+               "draft no-recover",
+    "Model": "model mmproj mode dtype",
+    "Resume and retry": "no-resume retry-failed fail-fast page-timeout retries cache "
+                        "cache-size",
+    "Forecast": "dry-run price-per-hour",
+    "Machine": "device compile encoders decoders rasterizers batch-size kv-tokens "
+               "recycle-after worker-memory runner address",
+    "Server that holds the model": "engine server api-key",
+}  # fmt: skip
 
 
 def engine_options(function: Any) -> Any:
@@ -100,7 +115,7 @@ def decode_options(function: Any) -> Any:
     return function
 
 
-@click.command(short_help="Read documents, write markdown.")
+@click.command(cls=TopicCommand, topics=TOPICS, short_help="Read documents, write markdown.")
 @click.argument("inputs", nargs=-1, required=True,
                 type=click.Path(path_type=str, readable=False))
 @option("-o", "--out", required=True, type=click.Path(path_type=str),
@@ -122,7 +137,7 @@ def decode_options(function: Any) -> Any:
         help="Turn sideways scans upright.")
 @option("--text-layer", default="never",
         type=click.Choice(TEXT_LAYER_USES),
-        help="Use of a PDF's own text.")
+        help="Use of a PDF's own text; auto: instead of reading, where it matches the pixels.")
 @decode_options
 @option("--format", "formats", default="md,jsonl", help="Comma list of: " + ", ".join(FORMATS))
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")

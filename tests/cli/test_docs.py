@@ -51,6 +51,22 @@ def test_zsh_and_fish_get_the_command_with_its_line(shell: str, words, answer: s
     assert answer in ocr2(_OCR2_COMPLETE=f"{shell}_complete", **words)
 
 
+def test_every_option_of_run_stands_below_one_heading_that_says_what_it_is_about() -> None:
+    from click import Context
+
+    from ocr2cli.cli.run import TOPICS, run
+
+    flags = ["--" + flag for flag in " ".join(TOPICS.values()).split()]
+    known = {flag for parameter in run.params for flag in parameter.opts}
+    assert len(flags) == len(set(flags)) and set(flags) <= known
+    below = run.options_by_topic(Context(run))
+    names = {option.opts[-1] for option in below["General"]}
+    assert names == {"--verbose", "--quiet", "--log-format", "--config", "--help"}
+    text = ocr2("run", "--help")
+    places = [text.index(f"\n{topic}:\n") for topic in below]
+    assert places == sorted(places) and text.count(" --dpi ") == 1
+
+
 def test_the_page_of_the_command_line_is_what_the_commands_say() -> None:
     done = subprocess.run(
         [sys.executable, "docs/make_cli.py", "--check"], cwd=REPO, capture_output=True, text=True
