@@ -175,6 +175,7 @@ class Generation:
 
     token_ids: new tokens, without the end token. text: decoded with specials kept.
     logprobs: natural-log probability of each new token (the end token's last when it came).
+    pieces: the bytes that each stands for, where that is known; the end token's may be left out.
     num_unnamed: new tokens where a server tells how many there are, and not which.
     step: of the recovery ladder.
     """
@@ -186,6 +187,7 @@ class Generation:
     num_prompt_tokens: int
     num_visual_tokens: int
     logprobs: tuple[float, ...] = ()
+    pieces: tuple[bytes, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     num_unnamed: int = 0
     step: str = "first"
