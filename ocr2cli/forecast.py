@@ -18,6 +18,7 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.jsonl import rounded
 from ocr2cli.output.rates import Rates, load_rates, store_forecast
+from ocr2cli.output.summary import counted
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 
@@ -72,18 +73,29 @@ class Forecast:
         }
 
     def to_text(self) -> str:
-        grids = ", ".join(f"{count} of {grid}" for grid, count in self.grids.most_common())
+        grids = ", ".join(f"{count:,} of {grid}" for grid, count in self.grids.most_common())
         lines = [
-            f"{self.pages} pages of {self.documents} documents ({grids or 'no grids'})",
-            f"{self.tiles} tiles, {self.visual_tokens} visual tokens, "
-            f"about {self.new_tokens} new tokens",
+            f"{counted(self.pages, 'page')} of {counted(self.documents, 'document')} "
+            f"({grids or 'no grids'})",
+            f"{counted(self.tiles, 'tile')}, {counted(self.visual_tokens, 'visual token')}, "
+            f"about {counted(self.new_tokens, 'new token')}",
             f"no forecast of time: {self.basis}" if self.seconds is None
-            else f"about {self.seconds / 60:.1f} minutes ({self.basis})",
+            else f"about {_duration(self.seconds)} ({self.basis})",
         ]  # fmt: skip
         if self.price_per_hour and self.money is not None:
-            lines.append(f"about {self.money:.2f} at {self.price_per_hour:g} an hour")
+            about = "less than 0.01" if self.money < 0.01 else f"about {self.money:.2f}"
+            lines.append(f"{about} at {self.price_per_hour:g} an hour")
         lines += [f"unreadable: {name}" for name in self.unreadable]
         return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that people would say it in, to two digits below ten."""
+    for unit, length in (("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * length:
+            number = seconds / length
+            return f"{round(number, 1):g} {unit}s" if number < 9.95 else f"{number:,.0f} {unit}s"
+    return counted(max(1, round(seconds)), "second")
 
 
 def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:

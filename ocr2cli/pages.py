@@ -79,6 +79,7 @@ class PageJob:
     path: absolute path of the input, as given by the file system (may hold surrogate escapes).
     sha256: hex digest of the whole input file, or "" when the file could not be read.
     num_pages: pages of the document that this run reads; it is written when so many have a result.
+    of_pages: pages that the document has; 0 where nobody has counted.
     known_pixels: digest of this page's pixels as an earlier run read them: when the file changed
     but this page did not, the earlier result is kept.
     error: set when the document could not be listed: the runner turns it into a result.
@@ -93,6 +94,7 @@ class PageJob:
     known_pixels: str = ""
     error: PageError | None = None
     ask: Ask = Ask()
+    of_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class Generation:
 
     token_ids: new tokens, without the end token. text: decoded with specials kept.
     logprobs: natural-log probability of each new token (the end token's last when it came).
+    pieces: the bytes that each stands for, where that is known; the end token's may be left out.
     num_unnamed: new tokens where a server tells how many there are, and not which.
     step: of the recovery ladder.
     """
@@ -186,6 +189,7 @@ class Generation:
     num_prompt_tokens: int
     num_visual_tokens: int
     logprobs: tuple[float, ...] = ()
+    pieces: tuple[bytes, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     num_unnamed: int = 0
     step: str = "first"

@@ -17,7 +17,7 @@ from PIL import Image
 from ocr2cli.cli.progress import Progress
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
 from ocr2cli.errors import ModelError, PageFault
-from ocr2cli.forecast import forecast
+from ocr2cli.forecast import Forecast, forecast
 from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
@@ -59,6 +59,27 @@ def test_a_first_forecast_is_the_readmes_arithmetic(cfg: RunConfig) -> None:
     assert plan.seconds == pytest.approx(3 + 2 * 0.76 + plan.new_tokens * 0.0039)
     assert plan.money == pytest.approx(plan.seconds * 0.001)
     assert "after a run on this machine" in plan.basis
+
+
+@pytest.mark.parametrize(
+    ("counts", "seconds", "price", "lines"),
+    [
+        (1, 4.2, 2.0, ["1 page of 1 document (1 of 1x1)", "1 tile, 1 visual token, about 1 new",
+                       "about 4 seconds (so)", "less than 0.01 at 2 an hour"]),
+        (1200, 5400.0, 2.0, ["1,200 pages of 1,200 documents", "1,200 tiles, 1,200 visual tokens",
+                             "about 1.5 hours (so)", "about 3.00 at 2 an hour"]),
+        (2, 240.0, 1.5, ["2 pages of 2 documents", "2 tiles", "about 4 minutes (so)",
+                         "about 0.10 at 1.5 an hour"]),
+    ],
+)  # fmt: skip
+def test_a_forecast_speaks_as_people_do(
+    counts: int, seconds: float, price: float, lines: list[str]
+) -> None:
+    """It said "1 pages of 1 documents", "about 0.1 minutes" and "about 0.00 at 2 an hour"."""
+    plan = Forecast(counts, counts, [], counts, counts, counts, seconds, "so", price)
+    plan.grids["1x1"] = counts
+    told = plan.to_text().splitlines()
+    assert all(text.startswith(line) for text, line in zip(told, lines, strict=True)), told
 
 
 @pytest.mark.parametrize("error", [PageFault("unreadable", "it is torn."), MemoryError()])
@@ -216,7 +237,7 @@ def test_the_speed_of_another_model_than_nano_is_not_forecast_before_its_first_r
     run.forecast = expected(other, run)
     assert "new tokens, no time by the dry run" in run.to_text()
     store_rates(other, Rates(5, 5000, 500, 1, 2, 3))
-    assert "minutes (as the last runs" in forecast(other).to_text()
+    assert "seconds (as the last runs" in forecast(other).to_text()
 
 
 def test_a_run_is_held_to_its_dry_run_or_to_earlier_runs(cfg: RunConfig) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ from ocr2cli.config import (
     RunConfig,
 )
 from ocr2cli.errors import ExitCode, UsageError
-from ocr2cli.output.formats import FORMATS
+from ocr2cli.output.formats import BOX_FORMATS, FORMATS
 from ocr2cli.runners import RUNNERS
+from ocr2cli.text.prompt import asks_for_boxes, asks_for_text, prompt_text
 
 if TYPE_CHECKING:
     from ocr2cli.output.summary import Summary
@@ -40,6 +42,10 @@ logger = logging.getLogger("ocr2")
 
 _COUNT = click.IntRange(min=0)
 # A stranger's first page may well be small print.
+_TEXT_HINT = (
+    "PDFs among them have a text of their own: --text-layer auto takes it where it looks like the "
+    "page"
+)
 _NANO_HINT = (
     "nano, the small model that comes along, reads large print only. For pages like these: "
     "ocr2 models pull deepseek-ocr-2, then --model deepseek-ocr-2"
@@ -206,6 +212,8 @@ def execute(
     from ocr2cli.cli.progress import make_progress
     from ocr2cli.pipeline.stop import stop_on_signals
 
+    if stages is None:
+        _warn(cfg)
     has_bar = is_terminal() and not log_json
     with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
         summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
@@ -215,14 +223,37 @@ def execute(
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
     code = stop.exit_code or summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
-        click.echo(summary.to_text(), err=True)
-        if summary.pages_badly_read and _reads_with_nano(cfg.engine):
-            click.echo(_NANO_HINT, err=True)
+        for line in (summary.to_text(), *_hints(cfg, summary)):
+            click.echo(line, err=True)
     return int(code)
+
+
+def _hints(cfg: RunConfig, summary: Summary) -> Iterator[str]:
+    """What else to try with the pages that were read badly."""
+    if summary.pages_badly_read_of_text and cfg.raster.text_layer == "never":
+        yield _TEXT_HINT
+    if summary.pages_badly_read and _reads_with_nano(cfg.engine):
+        yield _NANO_HINT
 
 
 def _reads_with_nano(engine: EngineConfig) -> bool:
     return engine.model == "nano" and engine.engine != "openai"
+
+
+def _warn(cfg: RunConfig) -> None:
+    """Tells, before page one, of what is asked for and will not be had."""
+    prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
+    if _reads_with_nano(cfg.engine) and not asks_for_text(prompt):
+        logger.warning(
+            "nano was trained on --prompt markdown and --prompt ocr alone: what it answers to "
+            "another prompt makes no sense"
+        )
+    drawn = [name for name in cfg.formats if name in BOX_FORMATS]
+    if drawn and not asks_for_boxes(prompt):
+        logger.warning(
+            "--format %s: this prompt asks for no boxes, so there will be none to draw; "
+            "--prompt markdown does", ",".join(drawn),
+        )  # fmt: skip
 
 
 def config_from_flags(flags: dict[str, Any]) -> RunConfig:

@@ -14,7 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, shown
+from ocr2cli.document.ink import is_blank
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import Uint8Array
 
@@ -199,19 +201,17 @@ def _tiff_tags(image: Image.Image) -> Mapping[int, object]:
 
 
 def _to_rgb(image: Image.Image, tags: Mapping[int, object], notes: list[str]) -> Image.Image:
-    """RGB; alpha composited on white where the image really is transparent."""
+    """RGB; alpha composited on a plain ground where the image really is transparent."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image, tags, notes)
     if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
-        return _composite_on_white(image, notes)
+        return _composite(image, notes)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _composite_on_white(image: Image.Image, notes: list[str]) -> Image.Image:
-    from PIL import Image
-
+def _composite(image: Image.Image, notes: list[str]) -> Image.Image:
     lowest, highest = image.getchannel("A").getextrema()
     if lowest == 255:
         return image.convert("RGB")
@@ -220,9 +220,23 @@ def _composite_on_white(image: Image.Image, notes: list[str]) -> Image.Image:
         notes.append("the whole image is marked transparent; transparency ignored")
         return image.convert("RGB")
     # The reference drops alpha: black text on a transparent ground would be black on black.
+    on_white = _on_ground("white", image)
+    if _is_empty(on_white) and not _is_empty(on_black := _on_ground("black", image)):
+        notes.append("transparent image shown on black: on white nothing is to be seen")
+        return on_black
     notes.append("transparent image shown on white")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    return on_white
+
+
+def _on_ground(colour: str, image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    ground = Image.new("RGBA", image.size, colour)
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+def _is_empty(image: Image.Image) -> bool:
+    return is_blank(np.asarray(image), RasterConfig().blank_ink)
 
 
 def _deep_grey_to_rgb(

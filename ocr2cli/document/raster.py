@@ -327,6 +327,12 @@ class _OpenDocuments:
         with self._lock:
             opened = self._current(job, cfg) or self._open(job, cfg)
             self._opened.move_to_end(job.path)
+            if job.key.page >= opened.document.num_pages:
+                raise PageFault(
+                    "unreadable",
+                    f"{shown(job.path)} has no page {job.key.page + 1}, only "
+                    f"{opened.document.num_pages}. Give a smaller page number.",
+                )
             try:
                 yield opened.document
             finally:

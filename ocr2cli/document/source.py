@@ -179,15 +179,17 @@ def _document_jobs(
         yield PageJob(key, source.path, listing.sha256, 1, dpi, error=error)
         return
     for page in selection.select(listing.num_pages):
-        yield PageJob(PageKey(source.id, page), source.path, listing.sha256, num_pages, dpi)
+        key = PageKey(source.id, page)
+        yield PageJob(key, source.path, listing.sha256, num_pages, dpi, of_pages=listing.num_pages)
 
 
 def _nothing_selected(source: Source, listing: Listing) -> PageError:
     if listing.num_pages == 0:
         return PageError("empty", f"{shown(source.path)} has no pages. Leave it out.")
+    has = "1 page" if listing.num_pages == 1 else f"{listing.num_pages} pages"
     return PageError(
         "empty",
-        f"{shown(source.path)} has {listing.num_pages} pages and --pages selects none of them. "
+        f"{shown(source.path)} has {has} and --pages selects none of it. "
         "Give a smaller page number.",
     )
 

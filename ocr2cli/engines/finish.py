@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 
 from ocr2cli.engines.recovery import TURNED
 from ocr2cli.pages import (
@@ -20,7 +21,7 @@ from ocr2cli.pages import (
     PageResult,
     Status,
 )
-from ocr2cli.text.grounding import parse, to_markdown
+from ocr2cli.text.grounding import parse, text_spans, to_markdown
 from ocr2cli.text.witness import share_found
 
 _STATUS = {
@@ -46,7 +47,7 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
     """The page's result. tries: in order; all but the last are no good. A good last one of several
     is `recovered`; if it is no good either, the first saw most of the page and counts."""
     generation = tries[-1] if tries[-1].finish_reason is FinishReason.STOP else tries[0]
-    grounded = parse(generation.text)
+    grounded, logprobs = parse(generation.text), text_logprobs(generation)
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and len(tries) > 1:
         status = Status.RECOVERED
@@ -62,8 +63,8 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
         visual_tokens=generation.num_visual_tokens,
         prompt_tokens=generation.num_prompt_tokens,
         new_tokens=generation.num_new_tokens,
-        confidence=mean_confidence(generation.logprobs),
-        confidence_p5=low_confidence(generation.logprobs),
+        confidence=mean_confidence(logprobs),
+        confidence_p5=low_confidence(logprobs),
         seconds={**facts.seconds, **generation.seconds},
         attempts=tuple(
             Attempt(one.step, one.finish_reason, one.num_new_tokens) for one in tries
@@ -109,6 +110,24 @@ def failed(key: PageKey, code: str, message: str, facts: PageFacts | None = None
         seconds=facts.seconds,
         error=PageError(code, message),
     )
+
+
+def text_logprobs(generation: Generation) -> Sequence[float]:
+    """Those of the tokens that wrote the page's text, and of the end token: where a box lies is a
+    guess also on a page that is read right. All of them where no text was written, or where nobody
+    knows which token is which."""
+    pieces, logprobs = generation.pieces, generation.logprobs
+    written = b"".join(pieces).decode("latin-1")  # a character a byte: the tags are plain ASCII
+    is_text = bytearray(len(written))
+    for start, end in text_spans(written):
+        is_text[start:end] = b"\1" * (end - start)
+    places = pairwise(accumulate(map(len, pieces), initial=0))
+    chosen = [
+        logprob
+        for logprob, (start, end) in zip(logprobs, places, strict=False)
+        if any(is_text[start:end])
+    ]
+    return [*chosen, *logprobs[len(pieces) :]] if chosen else logprobs
 
 
 def mean_confidence(logprobs: Sequence[float]) -> float | None:

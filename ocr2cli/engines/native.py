@@ -287,6 +287,7 @@ class DecodeWorker:
                 num_prompt_tokens=page.prompt_tokens,
                 num_visual_tokens=page.visual_tokens,
                 logprobs=tuple(finished.logprobs),
+                pieces=tuple(map(self.tokenizer.bytes_of, finished.token_ids)),
                 step=page.step.name,
             )
         )

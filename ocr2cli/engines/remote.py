@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -210,9 +210,20 @@ def _generation(
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
         logprobs=tuple(_logprob(entry["logprob"]) for entry in tokens),
+        pieces=_pieces(tokens),
         seconds={"request": seconds},
         num_unnamed=int(usage.get("completion_tokens") or 0),
     )
+
+
+def _pieces(tokens: Sequence[Mapping[str, Any]]) -> tuple[bytes, ...]:
+    """Each token's bytes, for half a character has no text of its own; without the end token."""
+    pieces = [
+        bytes(entry["bytes"]) if isinstance(entry.get("bytes"), list)
+        else str(entry.get("token") or "").encode("utf-8", "replace")
+        for entry in tokens
+    ]  # fmt: skip
+    return tuple(pieces[:-1] if pieces[-1:] in ([b""], [EOS_TOKEN.encode()]) else pieces)
 
 
 def _logprob(value: Any) -> float:

@@ -206,7 +206,7 @@ def _check_pages(suites: Sequence[Suite], raster: RasterConfig) -> None:
             except PageFault as fault:
                 raise InputError(
                     f"suite {suite.name}: {case.path} page {case.page + 1} cannot be read: "
-                    f"{fault.message}. Replace the file, or drop the case {case.id!r}."
+                    f"{fault.message.rstrip('.')}. Or drop the case {case.id!r}."
                 ) from fault
 
 

@@ -130,6 +130,7 @@ class ModelStages:
             num_prompt_tokens=len(ids),
             num_visual_tokens=len(visual),
             logprobs=tuple(finished.logprobs),
+            pieces=tuple(map(self.tokenizer.bytes_of, finished.token_ids)),
         )
         return to_result([generation], PageFacts())
 

@@ -83,8 +83,9 @@ class Assembly:
 
     @property
     def is_multi_page(self) -> bool:
-        """True when readers need page numbers: also for page 3 alone of a longer document."""
-        return len(self._parts) > 1 or any(page > 0 for page in self._parts)
+        """True when readers need page numbers: also for one page alone of a longer document."""
+        num_pages = max(len(self._parts), self.job.of_pages)
+        return num_pages > 1 or any(page > 0 for page in self._parts)
 
     def pages(self) -> Iterator[PageResult]:
         """The pages in order, each read from its part; only one is held.
@@ -198,6 +199,8 @@ class Assembly:
         settings = self.settings
         parts = [ASSEMBLY_VERSION, self.id, sorted(settings.formats), settings.fingerprint]
         parts += [settings.save_tokens, settings.min_confidence, list(self._parts.items())]
+        if self.is_multi_page and list(self._parts) == [0]:
+            parts.append("page 1 of several")  # the same part as a document of one page
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def is_up_to_date(self) -> bool:

@@ -27,6 +27,8 @@ FORMATS = {
     "mmd": "ocr2cli.output.mmd:write_mmd",
 }
 
+# These draw the model's boxes.
+BOX_FORMATS = frozenset({"layout", "mmd"})
 # These link to `<stem>.images/`; the others carry their pictures themselves.
 LINKING_FORMATS = frozenset({"md", "jsonl", "json"})
 

@@ -18,9 +18,9 @@ from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
 INPUT_CODES = frozenset(
     {"unreadable", "encrypted", "not_a_file", "unsupported", "empty", "too_large", "changed"}
 )
-# Below this confidence a page is mostly misread. A page that is read right may have 0.68: the
-# numbers of its boxes are guesses.
-BADLY_READ = 0.5
+# Below this confidence a page is misread. Of nano, pages that are read right have 0.9 and more,
+# those with every fourth character wrong 0.7, photographs and sideways scans less than 0.5.
+BADLY_READ = 0.75
 _MAX_LINES = 10
 
 
@@ -49,10 +49,19 @@ class PageNote:
 
     def __str__(self) -> str:
         why = f": {self.message} ({self.code})" if self.code else ""
-        sure = "" if self.confidence is None else f" (confidence {self.confidence:.2f})"
+        sure = f" ({signs})" if (signs := self.signs()) else ""
+        return f"{self.name}: {self.status}{why}{sure}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.document} page {self.page}"
+
+    def signs(self) -> str:
+        """What tells how well the page was read; "" where nothing does."""
+        signs = [] if self.confidence is None else [f"confidence {self.confidence:.2f}"]
         if self.own_text_found is not None:
-            sure += f" (found {self.own_text_found:.0%})"
-        return f"{self.document} page {self.page}: {self.status}{why}{sure}"
+            signs.append(f"{self.own_text_found:.0%} of the PDF's own text found in it")
+        return ", ".join(signs)
 
 
 def is_reused(result: PageResult) -> bool:
@@ -67,7 +76,7 @@ class Summary:
 
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
-    PDF's own text.
+    PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     """
 
@@ -81,6 +90,7 @@ class Summary:
     pages_resumed: int = 0
     pages_reused: int = 0
     pages_badly_read: int = 0
+    pages_badly_read_of_text: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     visual_tokens: int = 0
     new_tokens: int = 0
@@ -88,6 +98,7 @@ class Summary:
     wall_seconds: float = 0.0
     bad_pages: list[PageNote] = field(default_factory=list)
     unsure_pages: list[PageNote] = field(default_factory=list)
+    babble_pages: list[PageNote] = field(default_factory=list)
     doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     _num_failures: int = 0
@@ -129,8 +140,12 @@ class Summary:
         if result.status.is_good and is_doubtful:
             self.doubtful_pages.append(note)
         is_babble = note.confidence is not None and note.confidence < BADLY_READ
+        if result.status.is_good and is_babble:
+            self.babble_pages.append(note)
         is_cut = result.status in (Status.LOOP, Status.TRUNCATED)
-        self.pages_badly_read += is_cut or is_doubtful or is_babble
+        is_badly_read = is_cut or is_doubtful or is_babble
+        self.pages_badly_read += is_badly_read
+        self.pages_badly_read_of_text += is_badly_read and note.own_text_found is not None
 
     @property
     def pages_read(self) -> int:
@@ -181,16 +196,18 @@ class Summary:
             "failed_pages": [note.to_json() for note in self.bad_pages],
             "min_confidence": self.min_confidence,
             "low_confidence_pages": [note.to_json() for note in self.unsure_pages],
+            "badly_read_pages": [note.to_json() for note in self.babble_pages],
             "doubtful_pages": [note.to_json() for note in self.doubtful_pages],
         }
 
     def to_text(self) -> str:
-        """For people: one line when all is well, then what needs a look, at most ten of a kind."""
+        """For people: one line when all is well, then what needs a look, at most ten of a kind and
+        each page once."""
         lines = [self._headline(), *self._against_forecast()]
         lines += _list("to look at", [str(note) for note in self.bad_pages])
         if self._num_old_bad:
             lines.append(
-                f"from earlier runs: {_count(self._num_old_bad, 'page')}; "
+                f"from earlier runs: {counted(self._num_old_bad, 'page')}; "
                 "--retry-failed reads such pages again"
             )
         lines += _list(
@@ -201,9 +218,20 @@ class Summary:
             f"below --min-confidence {self.min_confidence:g}",
             [str(note) for note in self.unsure_pages],
         )
+        named = set(self.unsure_pages)
+        babble = [note for note in self.babble_pages if note not in named]
+        named.update(babble)
         lines += _list(
-            "little of the PDF's own text found in what was read",
-            [str(note) for note in self.doubtful_pages],
+            "read badly, by their confidence", [f"{note.name}: {note.signs()}" for note in babble]
+        )
+        lines += _list(
+            "perhaps not all of it read",
+            [
+                f"{note.name}: {note.own_text_found:.0%} of the PDF's own text was found in what "
+                "was read"
+                for note in self.doubtful_pages
+                if note not in named
+            ],
         )
         return "\n".join(lines)
 
@@ -213,21 +241,22 @@ class Summary:
         expected, read = self.forecast, self.pages_read
         seconds = "no time" if expected["seconds"] is None else f"{expected['seconds']:.1f} s"
         return [
-            f"forecast {_count(expected['pages'], 'page')}, {expected['new_tokens']:,} new tokens, "
-            f"{seconds} by {expected['basis']}; it was {_count(read, 'page')}, "
-            f"{self.new_tokens:,} new tokens, {self.wall_seconds:.1f} s"
+            f"forecast {counted(expected['pages'], 'page')}, "
+            f"{expected['new_tokens']:,} new tokens, {seconds} by {expected['basis']}; "
+            f"it was {counted(read, 'page')}, {self.new_tokens:,} new tokens, "
+            f"{self.wall_seconds:.1f} s"
         ]
 
     def _headline(self) -> str:
         resumed = f" ({self.pages_resumed} from earlier runs)" if self.pages_resumed else ""
-        parts = [f"{_count(self.pages, 'page')} of {_count(self.documents, 'document')}{resumed}"]
+        parts = [f"{counted(self.pages, 'page')} of {counted(self.documents, 'document')}{resumed}"]
         parts += [
             f"{self.by_status[status.value]} {status.value}"
             for status in Status
             if status is not Status.OK and self.by_status[status.value]
         ]
         if self.documents_incomplete:
-            parts.append(f"{_count(self.documents_incomplete, 'document')} not finished")
+            parts.append(f"{counted(self.documents_incomplete, 'document')} not finished")
         if self.pages > self.pages_resumed:
             parts.append(f"{self.wall_seconds:.1f} s")
         if self.has_speed:
@@ -235,7 +264,8 @@ class Summary:
         return ", ".join(parts)
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 page`, `1,000 pages`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.document.urls import is_url
 from ocr2cli.errors import OutputError
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
 from ocr2cli.output.figures import cut_figures
@@ -145,6 +147,8 @@ class Writer:
         """
         while self._complete:
             document = self._complete.pop()
+            if _is_nowhere(document.job):
+                continue  # the summary has it; no file is to bear a mistyped name
             try:
                 self._assemble(document)
             except DocumentFault as fault:
@@ -215,6 +219,11 @@ class Writer:
         finally:
             self._folder.close()
         return self.summary
+
+
+def _is_nowhere(job: PageJob) -> bool:
+    """True for an input that could not be opened since nothing has its name."""
+    return job.error is not None and not is_url(job.path) and not os.path.lexists(job.path)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ MAX_LABEL = 1000
 
 _REF, _REF_END = "<|ref|>", "<|/ref|>"
 _DET, _DET_END = "<|det|>", "<|/det|>"
+_SPACE = " \t\r\n"
 _TAG = re.compile(r"<\|/?(?:ref|det)\|>|<\|grounding\|>|<image>")
 
 # Digits are spelled out: \d takes every script's. Six are plenty for 0-999 and bound int().
@@ -73,11 +74,21 @@ def parse(raw: str) -> Grounded:
     of `MAX_BLOCKS` blocks. A label or box list cut off by the end of the text is dropped.
     """
     blocks: list[Block] = []
-    for label, box_text, text in _split(raw):
-        boxes = _parse_boxes(box_text)
+    for label, box_text, start, end in _split(raw):
+        boxes, text = _parse_boxes(box_text), raw[start:end]
         if label or boxes or text.strip():
             blocks.append(Block(label, boxes, text))
     return Grounded(tuple(blocks))
+
+
+def text_spans(raw: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of each piece of `raw` that is the page's text, without the white space around
+    it: what is no label and no list of boxes."""
+    for _, _, start, end in _split(raw):
+        end = start + len(raw[start:end].rstrip(_SPACE))
+        start = end - len(raw[start:end].lstrip(_SPACE))
+        if start < end:
+            yield start, end
 
 
 def to_markdown(blocks: Iterable[Block], figure_name: Callable[[int], str]) -> str:
@@ -120,8 +131,9 @@ def box_pixels(box: BoxUnits, width: int, height: int) -> BoxUnits:
     )
 
 
-def _split(raw: str) -> Iterator[tuple[str, str, str]]:
-    """(label, box list, text) of each block; the text before the first has no label."""
+def _split(raw: str) -> Iterator[tuple[str, str, int, int]]:
+    """(label, box list, start and end of its text) of each block; the text before the first has no
+    label."""
     label, box_text, text_start = "", "", 0
     position = raw.find(_REF)
     num_blocks = 0
@@ -130,11 +142,12 @@ def _split(raw: str) -> Iterator[tuple[str, str, str]]:
         if block is None:
             position = raw.find(_REF, position + len(_REF))
             continue
-        yield label, box_text, raw[text_start:position]
+        yield label, box_text, text_start, position
         label, box_text, text_start = block
         num_blocks += 1
         position = raw.find(_REF, text_start)
-    yield label, box_text, _without_cut_tag(raw[text_start:])
+    text = _without_cut_tag(raw[text_start:])
+    yield label, box_text, text_start, text_start + len(text)
 
 
 def _read_tags(raw: str, position: int) -> tuple[str, str, int] | None:

@@ -41,6 +41,11 @@ def asks_for_text(prompt: str) -> bool:
     return prompt in (PROMPTS["markdown"], PROMPTS["ocr"])
 
 
+def asks_for_boxes(prompt: str) -> bool:
+    """True for the prompts that the models answer with labels and boxes."""
+    return "<|grounding|>" in prompt or "<|ref|>" in prompt
+
+
 def prompt_ids(
     tokenizer: Tokenizer, text: str, num_visual_tokens: int, image_token_id: int
 ) -> list[int]:

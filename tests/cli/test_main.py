@@ -236,6 +236,57 @@ def test_who_reads_small_print_with_nano_is_told_of_the_real_model(
     assert ("ocr2 models pull deepseek-ocr-2" in capsys.readouterr().err) == is_told
 
 
+@pytest.mark.parametrize(
+    ("pages", "use", "is_told"),
+    [(1, "never", True), (0, "never", False), (1, "auto", False), (1, "trust", False)],
+)
+def test_whose_pdfs_have_a_text_of_their_own_is_told_of_it(
+    pages, use, is_told, monkeypatch, capsys
+) -> None:
+    from ocr2cli import batch
+    from ocr2cli.cli.run import execute
+    from ocr2cli.config import RasterConfig, RunConfig
+    from ocr2cli.output.summary import Summary
+
+    summary = Summary(pages=1, pages_badly_read=1, pages_badly_read_of_text=pages)
+    monkeypatch.setattr(batch, "run_batch", lambda *_, **__: summary)
+    execute(RunConfig(inputs=("a",), raster=RasterConfig(text_layer=use)), stages=[])
+    assert ("--text-layer auto" in capsys.readouterr().err) == is_told
+
+
+@pytest.mark.parametrize(
+    ("engine", "formats", "words"),
+    [
+        ({}, ("md", "layout", "mmd"), []),
+        ({"prompt": "ocr"}, ("md", "pdf"), []),
+        ({"prompt": "ocr"}, ("layout", "mmd"), ["--format layout,mmd: this prompt asks for no"]),
+        ({"prompt": "describe"}, ("md",), ["nano was trained on"]),
+        ({"prompt": "locate:the total"}, ("layout",), ["nano was trained on"]),
+        ({"prompt_text": "<image>\nFree OCR."}, ("md",), []),
+        ({"prompt_text": "What is it?"}, ("mmd",), ["nano was trained on", "--format mmd: this"]),
+        ({"prompt": "describe", "model": "./mine"}, ("md",), []),
+        ({"prompt": "describe", "engine": "openai"}, ("md",), []),
+    ],
+)  # fmt: skip
+def test_what_a_prompt_cannot_give_is_told_once_and_before_the_run(
+    engine, formats, words, monkeypatch, caplog
+) -> None:
+    from ocr2cli import batch
+    from ocr2cli.cli import run
+    from ocr2cli.config import EngineConfig, RunConfig
+    from ocr2cli.output.summary import Summary
+
+    def told_by_now(*_, **__) -> Summary:
+        assert len(caplog.messages) == len(words)
+        return Summary(pages=1)
+
+    monkeypatch.setattr(batch, "run_batch", told_by_now)
+    monkeypatch.setattr(run, "_learn", lambda *_, **__: None)
+    run.execute(RunConfig(inputs=("a",), formats=formats, engine=EngineConfig(**engine)))
+    assert len(caplog.messages) == len(words)
+    assert all(word in told for word, told in zip(words, caplog.messages, strict=True))
+
+
 @pytest.mark.parametrize("argv", [("", "-o", "out"), ("a.pdf", "", "-o", "out"),
                                   ("a.pdf", "-o", "")])  # fmt: skip
 def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.document.ink import is_blank
 from ocr2cli.document.raster import page_estimate, render_page, text_layer
 from ocr2cli.document.source import find_jobs
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageImage, PageJob
+from ocr2cli.pages import PageImage, PageJob, PageKey
 
 CFG = RasterConfig()
 EXIF_ORIENTATION = 0x0112
@@ -92,6 +94,26 @@ def test_black_text_on_a_transparent_ground_stays_readable(tmp_path: Path) -> No
     assert tuple(page.rgb[0, 0]) == (255, 255, 255) and tuple(page.rgb[5, 5]) == (0, 0, 0)
     assert 120 < page.rgb[5, 6, 0] < 135
     assert page.warnings == ("transparent image shown on white",)
+
+
+@pytest.mark.parametrize("shade", [255, 240])
+def test_light_text_on_a_transparent_ground_is_shown_on_black(tmp_path: Path, shade: int) -> None:
+    """It was white on white: a blank page, of which nothing had been lost."""
+    image = Image.new("RGBA", (400, 200), (255, 255, 255, 0))
+    image.paste((shade, shade, shade, 255), (50, 50, 300, 60))
+    image.save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png")
+    assert tuple(page.rgb[0, 0]) == (0, 0, 0) and tuple(page.rgb[55, 60]) == (shade,) * 3
+    assert page.warnings == ("transparent image shown on black: on white nothing is to be seen",)
+    assert not is_blank(page.rgb, CFG.blank_ink)
+
+
+def test_a_transparent_image_that_shows_nothing_on_black_either_stays_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (400, 200), (255, 255, 255, 0))
+    image.paste((255, 255, 255, 12), (50, 50, 300, 60))
+    image.save(tmp_path / "a.png")
+    page = _render(tmp_path / "a.png")
+    assert page.rgb.min() == 255 and page.warnings == ("transparent image shown on white",)
 
 
 def test_alpha_that_hides_nothing_changes_nothing(tmp_path: Path) -> None:
@@ -452,3 +474,12 @@ def test_heic_without_its_package_says_what_to_install(
     (job,) = _jobs(tmp_path / "a.heic")
     assert job.error is not None and job.error.code == "unsupported"
     assert "pip install 'ocr2cli[heic]'" in job.error.message
+
+
+def test_a_page_that_an_image_does_not_have_is_named_as_such(tmp_path: Path) -> None:
+    _gradient().save(tmp_path / "a.png")
+    (job,) = _jobs(tmp_path / "a.png")
+    beyond = replace(job, key=PageKey("a", 1))
+    for look in (render_page, page_estimate):
+        with pytest.raises(PageFault, match=r"a\.png has no page 2, only 1\. Give a smaller"):
+            look(beyond, CFG)

@@ -19,9 +19,12 @@ from PIL import Image, ImageDraw
 from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines import remote, remote_client, remote_probe
+from ocr2cli.engines.finish import PageFacts, to_result
 from ocr2cli.engines.remote_client import request_body
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
+from ocr2cli.pages import PageKey
+from ocr2cli.text.tokenizer import EOS_TOKEN
 
 Answer = Callable[[int], httpx.Response]
 NAN = math.nan
@@ -154,6 +157,25 @@ def test_logprobs_that_no_number_can_sum_up_are_a_page_without_any_confidence(re
     lows = [{"logprob": -1e308}, {"logprob": -1e308}, {"logprob": 1e-7}]
     choice = {"message": {"content": "x"}, "logprobs": {"content": lows}}
     assert read(lambda number: chat(choices=[choice])).by_status == {"ok": 6}
+
+
+REF = "<|ref|>text<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>"
+
+
+@pytest.mark.parametrize("tokens", [
+    [{"token": "<|ref|>text<|/ref|>"}, {"token": "<|det|>[[1, 2, 3, 4]]<|/det|>"}, {"token": "Hé"}],
+    [{"token": REF[:9]}, {"token": REF[9:]}, {"token": "H", "bytes": [72]},
+     {"token": "\ufffd", "bytes": [0xC3]}, {"token": "\ufffd", "bytes": [0xA9]}],
+], ids=["tokens", "bytes"])  # fmt: skip
+def test_a_servers_box_tokens_do_not_count_for_confidence(tokens) -> None:
+    chances = [0.1, 0.1, *(0.8 for _ in tokens[2:]), 0.8]
+    content = [
+        token | {"logprob": math.log(chance)}
+        for token, chance in zip([*tokens, {"token": EOS_TOKEN}], chances, strict=True)
+    ]
+    choice = {"message": {"content": REF + "Hé"}, "logprobs": {"content": content}}
+    written = remote.to_generation(PageKey("a", 0), {}, choice, 1.0)
+    assert to_result([written], PageFacts()).confidence == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("reason", ["abort", "content_filter", "error"])

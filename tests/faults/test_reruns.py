@@ -60,6 +60,40 @@ def test_a_document_that_cannot_be_opened_any_more_keeps_what_was_read(
     assert (last.returncode, summary(last)["pages_resumed"]) == (ExitCode.OK, 1)
 
 
+@pytest.mark.parametrize("given", ["nothere.pdf", "photos/*.tiff"])
+def test_a_name_that_is_not_there_is_told_and_writes_no_document(
+    given: str, tmp_path: Path, run: Run
+) -> None:
+    """`in/*.tiff` left files that are called `*.md` and `*.jsonl`."""
+    out, good = tmp_path / "out", write_pdf(tmp_path / "a.pdf", 2)
+    done = run(tmp_path / given, "-o", out, "--json")
+    assert done.returncode == ExitCode.INPUT and not list(out.glob("*.*l*"))
+    with_others = run(tmp_path / given, good, "-o", out, "--json")
+    told = summary(with_others)
+    assert with_others.returncode == ExitCode.PAGES_FAILED
+    assert (told["documents"], told["documents_written"], told["pages"]) == (2, 1, 3)
+    (note,) = told["failed_pages"]
+    assert "is not there" in note["message"] and note["code"] == "unreadable"
+    assert sorted(path.name for path in out.rglob("*.md")) == ["a.md"]
+
+
+def test_a_name_that_is_there_later_is_read(tmp_path: Path, run: Run) -> None:
+    out, source = tmp_path / "out", tmp_path / "a.pdf"
+    assert run(source, "-o", out).returncode == ExitCode.INPUT
+    write_pdf(source, 1)
+    assert run(source, "-o", out).returncode == ExitCode.OK and (out / "a.md").is_file()
+
+
+def test_a_file_that_is_gone_keeps_what_another_model_read_of_it(tmp_path: Path, run: Run) -> None:
+    out, source = tmp_path / "out", write_pdf(tmp_path / "a.pdf", 1)
+    assert run(source, "-o", out).returncode == ExitCode.OK
+    before = (out / "a.md").read_bytes()
+    (out / ".ocr2" / "journal.jsonl").unlink()  # its rows are of the other model
+    source.unlink()
+    assert run(source, "-o", out).returncode == ExitCode.INPUT
+    assert (out / "a.md").read_bytes() == before
+
+
 def test_a_password_that_is_given_later_is_used(tmp_path: Path, run: Run) -> None:
     source, out = write_locked(tmp_path / "one.pdf", "hunter2"), tmp_path / "out"
     assert run(source, "-o", out).returncode == ExitCode.INPUT

@@ -66,12 +66,12 @@ def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() ->
     ("one", "is_badly_read"),
     [
         (page("d"), False),
-        (replace(page("d"), confidence=0.68), False),  # as nano's own, read right, with boxes
+        (replace(page("d"), confidence=0.79), False),  # as nano's own, with a letter in ten wrong
         (page("d", status=Status.BLANK), False),
         (failed("d", 0, "unreadable"), False),  # the input is at fault, whatever the model
         (page("d", status=Status.LOOP), True),
         (page("d", status=Status.TRUNCATED), True),
-        (replace(page("d"), confidence=0.49), True),
+        (replace(page("d"), confidence=0.72), True),  # a letter in four
         (replace(page("d"), extra={"own_text_found": 0.69}), True),
     ],
 )
@@ -111,7 +111,24 @@ def test_pages_of_which_little_was_found_are_listed_and_change_no_exit_code() ->
     one = summary(*pages, page("d"), failed("e", 0))
     assert summary(*pages).exit_code == ExitCode.OK
     assert [row["document"] for row in one.to_json()["doubtful_pages"]] == ["b", "c"]
-    assert "found in what was read:\n  b page 1: ok (confidence 0.99) (found 41%)" in one.to_text()
+    line = "\n  b page 1: 41% of the PDF's own text was found in what was read\n"
+    assert line in one.to_text()
+
+
+def test_pages_of_little_confidence_are_listed_once_and_change_no_exit_code() -> None:
+    """They were counted, a hint spoke of "pages like these", and no line said which."""
+    babble = {"own_text_found": 0.1}
+    pages = [page("a"), page("b", confidence=0.41), page("c", confidence=0.3, extra=babble)]
+    one = summary(*pages)
+    assert one.exit_code == ExitCode.OK and one.pages_badly_read == 2
+    assert [row["document"] for row in one.to_json()["badly_read_pages"]] == ["b", "c"]
+    assert one.to_text().endswith(
+        "\nread badly, by their confidence:\n  b page 1: confidence 0.41"
+        "\n  c page 1: confidence 0.30, 10% of the PDF's own text found in it"
+    )
+    assert "by their" not in summary(*pages, min_confidence=0.8).to_text()
+    many = [page("d", n, confidence=0.2) for n in range(12)]
+    assert "and 2 more, listed in .ocr2/summary.json" in summary(*many).to_text()
 
 
 def test_resumed_pages_count_as_pages_but_not_as_work() -> None:

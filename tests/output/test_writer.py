@@ -46,6 +46,30 @@ def test_each_page_of_several_begins_with_its_number(tmp_path: Path) -> None:
     assert (tmp_path / "d.md").read_text() == expected
 
 
+@pytest.mark.parametrize(("index", "of_pages", "is_numbered"), [
+    (0, 3, True), (2, 3, True), (0, 1, False), (0, 0, False),
+])  # fmt: skip
+def test_one_page_taken_out_of_several_begins_with_its_number(
+    tmp_path: Path, index: int, of_pages: int, is_numbered: bool
+) -> None:
+    """`--pages 2` had it and `--pages 1` had not."""
+    one = writer(tmp_path)
+    one.expect(dataclasses.replace(job("d", index), of_pages=of_pages))
+    one.add(page("d", index, "text"))
+    one.close()
+    marker = f"<!-- page: {index + 1} -->\n\n" if is_numbered else ""
+    assert (tmp_path / "d.md").read_text() == f"{marker}text\n"
+
+
+def test_a_page_whose_document_has_grown_gets_its_number(tmp_path: Path) -> None:
+    for of_pages in (1, 3):
+        one = writer(tmp_path)
+        one.expect(dataclasses.replace(job("d"), of_pages=of_pages))
+        one.add(page("d", 0, "text"))
+        one.close()
+    assert (tmp_path / "d.md").read_text() == "<!-- page: 1 -->\n\ntext\n"
+
+
 def test_who_is_told_of_a_document_hears_where_its_pictures_lie_also_when_nothing_is_new(
     tmp_path: Path,
 ) -> None:

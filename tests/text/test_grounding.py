@@ -18,6 +18,7 @@ from ocr2cli.text.grounding import (
     box_pixels,
     clean,
     parse,
+    text_spans,
     to_markdown,
 )
 
@@ -203,3 +204,19 @@ def test_long_hostile_texts_take_well_under_a_second(piece: str) -> None:
     _markdown(raw)
     _markdown(piece * (200_000 // len(piece)))
     assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (PAGE, "# Report|First line.|Figure 1"),
+        ("plain <b>text</b>", "plain <b>text</b>"),
+        ("before<|ref|>text<|/ref|>after", "before|after"),
+        ("a<|ref|>t<|/ref|><|det|>[[1, 2, 3,", "a"),  # cut in its boxes
+        ("a<|ref|>tit", "a"),  # cut in its label
+        ("a<|ref|>never closed\nb", "a<|ref|>never closed\nb"),
+        ("", ""),
+    ],
+)
+def test_text_is_told_apart_from_labels_and_boxes(raw: str, text: str) -> None:
+    assert "|".join(raw[start:end] for start, end in text_spans(raw)) == text

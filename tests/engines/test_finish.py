@@ -1,0 +1,66 @@
+"""A result's confidence is that of the page's text: boxes are guesses, however well it was read."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import pytest
+
+from ocr2cli.engines.finish import PageFacts, to_result
+from ocr2cli.pages import FinishReason, Generation, PageKey, PageResult
+
+BOXED = [
+    ("<|ref|>", 0.5), ("text", 0.2), ("<|/ref|>", 1.0),
+    ("<|det|>", 1.0), ("[[1", 0.1), (", 2, 3", 0.1), (", 4]]", 0.1), ("<|/det|>", 1.0),
+]  # fmt: skip
+
+
+def read(*tokens: tuple[str, float], end: float | None = 0.9, is_known: bool = True) -> PageResult:
+    """A page of such tokens, each with its probability; end: the end token's."""
+    chances = [chance for _, chance in tokens] + ([] if end is None else [end])
+    text = "".join(piece for piece, _ in tokens)
+    written = Generation(
+        PageKey("a", 0), (), text, FinishReason.STOP, 10, 5,
+        logprobs=tuple(map(math.log, chances)),
+        pieces=tuple(piece.encode() for piece, _ in tokens) if is_known else (),
+    )  # fmt: skip
+    return to_result([written], PageFacts())
+
+
+def test_the_numbers_of_boxes_do_not_count() -> None:
+    page = read(*BOXED, ("A fé", 0.9), ("rry", 0.9))
+    assert page.confidence == page.confidence_p5 == pytest.approx(0.9)
+    assert page.markdown == "A férry" and len(page.boxes) == 1
+
+
+def test_a_token_that_is_half_text_counts() -> None:
+    page = read(*BOXED[:-1], ("<|/det|>A", 0.3), end=None)
+    assert page.confidence == pytest.approx(0.3)
+
+
+def test_a_page_of_boxes_alone_has_the_confidence_of_all_its_tokens() -> None:
+    chances = [chance for _, chance in BOXED] + [0.9]
+    expected = math.exp(sum(map(math.log, chances)) / len(chances))
+    assert read(*BOXED).confidence == pytest.approx(expected, abs=1e-6)
+    assert read(*BOXED, end=None).confidence is not None
+
+
+def test_where_tokens_are_unknown_all_of_them_count() -> None:
+    one, other = read(*BOXED, ("A", 0.9), is_known=False), read(*BOXED, ("A", 0.9))
+    assert one.confidence is not None and other.confidence is not None
+    assert one.confidence < other.confidence
+    assert read(end=None).confidence is None
+
+
+def test_a_letter_that_is_cut_into_tokens_moves_no_box() -> None:
+    halves = ["é".encode()[:1], "é".encode()[1:]]
+    pieces = (*halves, *(piece.encode() for piece, _ in BOXED), b"A")
+    assert list(accumulate(map(len, pieces)))[1] == 2
+    text = b"".join(pieces).decode()
+    chances = [0.5, 0.5, *(0.1 for _ in BOXED), 0.5]
+    written = Generation(
+        PageKey("a", 0), (), text, FinishReason.LENGTH, 10, 5,
+        logprobs=tuple(map(math.log, chances)), pieces=pieces,
+    )  # fmt: skip
+    assert to_result([written], PageFacts()).confidence == pytest.approx(0.5)
