@@ -24,7 +24,7 @@ from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 Render = Callable[[PageJob], PageImage]
 
 # Bump when the same parts give other files: documents of earlier runs are then written anew.
-ASSEMBLY_VERSION = 2
+ASSEMBLY_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
