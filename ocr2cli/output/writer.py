@@ -158,6 +158,7 @@ class Writer:
         if assembly.is_up_to_date():
             assembly.note_path()
             self.summary.documents_unchanged += 1
+            logger.debug("%s: its files are there", printable(assembly.id))
             self._tell(assembly)
             return
         try:
@@ -174,6 +175,11 @@ class Writer:
                 )
             assembly.publish()
             self.summary.documents_written += 1
+            logger.info(
+                "%s: written, %d page%s", printable(assembly.id), assembly.num_pages,
+                "" if assembly.num_pages == 1 else "s",
+                extra={"fields": {"document": assembly.id, "pages": assembly.num_pages}},
+            )  # fmt: skip
         finally:
             assembly.drop()
         self._tell(assembly)
