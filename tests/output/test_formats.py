@@ -418,8 +418,9 @@ def read_html(path: Path) -> Reader:
 
 def test_html_shows_each_page_beside_its_text_and_asks_for_nothing(tmp_path: Path) -> None:
     good, low = sample(0, confidence=0.9), sample(1, confidence=0.4)
+    bad = failed("d", 2, message="x < y. Try `qpdf IN OUT`.")
     blank = page("d", 3, "", status=Status.BLANK)
-    write(tmp_path, good, low, failed("d", 2), blank, formats=("html",), min_confidence=0.5)
+    write(tmp_path, good, low, bad, blank, formats=("html",))
     html = read_html(tmp_path / "d.html")
     sections = html.all("section")
     assert [s["id"] for s in sections] == ["page-1", "page-2", "page-3", "page-4"]
@@ -430,7 +431,16 @@ def test_html_shows_each_page_beside_its_text_and_asks_for_nothing(tmp_path: Pat
     assert len(html.all("img")) == 3 + 2  # pages that were read, and figures
     assert len(html.all("rect")) == 8
     assert not any(key in ("href", "srcset", "style") for _, attrs in html.tags for key in attrs)
-    assert "Head 0" in html.text and SCRIPTS in html.text and "could not be read" in html.text
+    assert "Head 0" in html.text and SCRIPTS in html.text
+    assert html.text.count("low: check the text against the picture") == 1
+    assert "4 pages, 1 blank, 1 failed, 1 of low confidence" in html.text
+    assert "\nx < y. Try qpdf IN OUT. (timeout)\n" in html.text
+    assert html.text.count("No picture") == 0 and len(html.all("code")) == 1
+
+
+def test_html_marks_pages_below_min_confidence_too(tmp_path: Path) -> None:
+    write(tmp_path, sample(0, confidence=0.7), formats=("html",), min_confidence=0.8)
+    assert [s["class"] for s in read_html(tmp_path / "d.html").all("section")] == ["unsure"]
 
 
 def test_a_box_and_its_text_share_a_number(tmp_path: Path) -> None:
@@ -512,6 +522,9 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
          "<p>a <strong>b</strong> <em>c</em> 2*3*4 <sub>2</sub></p>"),
         ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
         ("- 5 - 3", "<ul><li>5 - 3</li></ul>"),
+        ("\u2022 a\n\n- b\n\n\u2022 c\n\ntext",
+         "<ul><li>a</li><li>b</li><li>c</li></ul>\n<p>text</p>"),
+        ("- a\n\n\n1. b", "<ul><li>a</li></ul>\n<ul><li>1. b</li></ul>"),
         ("<table>\n<tr><td>1</td></tr>\n</table>\ntext",
          "<table>\n<tr><td>1</td></tr>\n</table>\n<p>text</p>"),
         ("1. a\n2. b", "<ul><li>1. a</li><li>2. b</li></ul>"),
