@@ -141,7 +141,6 @@ def run_batch(
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
                 for result in _results(batch, plan, options):
-                    _log_page(result)
                     if progress is not None:
                         outlook = batch.outlook
                         progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
@@ -245,6 +244,7 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
                 continue
             result = _taken_over(earlier, result)
         kept = replace(result, input_sha256=job.sha256)
+        _log_page(kept)
         sha256 = batch.writer.add(kept)
         # What could not be opened today may be tomorrow (an extra, a password): its row is to
         # match no page that is found then, though the file is the same.

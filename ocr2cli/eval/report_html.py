@@ -29,7 +29,7 @@ _PLOT_END = 1.5
 _KEYS = {
     "good": "ours, gates passed",
     "bad": "ours, a gate failed",
-    "none": "ours, no gate",
+    "none": "ours, not judged",
     "tick": "reference",
 }
 
@@ -167,7 +167,7 @@ def _plots(
         if kind in kinds or (kind == "tick" and any(case.reference for case in cases))
     ]
     cut = f"; two strokes: longer, cut at {_PLOT_END}" if is_any_cut else ""
-    legend = f'<p class="legend">{" ".join(keys)} Lower is better{cut}.</p>'
+    legend = f'<p class="legend">{" ".join(keys)}. Lower is better{cut}.</p>'
     return f'<div class="plots">{"".join(plots)}</div>{legend}' if plots else ""
 
 

@@ -228,7 +228,7 @@ def test_a_bar_beyond_the_limit_is_cut_and_still_says_its_value() -> None:
 def test_bars_of_pages_that_gates_passed_say_so(outcome: EvalOutcome) -> None:
     html = html_report(outcome)
     assert "ours, gates passed" in html and "ours, a gate failed" in html
-    assert "ours, no gate" not in html and "cut at" not in html
+    assert "ours, not judged" not in html and "cut at" not in html
 
 
 def test_bars_of_pages_that_no_gate_judged_are_not_drawn_as_passed(
@@ -241,6 +241,6 @@ def test_bars_of_pages_that_no_gate_judged_are_not_drawn_as_passed(
         model=v2_model,
     )
     html = html_report(outcome)
-    assert "not judged" in html and "ours, no gate" in html and 'rect class="none"' in html
+    assert "not judged" in html and "ours, not judged" in html and 'rect class="none"' in html
     assert "gates passed" not in html and "</span> reference" not in html
     assert 'class="cut"' in html and "two strokes: longer, cut at 1.5" in html
