@@ -49,20 +49,22 @@ class Progress(Protocol):
 
     def page(self, result: PageResult) -> None: ...
 
-    def expect(self, total: int) -> None: ...
+    def expect(self, total: int, *, is_guess: bool = False) -> None: ...
 
 
 @dataclass(slots=True)
 class Outlook:
     """How many pages the run will read, as far as that is known while documents are listed.
 
-    Documents not opened yet count as many pages as those opened had on average.
+    Documents not opened yet count as many pages as those opened had on average, the largest left
+    out: a book among letters, opened first, says nothing of them.
     """
 
     num_documents: int
     num_listed: int = 0
     num_pages: int = 0
     num_resumed: int = 0
+    _largest: int = 0
     _last: str | None = None
 
     def note(self, job: PageJob) -> None:
@@ -71,13 +73,23 @@ class Outlook:
             self._last = job.key.document
             self.num_listed += 1
             self.num_pages += job.num_pages
+            self._largest = max(self._largest, job.num_pages)
 
     @property
     def num_to_read(self) -> int:
         """Pages still without a result when the run began."""
-        unseen = max(0, self.num_documents - self.num_listed)
-        average = self.num_pages / self.num_listed if self.num_listed else 1
-        return round(self.num_pages + unseen * average) - self.num_resumed
+        others = self.num_listed - 1
+        average = (self.num_pages - self._largest) / others if others > 0 else 1
+        return round(self.num_pages + self._num_unseen * average) - self.num_resumed
+
+    @property
+    def is_guess(self) -> bool:
+        """True while a document is not opened yet."""
+        return self._num_unseen > 0
+
+    @property
+    def _num_unseen(self) -> int:
+        return max(0, self.num_documents - self.num_listed)
 
 
 @dataclass(slots=True)
@@ -110,6 +122,8 @@ def run_batch(
     stop = stop or StopRequests()
     with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
+        workers = ", ".join(f"{stage.num_workers} {stage.name}" for stage in plan.stages)
+        logger.info("workers: %s", workers)
         settings = OutputSettings(
             cfg.formats, plan.fingerprint, cfg.save_tokens, cfg.min_confidence
         )
@@ -128,7 +142,8 @@ def run_batch(
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
-                        progress.expect(batch.outlook.num_to_read)
+                        outlook = batch.outlook
+                        progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
                         progress.page(result)
                     _write_metrics(cfg, writer.summary, status)
                     if cfg.fail_fast and not result.status.is_good:
@@ -141,6 +156,24 @@ def run_batch(
     if bucket:
         summary.document_faults += bucket.faults
     return summary
+
+
+def _log_page(result: PageResult) -> None:
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    seconds = {name: round(value, 2) for name, value in result.seconds.items()}
+    fields = {
+        "document": result.key.document,
+        "page": result.key.page + 1,
+        "status": result.status.value,
+        "new_tokens": result.new_tokens,
+        "seconds": seconds,
+    }
+    stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
+    logger.debug(
+        "%s: %s, %d new tokens%s", result.key, result.status.value, result.new_tokens,
+        stages and f"; {stages}", extra={"fields": fields},
+    )  # fmt: skip
 
 
 @contextmanager
@@ -211,6 +244,7 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
                 continue
             result = _taken_over(earlier, result)
         kept = replace(result, input_sha256=job.sha256)
+        _log_page(kept)
         sha256 = batch.writer.add(kept)
         # What could not be opened today may be tomorrow (an extra, a password): its row is to
         # match no page that is found then, though the file is the same.

@@ -5,9 +5,11 @@ Knows nothing about where the counts come from.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -17,10 +19,14 @@ from ocr2cli.output.summary import is_reused
 from ocr2cli.pages import PageResult
 
 _LINE_EVERY_S = 10.0
+_MAX_RECENT = 500  # pages that the time left is told by
+# Columns that the bar itself, and a document's name, are worth drawing with.
+_MIN_BAR, _MIN_NAME, _MAX_NAME = 8, 10, 32
 
 
 class Progress:
-    """Counts results. `total` is None while documents are still being listed.
+    """Counts results. total: None before the first one; is_guess: documents not opened yet may
+    hold more pages, or fewer.
 
     startup_s: seconds until work on the first page began.
     """
@@ -29,12 +35,14 @@ class Progress:
         self.num_done = 0
         self.num_bad = 0
         self.total: int | None = None
+        self.is_guess = False
         self.started = time.monotonic()
         self.startup_s = 0.0
+        self._ends: deque[float] = deque(maxlen=_MAX_RECENT + 1)
 
-    def expect(self, total: int) -> None:
-        """So many pages are known by now."""
-        self.total = total
+    def expect(self, total: int, *, is_guess: bool = False) -> None:
+        """So many pages are known, or guessed, by now."""
+        self.total, self.is_guess = total, is_guess
 
     def page(self, result: PageResult) -> None:
         """One more page has its result."""
@@ -43,6 +51,7 @@ class Progress:
             own_s = 0.0 if is_reused(result) else sum(result.seconds.values())
             self.startup_s = max(0.0, spent - own_s)
         self.num_done += 1
+        self._ends.append(time.monotonic())
         self.num_bad += not result.status.is_good
         self.show(result)
 
@@ -55,6 +64,30 @@ class Progress:
     @property
     def pages_per_minute(self) -> float:
         return 60.0 * self.num_done / max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed of the later half of the pages: the first ones, read together, come late.
+        None until that means something."""
+        num_done, total = self.num_done, self.total or 0
+        if num_done < 3 or (num_done < 50 and 4 * num_done < total):
+            return None
+        num_recent = min(num_done // 2, _MAX_RECENT)
+        spent = time.monotonic() - self._ends[-1 - num_recent]
+        return spent / num_recent * max(0, total - num_done)
+
+    @property
+    def count(self) -> str:
+        """Pages done, of how many: "12", "12/58" or "12/~58"."""
+        return str(self.num_done) + (f"/{self._mark}{self.total}" if self.total else "")
+
+    @property
+    def bad(self) -> str:
+        return f"{self.num_bad} to look at" if self.num_bad else ""
+
+    @property
+    def _mark(self) -> str:
+        return "~" if self.is_guess else ""
 
 
 class LineProgress(Progress):
@@ -69,45 +102,81 @@ class LineProgress(Progress):
         if now - self._last < _LINE_EVERY_S:
             return
         self._last = now
-        of = f"/{self.total}" if self.total else ""
-        bad = f", {self.num_bad} to look at" if self.num_bad else ""
-        line = f"{self.num_done}{of} pages, {self.pages_per_minute:.1f}/min{bad}"
+        bad = f", {self.bad}" if self.bad else ""
+        line = f"{self.count} pages, {self.pages_per_minute:.1f}/min{bad}"
         click.echo(line, err=True)  # `print` would go to stdout where stderr is closed
 
 
 class BarProgress(Progress):
-    """tqdm's bar: pages, pages/min, time left, failures, and the document in hand."""
+    """tqdm's bar: pages, time left, failures, pages/min, and the document in hand."""
 
     def __init__(self) -> None:
         super().__init__()
         from tqdm import tqdm
 
-        self._bar: Any = tqdm(
-            unit="page",
-            dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-        )
+        self._bar: Any = tqdm(unit="page", dynamic_ncols=True, bar_format="{l_bar}{bar}| 0/?")
 
-    def expect(self, total: int) -> None:
-        super().expect(total)
+    def expect(self, total: int, *, is_guess: bool = False) -> None:
+        super().expect(total, is_guess=is_guess)
         self._bar.total = total
 
     def show(self, result: PageResult) -> None:
-        name = one_line(result.key.document)
-        shown = name if len(name) <= 32 else "..." + name[-29:]
-        bad = f"{self.num_bad} to look at, " if self.num_bad else ""
-        self._bar.set_postfix_str(f"{self.pages_per_minute:.1f}/min, {bad}{shown}", refresh=False)
+        line = self.line(one_line(result.key.document), self._bar.format_dict["ncols"] or 80)
+        self._bar.bar_format = line
         self._bar.update(1)
+
+    def line(self, document: str, columns: int) -> str:
+        """tqdm's format of a line of so many columns. What matters least goes first where there
+        is no room: the document, the speed, the bar, the time."""
+        from tqdm.utils import disp_len
+
+        facts = [self._time(), self.bad, f"{self.pages_per_minute:.1f}/min"]
+        room = columns - disp_len(_drawn(self.count, facts)) - _MIN_BAR - len("100%|| , ")
+        room = min(room, _MAX_NAME)
+        if disp_len(document) > room:
+            document = "..." + document[3 - room :] if room >= _MIN_NAME else ""
+        for shown in ([*facts, document], facts, facts[:2]):
+            text = _drawn(self.count, shown)
+            if disp_len(text) + _MIN_BAR + len("100%|| ") <= columns:
+                return "{l_bar}{bar}| " + _escaped(text)
+        for shown in (facts[:2], facts[1:2]):
+            text = _drawn(self.count, shown)
+            if disp_len(text) <= columns:
+                break
+        return _escaped(text)
+
+    def _time(self) -> str:
+        spent = self._bar.format_interval(time.monotonic() - self.started)
+        if (left := self.seconds_left) is None:
+            return str(spent)
+        return f"{spent}<{self._mark}{self._bar.format_interval(left)}"
 
     def close(self) -> None:
         self._bar.close()
 
 
+def _drawn(count: str, facts: Sequence[str]) -> str:
+    return f"{count} [{', '.join(filter(None, facts))}]"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 @contextmanager
 def make_progress(*, quiet: bool, bar: bool) -> Iterator[Progress]:
-    """The right progress for this stderr, closed at the end whatever happens."""
-    progress = Progress() if quiet else BarProgress() if bar else LineProgress()
-    try:
-        yield progress
-    finally:
-        progress.close()
+    """The right progress for this stderr, closed at the end whatever happens; log lines go above
+    the bar."""
+    with _logs_above_bar() if bar and not quiet else nullcontext():
+        progress = Progress() if quiet else BarProgress() if bar else LineProgress()
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+
+def _logs_above_bar() -> AbstractContextManager[None]:
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    redirect: AbstractContextManager[None] = logging_redirect_tqdm([logging.getLogger("ocr2")])
+    return redirect

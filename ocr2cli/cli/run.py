@@ -6,11 +6,14 @@ Knows nothing about how pages are read.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,8 +217,9 @@ def execute(
 
     if stages is None:
         _warn(cfg)
-    has_bar = is_terminal() and not log_json
-    with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
+    has_bar = is_terminal() and not log_json and not quiet
+    tell = partial(_say_stopping, cfg.drain, is_over_bar=has_bar)
+    with stop_on_signals(tell) as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
         summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
@@ -225,6 +229,8 @@ def execute(
     if code != ExitCode.OK or not (quiet or as_json):
         for line in (summary.to_text(), *_hints(cfg, summary)):
             click.echo(line, err=True)
+    if stop.exit_code:
+        click.echo("stopped: run the same command again to go on", err=True)
     return int(code)
 
 
@@ -234,6 +240,18 @@ def _hints(cfg: RunConfig, summary: Summary) -> Iterator[str]:
         yield _TEXT_HINT
     if summary.pages_badly_read and _reads_with_nano(cfg.engine):
         yield _NANO_HINT
+
+
+def _say_stopping(drain_s: float, signum: int, *, is_over_bar: bool) -> None:
+    """One line, at once, past the buffers of `sys.stderr`, which a signal may find half written."""
+    again = "Ctrl-C again" if signum == signal.SIGINT else "a second signal"
+    line = (
+        f"stopping: pages under way are being finished, for {drain_s:g} s at most; {again} to stop "
+        "now\n"
+    )
+    # The bar, and the ^C that a terminal shows, are drawn over; the bar comes back below.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), (f"\r\x1b[K{line}" if is_over_bar else line).encode())
 
 
 def _reads_with_nano(engine: EngineConfig) -> bool:

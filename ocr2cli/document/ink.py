@@ -40,15 +40,28 @@ def is_blank(rgb: Uint8Array, min_share: float) -> bool:
     needed = min_share * rgb.shape[0] * rgb.shape[1]
     found = 0
     # Nearly every page has its share of ink in the first bands that hold any.
-    for num_ink in _ink_counts(rgb):
-        found += num_ink
+    for ink in _ink_bands(rgb):
+        found += int(np.count_nonzero(ink))
         if found >= needed:
             return _is_noise(rgb)
     return True
 
 
-def _ink_counts(rgb: Uint8Array) -> Iterator[int]:
-    """Pixels of one band of rows after the other that differ from the paper and have neighbours
+def ink_box(rgb: Uint8Array) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) in pixels around all that stands out from the paper; None where
+    nothing does. rgb: uint8 [H, W, 3]."""
+    in_rows, in_columns = zip(
+        *((ink.any(axis=1), ink.any(axis=0)) for ink in _ink_bands(rgb)), strict=True
+    )
+    rows, columns = np.concatenate(in_rows), np.logical_or.reduce(in_columns)
+    if not rows.any():
+        return None
+    (top, bottom), (left, right) = (np.flatnonzero(line)[[0, -1]] for line in (rows, columns))
+    return int(left), int(top), int(right) + 1, int(bottom) + 1
+
+
+def _ink_bands(rgb: Uint8Array) -> Iterator[BoolArray]:
+    """Which pixels of one band of rows after the other differ from the paper and have neighbours
     that do, too. The paper is the page's most frequent colour, channel by channel, so a dark ground
     or a yellowed sheet counts as paper."""
     sample = rgb[::_SAMPLE_STEP, ::_SAMPLE_STEP].reshape(-1, 3)
@@ -59,7 +72,7 @@ def _ink_counts(rgb: Uint8Array) -> Iterator[int]:
         for channel, paper in enumerate(papers):
             low, high = max(paper - MIN_CONTRAST, 0), min(paper + MIN_CONTRAST, 255)
             ink |= (band[:, :, channel] < low) | (band[:, :, channel] > high)
-        yield int(np.count_nonzero(_supported(ink)))
+        yield _supported(ink)
 
 
 def _supported(ink: BoolArray) -> BoolArray:
@@ -72,7 +85,8 @@ def _supported(ink: BoolArray) -> BoolArray:
     across = band[:, :-2] + band[:, 1:-1] + band[:, 2:]
     around = across[:-2] + across[1:-1] + across[2:]
     centre = band[1:-1, 1:-1].astype(np.bool_)
-    supported: BoolArray = centre & (around > MIN_NEIGHBOURS)
+    supported = np.zeros_like(ink)
+    supported[rows[0] : rows[-1] + 1] = centre & (around > MIN_NEIGHBOURS)
     return supported
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ from ocr2cli.weights.names import count_parameters
 
 if TYPE_CHECKING:
     from ocr2cli.weights.hub import ModelFiles
+
+logger = logging.getLogger("ocr2")
 
 # KV cache of a decoder when nothing was asked for: what it may take of the free memory.
 _KV_SHARE = 0.3
@@ -86,6 +89,10 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     finally:
         checkpoint.close()
     spec = native_spec(cfg, files, config, prompt, num_bytes)
+    logger.info(
+        "model: %s, %s parameters; a decoder reads up to %d pages together, of %s tokens in all",
+        cfg.engine.model, f"{count_parameters(config):,}", spec.batch_size, f"{spec.kv_tokens:,}",
+    )  # fmt: skip
     identity = weights_digest(files)
     fingerprint = run_fingerprint(cfg, prompt, model=identity, tiles=spec.tiles)
     cache = open_cache(fingerprint) if open_cache else None

@@ -39,10 +39,16 @@ class Place(NamedTuple):
         """Weights can be kept in oneDNN's order: products take them as they are."""
         return self.device.type == "cpu" and self.matrices == self.dtype
 
+    def __str__(self) -> str:
+        names = [str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.matrices)]
+        kept = "" if names[0] == names[1] else f", matrices kept in {names[1]}"
+        return f"{self.device}, {names[0]}{kept}"
+
 
 def load_vision(files: ModelFiles, engine: EngineConfig) -> VisionEncoder:
     """The vision encoder alone, ready for inference on its device."""
     device, dtype, matrices = where = place(files, engine)
+    logger.info("encoder: %s", where)
     vision = load.load_vision(files, dtype=dtype, device=device, matrices=matrices)
     if where.packs:
         vision.prepare()
@@ -63,7 +69,8 @@ def compile_vision(vision: VisionEncoder) -> bool:
 
 def load_decoder(files: ModelFiles, engine: EngineConfig) -> Decoder:
     """The decoder alone, ready for inference on its device."""
-    device, dtype, matrices = place(files, engine)
+    device, dtype, matrices = where = place(files, engine)
+    logger.info("decoder: %s%s", where, ", its weights in int8" if engine.dtype == "int8" else "")
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16_products():
         logger.warning(
             "--dtype bf16: this processor has no bf16 products and takes plain loops, some thirty "

@@ -71,6 +71,10 @@ def plan_remote(
 ) -> EnginePlan:
     """Probe the server with one page, then plan. Raises: UsageError, EngineError."""
     spec = probe(remote_spec(cfg, prompt))
+    logger.info(
+        "server: %s, model %s (%s); up to %d pages at once",
+        spec.shown, spec.model, spec.flavour, spec.concurrency,
+    )  # fmt: skip
     if flag := untold_rule(spec):
         logger.warning(
             "%s cannot be told %s: nothing keeps its pages from looping", spec.shown, flag

@@ -14,12 +14,13 @@ _WIDTH, _ROW, _LEFT, _RIGHT = 660, 24, 180, 64
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. ours, reference: values from 0 up; None: no value. href: where a click goes."""
+    """One row. ours, reference: values from 0 up; None: no value. kind: "good", "bad" or "none",
+    what gates said of it. href: where a click goes."""
 
     name: str
     ours: float | None
     reference: float | None = None
-    has_failed: bool = False
+    kind: str = "none"
     href: str = ""
 
 
@@ -28,8 +29,8 @@ def bar_chart(
 ) -> str:
     """Horizontal bars for ours and a tick for the reference on each row, in an <svg>.
 
-    limit: values above it are cut there and written out, so that one bad page does not flatten
-    the rest.
+    limit: values above it are cut there, with a sign, and written out, so that one bad page does
+    not flatten the rest.
     """
     values = [v for bar in bars for v in (bar.ours, bar.reference) if v is not None]
     top = (
@@ -65,12 +66,14 @@ def _bar(bar: Bar, y: int, scale: float, top: float) -> list[str]:
     parts = [f'<a href="{escape(bar.href)}">{label}</a>' if bar.href else label]
     if bar.ours is not None:
         width = max(1.5, min(bar.ours, top) * scale)
-        kind = "bad" if bar.has_failed else "good"
         hint = f"{bar.name}: ours {bar.ours:.4f}"
         parts.append(
-            f'<rect class="{kind}" x="{_LEFT}" y="{y + 2}" width="{width:.1f}" height="14" rx="2">'
-            f"<title>{escape(hint)}</title></rect>"
+            f'<rect class="{bar.kind}" x="{_LEFT}" y="{y + 2}" width="{width:.1f}" height="14" '
+            f'rx="2"><title>{escape(hint)}</title></rect>'
         )
+        if bar.ours > top:
+            x = _LEFT + width - 12
+            parts.append(f'<path class="cut" d="M{x:.1f} {y + 18}l4 -18m4 0l-4 18"/>')
         # beyond the reference's tick too, or the tick crosses the number out
         right = max(width, min(bar.reference or 0.0, top) * scale) + 7
         parts.append(

@@ -24,6 +24,15 @@ IMAGE_SIDE = 640
 # Beyond this many pages the images make a file no browser likes; the rest go without.
 MAX_IMAGES = 60
 
+# Where bars end: one page of many times its truth's length would flatten the others.
+_PLOT_END = 1.5
+_KEYS = {
+    "good": "ours, gates passed",
+    "bad": "ours, a gate failed",
+    "none": "ours, not judged",
+    "tick": "reference",
+}
+
 _SHOWN = (
     ("cer", "CER", 4), ("chrf", "chrF", 2), ("whole_cer", "page CER", 4),
     ("whole_chrf", "page chrF", 2), ("word_recall", "words", 3), ("length_ratio", "length", 2),
@@ -101,10 +110,11 @@ def _gate_row(verdict: Verdict, state: str, where: str) -> str:
 
 def _suite(suite: SuiteOutcome, failed: set[str], raster: RasterConfig) -> str:
     worst_first = sorted(suite.cases, key=lambda case: (-badness(case), case.case.id))
-    parts = [f"<section><h2>Suite {escape(suite.suite.name)}</h2>"]
+    parts = [f"<section><h2>{escape(suite.suite.name)}</h2>"]
     if suite.suite.about:
         parts.append(f"<p>{escape(suite.suite.about)}</p>")
-    parts.append(_plots(worst_first, suite.suite.name, failed))
+    passed = {verdict.where for verdict in suite.verdicts if verdict.state is State.PASSED}
+    parts.append(_plots(worst_first, suite.suite.name, failed, passed))
     parts.append(_table(suite, failed))
     for skipped in suite.not_run:
         why = f"not run: {skipped.id}: {skipped.not_run}"
@@ -130,29 +140,39 @@ def badness(case: CaseOutcome) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-def _plots(cases: Sequence[CaseOutcome], suite: str, failed: set[str]) -> str:
-    plots = []
+def _plots(
+    cases: Sequence[CaseOutcome], suite: str, failed: set[str], passed: set[str]
+) -> str:
+    plots, kinds, is_any_cut = [], set(), False
     for metric, title in (("cer", "CER, aligned"), ("whole_cer", "CER, whole page")):
         bars = [
             Bar(
                 name=case.case.id,
                 ours=case.ours.scores.get(metric),
                 reference=case.reference.scores.get(metric) if case.reference else None,
-                has_failed=case.case.id in failed,
+                kind=_kind(case.case.id, failed, passed),
                 href="#" + _anchor(suite, case),
             )
             for case in cases
             if case.ours.scores.get(metric) is not None
         ]
+        kinds |= {bar.kind for bar in bars}
+        is_any_cut = is_any_cut or any((bar.ours or 0) > _PLOT_END for bar in bars)
         if bars:
             plots.append(f"<figure><figcaption>{title}</figcaption>")
-            plots.append(bar_chart(bars, title=title, limit=1.5) + "</figure>")
-    legend = (
-        '<p class="legend"><span class="key good"></span> ours, gates passed '
-        '<span class="key bad"></span> ours, a gate failed '
-        '<span class="key tick"></span> reference. Lower is better; bars end at 1.5.</p>'
-    )
+            plots.append(bar_chart(bars, title=title, limit=_PLOT_END) + "</figure>")
+    keys = [
+        f'<span class="key {kind}"></span> {words}'
+        for kind, words in _KEYS.items()
+        if kind in kinds or (kind == "tick" and any(case.reference for case in cases))
+    ]
+    cut = f"; two strokes: longer, cut at {_PLOT_END}" if is_any_cut else ""
+    legend = f'<p class="legend">{" ".join(keys)}. Lower is better{cut}.</p>'
     return f'<div class="plots">{"".join(plots)}</div>{legend}' if plots else ""
+
+
+def _kind(case: str, failed: set[str], passed: set[str]) -> str:
+    return "bad" if case in failed else "good" if case in passed else "none"
 
 
 def _table(suite: SuiteOutcome, failed: set[str]) -> str:
@@ -314,9 +334,10 @@ a{color:inherit}.skipped,.empty,.legend{color:var(--soft)}
 figure{margin:0}figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto}
 svg .grid{stroke:var(--line)}svg text{font-size:12px;fill:var(--ink)}
 svg .axis{text-anchor:middle;fill:var(--soft)}svg .name{text-anchor:end}svg .value{fill:var(--soft)}
-svg .good{fill:var(--good)}svg .bad{fill:var(--bad)}svg .tick{stroke:var(--tick);stroke-width:2.5}
+svg .good{fill:var(--good)}svg .bad{fill:var(--bad)}svg .none{fill:#8b98a9}
+svg .cut{fill:none;stroke:var(--paper);stroke-width:2}svg .tick{stroke:var(--tick);stroke-width:2.5}
 .key{display:inline-block;width:14px;height:10px;margin:0 2px 0 14px;border-radius:2px}
-.key.good{background:var(--good)}.key.bad{background:var(--bad)}
+.key.none{background:#8b98a9}.key.good{background:var(--good)}.key.bad{background:var(--bad)}
 .key.tick{width:3px;height:14px;background:var(--tick);vertical-align:-2px}
 article{border-top:1px solid var(--line);padding:16px 0}article p{margin:4px 0}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:16px;margin-top:10px}

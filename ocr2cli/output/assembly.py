@@ -9,22 +9,23 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.document.urls import without_password
-from ocr2cli.errors import PageFault
+from ocr2cli.errors import OutputError, PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
 from ocr2cli.output.names import document_digest, document_stem, printable
 from ocr2cli.output.parts import PartDamaged, read_part
-from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
 
 Render = Callable[[PageJob], PageImage]
 
 # Bump when the same parts give other files: documents of earlier runs are then written anew.
-ASSEMBLY_VERSION = 2
+ASSEMBLY_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +139,11 @@ class Assembly:
                     f"{printable(relative)} would replace the input itself. "
                     "Choose another folder with `-o`."
                 )
+        old = self._record()
+        has_html = "html" in self.settings.formats
+        pages, lowest = self._facts() if has_html else (old.pages, old.lowest)
         for relative, staged in self.files.items():
             self._folder.publish(staged, relative)
-        old = self._record()
         self._remove_old_figures(old)
         files = {relative: staged.sha256 for relative, staged in sorted(self.files.items())}
         earlier = {
@@ -148,7 +151,22 @@ class Assembly:
             for relative, sha256 in old.written.items()
             if self._is_left(relative, sha256)
         }
-        self._write_record(files, earlier, sorted(self.picture_folders))
+        self._write_record(
+            replace(
+                old, files=files, earlier=earlier, picture_folders=sorted(self.picture_folders),
+                pages=pages, lowest=lowest,
+            )
+        )  # fmt: skip
+
+    def _facts(self) -> tuple[dict[str, int], float | None]:
+        """(pages by status, the lowest confidence), for the list of documents."""
+        pages: Counter[str] = Counter()
+        sure = []
+        for result in self.pages():
+            pages[result.status.value] += 1
+            if result.confidence is not None and result.status is not Status.FAILED:
+                sure.append(result.confidence)
+        return dict(pages), min(sure, default=None)
 
     def replaces(self) -> str:
         """The path of another input whose files this one's are about to replace; "" for none.
@@ -168,14 +186,11 @@ class Assembly:
         """Keeps where an unchanged document was found now: what changes there later is its own."""
         old = self._record()
         if old.path != self.path:
-            self._write_record(old.files, old.earlier, old.picture_folders)
+            self._write_record(old)
 
-    def _write_record(
-        self, files: dict[str, str], earlier: dict[str, str], picture_folders: list[str]
-    ) -> None:
-        record = {"document": self.id, "key": self.key, "files": files, "earlier": earlier}
-        record |= {"path": self.path, "sha256": self.job.sha256}
-        record |= {"picture_folders": picture_folders}
+    def _write_record(self, new: _Record) -> None:
+        own = {"document": self.id, "path": self.path, "sha256": self.job.sha256}
+        record = asdict(new) | own | {"key": self.key}
         self._folder.write(self._record_path, json.dumps(record).encode() + b"\n")
 
     @property
@@ -230,6 +245,31 @@ class Assembly:
         return relative not in self.files and self._folder.sha256(relative) == sha256
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A document that some run wrote as HTML. html: its file; files: all of them, relative to OUT.
+    pages: by status; lowest: confidence of its least sure page."""
+
+    id: str
+    html: str
+    files: tuple[str, ...]
+    pages: dict[str, int]
+    lowest: float | None
+
+
+def listed_documents(out: Path) -> list[Listed]:
+    """By the records in OUT, whichever run wrote them."""
+    found = []
+    for path in Path(out, STATE, "documents").glob("*.json"):
+        with contextlib.suppress(OSError, OutputError):
+            record = _Record.of(path.read_bytes())
+            html = document_stem(record.document) + ".html"
+            if html in record.written:
+                files = tuple(record.written)
+                found.append(Listed(record.document, html, files, record.pages, record.lowest))
+    return found
+
+
 def written_files(out: Path) -> frozenset[str]:
     """Real paths of all files that the records in OUT name: a run whose OUT lies among its inputs
     must not read what runs before it wrote."""
@@ -259,8 +299,9 @@ def _sha256(path: str) -> str:
 class _Record:
     """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256;
     earlier: the same of files that runs before the last one wrote, in other formats;
-    picture_folders: see `Assembly`; path, sha256: the input's. The last three are empty in records
-    of earlier versions."""
+    picture_folders: see `Assembly`; path, sha256: the input's; document: its id; pages, lowest:
+    their number by status and the lowest confidence, as in the HTML file. What earlier versions did
+    not write is empty."""
 
     key: str
     files: dict[str, str]
@@ -268,6 +309,9 @@ class _Record:
     picture_folders: list[str]
     path: str = ""
     sha256: str = ""
+    document: str = ""
+    pages: dict[str, int] = field(default_factory=dict)
+    lowest: float | None = None
 
     @property
     def written(self) -> dict[str, str]:
@@ -284,7 +328,12 @@ class _Record:
                 for table in (row["files"], row.get("earlier", {}))
             )
             folders = [str(folder) for folder in row.get("picture_folders", [])]
-            path, sha256 = (str(row.get(name, "")) for name in ("path", "sha256"))
-            return cls(str(row["key"]), files, earlier, folders, path, sha256)
+            path, sha256, document = (
+                str(row.get(name, "")) for name in ("path", "sha256", "document")
+            )
+            pages = {str(name): int(count) for name, count in row.get("pages", {}).items()}
+            lowest = None if row.get("lowest") is None else float(row["lowest"])
+            key = str(row["key"])
+            return cls(key, files, earlier, folders, path, sha256, document, pages, lowest)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls("", {}, {}, [])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections import Counter
 
 import numpy as np
@@ -18,11 +19,13 @@ from ocr2cli.output.figures import crop, encode
 from ocr2cli.output.html_shell import head, tail
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.names import printable
+from ocr2cli.output.summary import BADLY_READ
 from ocr2cli.pages import Box, PageImage, PageResult, Status, Uint8Array
 from ocr2cli.text.grounding import Block
 
 _MAX_WIDTH = 1000  # pixels of the page's picture
 _QUALITY = 75
+_TYPED = re.compile(r"`([^`]+)`")
 
 
 def write_html(assembly: Assembly) -> None:
@@ -31,33 +34,59 @@ def write_html(assembly: Assembly) -> None:
         stream.write(head(printable(assembly.name), _subtitle(assembly)).encode())
         for result in assembly.pages():
             image = None if result.status is Status.FAILED else assembly.image(result)
-            stream.write(_section(result, image, assembly.settings.min_confidence).encode())
+            stream.write(_section(result, image, _mark(assembly)).encode())
         stream.write(tail().encode())
 
 
 def _subtitle(assembly: Assembly) -> str:
-    counts = Counter(result.status.value for result in assembly.pages())
+    counts: Counter[str] = Counter()
+    for result in assembly.pages():
+        counts[result.status.value] += 1
+        counts["unsure"] += _mood(result, _mark(assembly)) == "unsure"
     pages = f"{assembly.num_pages:,} page{'' if assembly.num_pages == 1 else 's'}"
     states = [f"{counts[s.value]} {s.value}" for s in Status if s is not Status.OK]
+    states.append(f"{counts['unsure']} of low confidence")
     return ", ".join([pages, *(state for state in states if not state.startswith("0 "))])
 
 
-def _section(result: PageResult, image: PageImage | None, min_confidence: float) -> str:
-    number = result.key.page + 1
+def _mark(assembly: Assembly) -> float:
+    """Confidence below which a page is marked: most of it is misread, or the user asked for it."""
+    return max(BADLY_READ, assembly.settings.min_confidence)
+
+
+def _section(result: PageResult, image: PageImage | None, mark: float) -> str:
+    number, mood = result.key.page + 1, _mood(result, mark)
     sure = "" if result.confidence is None else f"<span>confidence {result.confidence:.2f}</span>"
+    if mood == "unsure":
+        sure += '<span class="warning">low: check the text against the picture</span>'
     return (
-        f'<section id="page-{number}" class="{_mood(result, min_confidence)}" '
-        f'data-rank="{_rank(result):.4f}">\n<h2>Page {number}'
-        f'<span class="status">{result.status.value}</span>{sure}</h2>\n<div class="pair">\n'
-        f'{_scan(result, image)}\n<div class="text">{_text(result, image)}</div>\n'
-        "</div>\n</section>\n"
+        f'<section id="page-{number}" class="{mood}" data-rank="{_rank(result):.4f}">\n'
+        f'<h2>Page {number}<span class="status">{result.status.value}</span>{sure}</h2>\n'
+        f"{_body(result, image)}\n</section>\n"
     )
 
 
-def _mood(result: PageResult, min_confidence: float) -> str:
+def _body(result: PageResult, image: PageImage | None) -> str:
+    if result.status is Status.FAILED:
+        return _failure(result)
+    return (
+        f'<div class="pair">\n{_scan(result, image)}\n'
+        f'<div class="text">{_text(result, image)}</div>\n</div>'
+    )
+
+
+def _failure(result: PageResult) -> str:
+    """Why it failed; what messages have in backticks is to be typed."""
+    error = result.error
+    reason = f"{error.message} ({error.code})" if error else "No reason was recorded."
+    shown = _TYPED.sub(r"<code>\1</code>", html.escape(printable(reason)))
+    return f'<p class="failure">{shown}</p>'
+
+
+def _mood(result: PageResult, mark: float) -> str:
     if not result.status.is_good:
         return "bad"
-    is_unsure = result.confidence is not None and result.confidence < min_confidence
+    is_unsure = result.confidence is not None and result.confidence < mark
     return "unsure" if is_unsure else "fine"
 
 
@@ -70,7 +99,7 @@ def _rank(result: PageResult) -> float:
 
 def _scan(result: PageResult, image: PageImage | None) -> str:
     if image is None:
-        return '<p class="empty">The picture of this page is not to be had.</p>'
+        return '<p class="empty">No picture: the input has gone or has changed since.</p>'
     rects = "".join(
         _rect(block, index, box)
         for index, block in enumerate(_boxed_blocks(result))
@@ -102,10 +131,6 @@ def _rect(block: Block, index: int, box: tuple[int, int, int, int]) -> str:
 
 
 def _text(result: PageResult, image: PageImage | None) -> str:
-    if result.status is Status.FAILED:
-        error = result.error
-        reason = f"{error.message} ({error.code})" if error else "no reason was recorded"
-        return f'<p class="note">This page could not be read: {html.escape(printable(reason))}</p>'
     pieces = [
         f'<div class="block" data-block="{index}">{_figures(block, image)}{text_html(block.text)}'
         "</div>"

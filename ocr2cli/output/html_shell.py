@@ -27,6 +27,7 @@ section.bad { border-left: 6px solid #c4262e; }
 h2 { margin: 0 0 10px; font-size: 15px; }
 h2 span { margin-left: 12px; font-weight: 400; color: var(--soft); }
 .bad h2 .status { color: #c4262e; font-weight: 600; }
+h2 .warning { padding: 1px 8px; border-radius: 9px; color: #6b4300; background: #ffe3b3; }
 .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 20px; }
 .scan { position: relative; align-self: start; margin: 0; border: 1px solid var(--line); }
 .scan img { display: block; width: 100%; height: auto; }
@@ -45,7 +46,7 @@ rect:hover, rect.hot { fill: var(--hot); fill-opacity: .35; stroke-opacity: 1; }
 table { border-collapse: collapse; font-size: 14px; }
 td, th { border: 1px solid var(--line); padding: 2px 6px; vertical-align: top; }
 pre, code { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; }
-.note { color: #c4262e; font-weight: 600; }
+.failure { max-width: 80ch; margin: 0; overflow-wrap: anywhere; }
 .empty { color: var(--soft); font-style: italic; }
 @media (max-width: 800px) { .pair { grid-template-columns: minmax(0, 1fr); } }
 @media print { header { position: static; } section { break-inside: avoid-page; } }
@@ -71,13 +72,14 @@ main.addEventListener("pointerout", event => mark(event, false));
 """
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What a policy calls a style or a script inside the page."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 POLICY = (
     "default-src 'none'; img-src data:; "
-    f"style-src 'sha256-{_digest(STYLE)}'; script-src 'sha256-{_digest(SCRIPT)}'; "
+    f"style-src 'sha256-{digest(STYLE)}'; script-src 'sha256-{digest(SCRIPT)}'; "
     "base-uri 'none'; form-action 'none'"
 )
 

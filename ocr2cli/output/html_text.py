@@ -14,11 +14,13 @@ from ocr2cli.output.markdown import OpenTags, page_text
 from ocr2cli.text.markup import safe_html, unescape
 
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(\S.*)$")
-_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,4}[.)])\s+\S")
+# The model writes some of a list's bullets as they are printed.
+_MARKS = "[-*+\u2022\u2023\u25aa\u25cf\u25e6]"
+_ITEM = re.compile(rf"\s*(?:{_MARKS}|\d{{1,4}}[.)])\s+\S")
 _FENCE = re.compile(r" {0,3}(?:`{3,}|~{3,})")
 _ROW = re.compile(r"\s*\|.*\|\s*$")
 _RULE_ROW = re.compile(r"\s*\|\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|\s*$")
-_BULLET = re.compile(r"\A[-*+]\s+")
+_BULLET = re.compile(rf"\A{_MARKS}\s+")
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)[^<>]*>")
 _BOLD = re.compile(r"\*\*(?=\S)(.{1,500}?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]{1,500}?)(?<=\S)\*(?![\w*])")
@@ -78,6 +80,8 @@ def _goes_on(kind: str, lines: list[str], start: int, end: int) -> bool:
     """Whether line `end` belongs to the run that began at `start`."""
     if kind == "code":
         return end == start + 1 or not _FENCE.match(lines[end - 1])
+    if kind == "list" and not lines[end].strip():  # between two items
+        return end + 1 < len(lines) and _kind(lines[end + 1]) == kind
     return kind in ("paragraph", "list", "rows") and _kind(lines[end]) == kind
 
 
@@ -106,7 +110,9 @@ def _code(lines: list[str]) -> str:
 
 
 def _list(lines: list[str]) -> str:
-    items = "".join(f"<li>{_inline(_BULLET.sub('', line.strip()))}</li>" for line in lines)
+    items = "".join(
+        f"<li>{_inline(_BULLET.sub('', line.strip()))}</li>" for line in lines if line.strip()
+    )
     return f"<ul>{items}</ul>"
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 
+from ocr2cli.document.ink import ink_box
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import encode, jpeg_size
@@ -23,7 +25,8 @@ SUBJECT = (
     "Scanned pages with a text layer made by OCR. The positions of lines and words are estimated "
     "from the boxes of whole blocks; they were not measured."
 )
-_WHOLE_PAGE = (50, 50, 949, 949)
+_MARGIN = 0.05  # of a page, where its ink is not known
+_USUAL_LINES = 60  # of a page, where no block of words has a box
 _CHAR_ASPECT = 0.4  # width of a character by the height of a line, about, in Latin print
 _A4 = (595.0, 842.0)
 
@@ -37,9 +40,9 @@ def write_searchable_pdf(assembly: Assembly) -> None:
         for result in assembly.pages():
             image = None if result.status is Status.FAILED else assembly.image(result)
             size = page_points(assembly, result, image)
-            lines = text_lines(result, size)
-            shown = picture(None if image is None else image.rgb)
-            pdf.add_page(size, shown, lines, failed_note(result))
+            rgb = None if image is None else image.rgb
+            lines = text_lines(result, size, rgb)
+            pdf.add_page(size, picture(rgb), lines, failed_note(result))
         pdf.close()
 
 
@@ -72,25 +75,94 @@ def failed_note(result: PageResult) -> list[str]:
     return [f"Page {result.key.page + 1} could not be read:", *lines]
 
 
-def text_lines(result: PageResult, size: tuple[float, float]) -> Iterator[TextLine]:
-    """The page's words, block by block in reading order. size: of the page, in points."""
-    for area, lines in _blocks(result):
-        x1, y1, x2, y2 = area
-        scale_x, scale_y = size[0] / BOX_MAX, size[1] / BOX_MAX
-        yield from spread(lines, (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y))
+def text_lines(
+    result: PageResult, size: tuple[float, float], rgb: Uint8Array | None
+) -> Iterator[TextLine]:
+    """The page's words, block by block in reading order. size: of the page, in points; rgb: its
+    pixels, where they are to be had."""
+    blocks = _blocks(result, size)
+    boxes = [area for area, _ in blocks if area]
+    is_any_astray = len(boxes) < len(blocks)
+    printed = _printed(rgb, size) if is_any_astray else (0.0, 0.0, *size)
+    if is_any_astray and not boxes:
+        yield from spread(blocks[0][1], printed)
+        return
+    rows = [list(spread(lines, area)) if area and lines else [] for area, lines in blocks]
+    sizes = [row.size for block in rows for row in block]
+    usual = median(sizes) if sizes else size[1] / _USUAL_LINES
+    for index, (area, lines) in enumerate(blocks):
+        if area:
+            yield from rows[index]
+            continue
+        above = blocks[index - 1][0] if index else None
+        below = blocks[index + 1][0] if index + 1 < len(blocks) else None
+        yield from _fitted(lines, list(_gaps(above, below, boxes, printed)), usual)
 
 
-def _blocks(result: PageResult) -> Iterator[tuple[Area, list[str]]]:
-    """(area in 0-999, lines) of each block with words; the whole page where there are no boxes."""
+def _blocks(result: PageResult, size: tuple[float, float]) -> list[tuple[Area | None, list[str]]]:
+    """(area in points, lines) of each block; None: the model gave no box that makes sense. Those
+    with neither are left out, and neighbours without a box are one."""
+    scale_x, scale_y = size[0] / BOX_MAX, size[1] / BOX_MAX
+    blocks: list[tuple[Area | None, list[str]]] = []
     for block in page_blocks(result):
         lines = plain_lines(block.text)
-        if lines:
-            yield _union(block.boxes) if block.boxes else _WHOLE_PAGE, lines
+        if block.boxes:
+            x1, y1, x2, y2 = _union(block.boxes)
+            area = (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y)
+            blocks.append((area, lines))
+        elif lines and blocks and blocks[-1][0] is None:
+            blocks[-1][1].extend(lines)
+        elif lines:
+            blocks.append((None, lines))
+    return blocks
 
 
-def _union(boxes: tuple[tuple[int, int, int, int], ...]) -> Area:
+def _union(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
+
+
+def _printed(rgb: Uint8Array | None, size: tuple[float, float]) -> Area:
+    """Where there is ink, in points; all but a margin where that is not to be known."""
+    width, height = size
+    box = None if rgb is None else ink_box(rgb)
+    if rgb is None or box is None:
+        return _MARGIN * width, _MARGIN * height, (1 - _MARGIN) * width, (1 - _MARGIN) * height
+    scale_x, scale_y = width / rgb.shape[1], height / rgb.shape[0]
+    return box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y
+
+
+def _gaps(
+    above: Area | None, below: Area | None, boxes: Sequence[Area], printed: Area
+) -> Iterator[Area]:
+    """Room for a block below the one before it, then above the one after it: as wide as what is
+    printed there, or, beside another column, as that neighbour."""
+    _, top, right, bottom = printed
+    near = [area for area in (above, below) if area]
+    widest = min(area[0] for area in near), max(right, *(area[2] for area in near))
+    for neighbour in near:
+        for x1, x2 in (widest, (neighbour[0], neighbour[2])):
+            others = [area for area in boxes if area[0] < x2 and area[2] > x1]
+            if neighbour is above:
+                y1 = above[3]
+                y2 = min([max(bottom, y1), *(area[1] for area in others if area[3] > y1)])
+            else:
+                y2 = neighbour[1]
+                y1 = max([min(top, y2), *(area[3] for area in others if area[1] < y2)])
+            yield x1, y1, x2, y2
+
+
+def _fitted(lines: list[str], gaps: Sequence[Area], size: float) -> Iterator[TextLine]:
+    """Lines at the top of the first gap that has room for type of `size`; in smaller type in the
+    highest one where none has."""
+    column = _CHAR_ASPECT * size
+    for left, top, right, bottom in gaps:
+        rows = _wrap(lines, max(1, int((right - left) / column)))
+        if len(rows) * size <= bottom - top:
+            width = min(right - left, column * max(map(_columns, rows)))
+            yield from spread(rows, (left, top, left + width, top + len(rows) * size))
+            return
+    yield from spread(lines, max(gaps, key=lambda area: area[3] - area[1]))
 
 
 def spread(lines: list[str], area: Area) -> Iterator[TextLine]:

@@ -28,6 +28,7 @@ from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
 from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
 from ocr2cli.output.formats import LINKING_FORMATS, load_formats
+from ocr2cli.output.index_html import INDEX, write_index
 from ocr2cli.output.names import document_stem, printable
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import Summary
@@ -162,6 +163,7 @@ class Writer:
         if assembly.is_up_to_date():
             assembly.note_path()
             self.summary.documents_unchanged += 1
+            logger.debug("%s: its files are there", printable(assembly.id))
             self._tell(assembly)
             return
         try:
@@ -178,6 +180,11 @@ class Writer:
                 )
             assembly.publish()
             self.summary.documents_written += 1
+            logger.info(
+                "%s: written, %d page%s", printable(assembly.id), assembly.num_pages,
+                "" if assembly.num_pages == 1 else "s",
+                extra={"fields": {"document": assembly.id, "pages": assembly.num_pages}},
+            )  # fmt: skip
         finally:
             assembly.drop()
         self._tell(assembly)
@@ -202,6 +209,13 @@ class Writer:
                     "Rename one of the inputs or write them to two folders."
                 )
 
+    def _write_index(self) -> None:
+        if "html" not in self._settings.formats:
+            return
+        sha256 = write_index(self._folder, self._inputs, self._settings.min_confidence)
+        if sha256 and self._on_document is not None:
+            self._on_document(f"/{INDEX}", {INDEX: sha256}, ())  # no document has such a name
+
     def close(self) -> Summary:
         """Assembles what is complete, writes OUT/.ocr2/summary.json and lets go of OUT.
 
@@ -209,6 +223,7 @@ class Writer:
         """
         try:
             self.assemble_complete()
+            self._write_index()
             self.summary.documents_incomplete = sum(
                 not document.is_complete for document in self._documents.values()
             )

@@ -6,7 +6,7 @@ Knows nothing about what is being stopped.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -35,15 +35,19 @@ class StopRequests:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequests]:
+def stop_on_signals(tell: Callable[[int], object] | None = None) -> Iterator[StopRequests]:
     """Count SIGINT and SIGTERM while the block runs; main thread only.
 
-    A third signal gets the default treatment, so that nobody is ever locked out.
+    A third signal gets the default treatment, so that nobody is ever locked out. tell: is called
+    with the first signal at once, in whatever the main thread is at: it may print only what
+    goes past Python's own buffers.
     """
     stop = StopRequests()
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         stop.request(signum)
+        if stop.count == 1 and tell is not None:
+            tell(signum)
         if stop.count >= 2:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -9,7 +9,7 @@ import pymupdf
 import pytest
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.document.ink import is_blank
+from ocr2cli.document.ink import ink_box, is_blank
 from ocr2cli.pages import Uint8Array
 
 SHARE = RasterConfig().blank_ink
@@ -103,3 +103,12 @@ def test_real_examples_are_not_blank(shared_reference: Path | None) -> None:
         assert shared_reference is not None
         with Image.open(shared_reference / "eval-llama-cpp" / name) as image:
             assert not is_blank(np.asarray(image.convert("RGB")), SHARE)
+
+
+def test_the_box_of_the_ink_is_around_the_print_and_not_around_dust() -> None:
+    page = _paper(250, 4)
+    page[300:310, 100:400] = 20  # lies in two bands of rows
+    page[250:258, 200:210] = 20
+    page[800, 500] = 20
+    assert ink_box(page) == (100, 250, 400, 310)
+    assert ink_box(_paper(250, 4)) is None

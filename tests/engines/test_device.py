@@ -127,3 +127,17 @@ def test_bf16_that_was_asked_for_where_it_is_slow_gets_one_warning(
         told.append([record.getMessage() for record in caplog.records])
     assert len(told[0]) == 1 and "--dtype auto" in told[0][0]
     assert told[1] == []
+
+
+def test_where_a_model_runs_and_how_many_pages_together_is_told_to_who_asks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "ocr2")
+    engine = EngineConfig(device="cpu", dtype="f32", batch_size=3, kv_tokens=9000)
+    plan_engine(RunConfig(engine=engine))
+    load_vision(resolve_model("nano"), engine)
+    load_decoder(resolve_model("nano"), EngineConfig(device="cpu", dtype="int8"))
+    model, encoder, decoder = (record.getMessage() for record in caplog.records)
+    assert model.startswith("model: nano, ") and "up to 3 pages together" in model
+    assert encoder == "encoder: cpu, float32"
+    assert decoder.startswith("decoder: cpu, ") and decoder.endswith(", its weights in int8")

@@ -218,7 +218,29 @@ def test_a_diff_holds_both_texts_completely() -> None:
 
 
 def test_a_bar_beyond_the_limit_is_cut_and_still_says_its_value() -> None:
-    svg = bar_chart([Bar("a<b", 12.5, 0.1, True), Bar("c", 0.2)], title="CER", limit=1.5)
-    assert "12.500" in svg and "a&lt;b" in svg
+    bars = [Bar("a<b", 12.5, 0.1, "bad"), Bar("c", 0.2), Bar("d", 1.5)]
+    svg = bar_chart(bars, title="CER", limit=1.5)
+    assert "12.500" in svg and "a&lt;b" in svg and svg.count('class="cut"') == 1
     widths = [float(w) for w in re.findall(r'width="([\d.]+)"', svg)]
     assert max(widths) <= 660
+
+
+def test_bars_of_pages_that_gates_passed_say_so(outcome: EvalOutcome) -> None:
+    html = html_report(outcome)
+    assert "ours, gates passed" in html and "ours, a gate failed" in html
+    assert "ours, not judged" not in html and "cut at" not in html
+
+
+def test_bars_of_pages_that_no_gate_judged_are_not_drawn_as_passed(
+    make_suite: Callable[..., Path], v2_model: ModelFacts
+) -> None:
+    """They were green, "gates passed", below a badge that said "not judged"."""
+    outcome = run_eval(
+        EvalOptions(suites=(str(make_suite(("good",))),), ref="none"),
+        lambda cases: [page_result(case, TRUTH * 9) for case in cases],
+        model=v2_model,
+    )
+    html = html_report(outcome)
+    assert "not judged" in html and "ours, not judged" in html and 'rect class="none"' in html
+    assert "gates passed" not in html and "</span> reference" not in html
+    assert 'class="cut"' in html and "two strokes: longer, cut at 1.5" in html

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shlex
 import signal
@@ -123,7 +124,15 @@ def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
     wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
     process.send_signal(number)
     started = time.monotonic()
+    assert process.stderr is not None
+    words = "Ctrl-C again" if number == signal.SIGINT else "a second signal"
+    stopping = (
+        "stopping: pages under way are being finished, for 20 s at most; "
+        f"{words} to stop now\n"
+    )
+    assert process.stderr.readline() == stopping and time.monotonic() - started < 2
     assert process.wait(30) == code and time.monotonic() - started < 15
+    assert process.stderr.read().endswith("\nstopped: run the same command again to go on\n")
     kept = journal.read_bytes().count(b"\n")
     assert 3 <= kept < 60
     assert not (out / "long.md").exists()
@@ -391,3 +400,25 @@ def wait_for(is_true: Any, seconds: float = 60) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("it never happened")
+
+
+def test_verbose_runs_say_more(inputs, tmp_path, run) -> None:
+    """-v and -vv said nothing more."""
+    usual = run(inputs, "-o", tmp_path / "usual").stderr
+    once = run(inputs, "-o", tmp_path / "once", "-v").stderr
+    assert "info: workers: 2 stub\n" in once and "info: sub/c: written, " in once
+    assert "info: " not in usual and "debug: " not in usual + once
+    twice = run(inputs, "-o", tmp_path / "twice", "-vv").stderr
+    assert "info: workers: 2 stub\n" in twice
+    assert re.search(r"^debug: a page 1: ok, \d+ new tokens", twice, re.MULTILINE)
+    assert re.search(r"^debug: .*; .* \d+\.\d+ s$", twice, re.MULTILINE)
+
+
+def test_verbose_runs_say_more_in_json_too(inputs, tmp_path, run) -> None:
+    stderr = run(inputs, "-o", tmp_path, "-vv", "--log-format", "json").stderr
+    rows = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    documents = {row["document"]: row["pages"] for row in rows if "pages" in row}
+    assert sorted(documents) == ["a", "b", "sub/c"] and sum(documents.values()) == 9
+    pages = [row for row in rows if "page" in row]
+    assert len(pages) == 9
+    assert all(row["status"] == "ok" and row["level"] == "debug" for row in pages)

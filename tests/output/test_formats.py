@@ -27,9 +27,9 @@ from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
 from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
-from ocr2cli.output.searchable_pdf import spread
+from ocr2cli.output.searchable_pdf import spread, text_lines
 from ocr2cli.output.writer import Writer
-from ocr2cli.pages import PageImage, PageKey, PageResult, Status
+from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
@@ -121,6 +121,73 @@ def test_a_page_without_boxes_spreads_its_text_over_the_page(tmp_path: Path) -> 
     write(tmp_path, page("d", markdown="only words\n\nhere"), formats=("pdf",))
     with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
         assert pdf[0].get_text().split() == ["only", "words", "here"]
+
+
+def _top_third(job: PageJob) -> PageImage:
+    """White paper with print from 10 to 30 % of its height, 20 to 80 % of its width."""
+    rgb = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    for y in range(HEIGHT // 10, HEIGHT * 3 // 10, 6):
+        rgb[y : y + 3, WIDTH // 5 : WIDTH * 4 // 5] = 0
+    return PageImage(job.key, rgb, 144.0)
+
+
+def test_text_without_boxes_lies_where_the_page_has_ink(tmp_path: Path) -> None:
+    """It was spread over the whole page, though the print fills the top third of it."""
+    one = Writer(tmp_path, OutputSettings(("pdf",), "f"), render=_top_third)
+    one.expect(job("d"))
+    one.add(page("d", markdown="one line\n\nanother line\n\na third line"))
+    one.close()
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+        width, height = pdf[0].rect.width, pdf[0].rect.height
+        ink = pymupdf.Rect(0.19 * width, 0.08 * height, 0.81 * width, 0.32 * height)
+        words = pdf[0].get_text("words")
+    assert len(words) == 7
+    assert all(ink.contains(pymupdf.Rect(word[:4])) for word in words)
+
+
+@pytest.mark.parametrize("bad", ["[[100, 500, 900, 400]]", "[[1, 2]]", ""])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_block_without_a_box_lies_between_its_neighbours(bad: str, position: int) -> None:
+    """It was spread over the whole page, in giant type over all other blocks."""
+    boxes = ["[[100, 200, 500, 240]]", "[[100, 400, 900, 440]]", "[[100, 600, 900, 640]]"]
+    boxes[position] = bad
+    raw = "".join(
+        f"<|ref|>text<|/ref|><|det|>{box}<|/det|>\nwords of {number}\n"
+        for number, box in enumerate(boxes)
+    )
+    result = page("d", raw=raw, boxes=parse(raw).boxes)
+    lines = list(text_lines(result, (999.0, 999.0), None))
+    own = [line for line in lines if line.text == f"words of {position}"]
+    others = [line for line in lines if line not in own]
+    assert len(own) == 1 and len(others) == 2
+    ends = [0.0, *(line.y + 0.2 * line.size for line in others), 999.0]
+    assert ends[position] <= own[0].y - 0.8 * own[0].size and own[0].size <= 40
+    following = [line.y - 0.8 * line.size for line in others][position:]
+    assert all(own[0].y + 0.2 * own[0].size <= top + 0.01 for top in following)
+
+
+def test_a_block_without_a_box_stays_out_of_the_other_column() -> None:
+    blocks = (
+        ([50, 100, 480, 300], "left one " * 30),
+        (None, "left two"),
+        ([520, 100, 950, 900], "right " * 200),
+    )
+    raw = "".join(
+        f"<|ref|>text<|/ref|><|det|>{'' if box is None else [box]}<|/det|>\n{text}\n"
+        for box, text in blocks
+    )
+    lines = text_lines(page("d", raw=raw, boxes=parse(raw).boxes), (999.0, 999.0), None)
+    astray = next(line for line in lines if line.text == "left two")
+    assert astray.x == 50 and astray.width <= 430 and 300 < astray.y < 950
+
+
+def test_a_block_without_a_box_keeps_its_words_where_there_is_no_room() -> None:
+    blocks = (("[[0, 0, 999, 500]]", "above"), ("", "between"), ("[[0, 500, 999, 999]]", "below"))
+    raw = "".join(f"<|ref|>text<|/ref|><|det|>{box}<|/det|>\n{text}\n" for box, text in blocks)
+    lines = text_lines(page("d", raw=raw, boxes=parse(raw).boxes), (999.0, 999.0), None)
+    found = {line.text: line for line in lines}
+    assert list(found) == ["above", "between", "below"]
+    assert 499 < found["between"].y < 502 and found["between"].size <= 1
 
 
 def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
@@ -351,8 +418,9 @@ def read_html(path: Path) -> Reader:
 
 def test_html_shows_each_page_beside_its_text_and_asks_for_nothing(tmp_path: Path) -> None:
     good, low = sample(0, confidence=0.9), sample(1, confidence=0.4)
+    bad = failed("d", 2, message="x < y. Try `qpdf IN OUT`.")
     blank = page("d", 3, "", status=Status.BLANK)
-    write(tmp_path, good, low, failed("d", 2), blank, formats=("html",), min_confidence=0.5)
+    write(tmp_path, good, low, bad, blank, formats=("html",))
     html = read_html(tmp_path / "d.html")
     sections = html.all("section")
     assert [s["id"] for s in sections] == ["page-1", "page-2", "page-3", "page-4"]
@@ -363,7 +431,16 @@ def test_html_shows_each_page_beside_its_text_and_asks_for_nothing(tmp_path: Pat
     assert len(html.all("img")) == 3 + 2  # pages that were read, and figures
     assert len(html.all("rect")) == 8
     assert not any(key in ("href", "srcset", "style") for _, attrs in html.tags for key in attrs)
-    assert "Head 0" in html.text and SCRIPTS in html.text and "could not be read" in html.text
+    assert "Head 0" in html.text and SCRIPTS in html.text
+    assert html.text.count("low: check the text against the picture") == 1
+    assert "4 pages, 1 blank, 1 failed, 1 of low confidence" in html.text
+    assert "\nx < y. Try qpdf IN OUT. (timeout)\n" in html.text
+    assert html.text.count("No picture") == 0 and len(html.all("code")) == 1
+
+
+def test_html_marks_pages_below_min_confidence_too(tmp_path: Path) -> None:
+    write(tmp_path, sample(0, confidence=0.7), formats=("html",), min_confidence=0.8)
+    assert [s["class"] for s in read_html(tmp_path / "d.html").all("section")] == ["unsure"]
 
 
 def test_a_box_and_its_text_share_a_number(tmp_path: Path) -> None:
@@ -445,6 +522,9 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
          "<p>a <strong>b</strong> <em>c</em> 2*3*4 <sub>2</sub></p>"),
         ("- a\n- b", "<ul><li>a</li><li>b</li></ul>"),
         ("- 5 - 3", "<ul><li>5 - 3</li></ul>"),
+        ("\u2022 a\n\n- b\n\n\u2022 c\n\ntext",
+         "<ul><li>a</li><li>b</li><li>c</li></ul>\n<p>text</p>"),
+        ("- a\n\n\n1. b", "<ul><li>a</li></ul>\n<ul><li>1. b</li></ul>"),
         ("<table>\n<tr><td>1</td></tr>\n</table>\ntext",
          "<table>\n<tr><td>1</td></tr>\n</table>\n<p>text</p>"),
         ("1. a\n2. b", "<ul><li>1. a</li><li>2. b</li></ul>"),

@@ -1,0 +1,112 @@
+"""What a person sees while a run goes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from ocr2cli.batch import Outlook
+from ocr2cli.cli.options import set_up_logging
+from ocr2cli.cli.progress import BarProgress, LineProgress, Progress, make_progress
+from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+
+logger = logging.getLogger("ocr2")
+
+
+def result(document: str = "a", page: int = 0, status: Status = Status.OK) -> PageResult:
+    return PageResult(PageKey(document, page), status, seconds={"decode": 1.0})
+
+
+def outlook(*num_pages: int, num_documents: int = 20) -> Outlook:
+    one = Outlook(num_documents)
+    for number, count in enumerate(num_pages):
+        for page in range(count):
+            one.note(PageJob(PageKey(str(number), page), "/in", "", count))
+    return one
+
+
+def test_a_book_that_is_opened_first_does_not_stand_for_all_documents() -> None:
+    """570 pages were expected of 58, and more than an hour of a minute and a half."""
+    expected = [outlook(30, *[1] * more).num_to_read for more in range(20)]
+    assert expected == [49] * 20
+    assert outlook(*[30] * 5, num_documents=10).num_to_read == 300
+    assert outlook(30).is_guess and not outlook(*[1] * 20).is_guess
+
+
+def test_a_guess_of_the_total_is_marked(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ocr2cli.cli.progress._LINE_EVERY_S", 0.0)
+    progress = LineProgress()
+    progress.expect(58, is_guess=True)
+    progress.page(result())
+    progress.expect(49)
+    progress.page(result(status=Status.LOOP))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("1/~58 pages, ")
+    assert second.startswith("2/49 pages, ") and second.endswith(", 1 to look at")
+
+
+def read(progress: Progress, ends: list[float], total: int, monkeypatch) -> list[float | None]:
+    """The time left after each page, with pages that are done at `ends`."""
+    left = []
+    progress.started = 0.0
+    for end in ends:
+        monkeypatch.setattr("time.monotonic", lambda now=end: now)
+        progress.expect(total)
+        progress.page(result())
+        left.append(progress.seconds_left)
+    return left
+
+
+def test_no_time_left_is_told_before_it_means_something(monkeypatch) -> None:
+    """1:39:51 were left at the first page of a run of 88 seconds."""
+    ends = [60.0 + page for page in range(40)]  # the first page came late
+    left = read(Progress(), ends, 40, monkeypatch)
+    assert left[:9] == [None] * 9 and left[9:] == list(range(30, -1, -1))
+    assert read(Progress(), [1.0, 2.0, 3.0], 3, monkeypatch) == [None, None, 0]
+    assert read(Progress(), [float(page) for page in range(2000)], 9000, monkeypatch)[-1] == 7000
+
+
+@pytest.fixture()
+def bar(monkeypatch) -> Iterator[BarProgress]:
+    """24 of about 58 pages done after 52 s."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress = BarProgress()
+    read(progress, [4.0 + 2.0 * page for page in range(1, 25)], 58, monkeypatch)
+    progress.num_bad, progress.is_guess = 3, True
+    yield progress
+    progress.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (120, "{l_bar}{bar}| 24/~58 [00:52<~01:08, 3 to look at, 27.7/min, letters/a {{}} letter]"),
+        (80, "{l_bar}{bar}| 24/~58 [00:52<~01:08, 3 to look at, 27.7/min, ...ers/a {{}} letter]"),
+        (64, "{l_bar}{bar}| 24/~58 [00:52<~01:08, 3 to look at, 27.7/min]"),
+        (56, "{l_bar}{bar}| 24/~58 [00:52<~01:08, 3 to look at]"),
+        (40, "24/~58 [00:52<~01:08, 3 to look at]"),
+        (24, "24/~58 [3 to look at]"),
+    ],
+)
+def test_a_narrow_bar_drops_what_matters_least(bar, columns: int, line: str) -> None:
+    """At 40 columns it was cut between `3` and `to look at`."""
+    assert bar.line("letters/a {} letter", columns) == line
+
+
+def test_log_lines_go_above_the_bar(monkeypatch) -> None:
+    """The bar stood in the middle of the word `warning`."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    handlers = logger.handlers[:]
+    set_up_logging(verbose=0, quiet=False, log_format="text")
+    with make_progress(quiet=False, bar=True) as progress:
+        progress.expect(2)
+        progress.page(result())
+        logger.warning("a line")
+    logger.handlers[:] = handlers
+    lines = stream.getvalue().replace("\r", "\n").splitlines()
+    assert "warning: a line" in lines
