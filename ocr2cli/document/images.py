@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ocr2cli.document.files import InputFile, Kind, shown
-from ocr2cli.errors import PageFault
+from ocr2cli.errors import PageFault, extra_hint
 from ocr2cli.pages import Uint8Array
 
 if TYPE_CHECKING:
@@ -187,8 +187,7 @@ def _register_heif(path: str) -> None:
     except ImportError as error:
         raise PageFault(
             "unsupported",
-            f"{shown(path)} is HEIC, which needs an extra package. "
-            "Type: pip install 'ocr2cli[heic]'",
+            f"{shown(path)} is HEIC, which needs an extra package. {extra_hint('heic')}",
         ) from error
     pi_heif.register_heif_opener()
 
