@@ -87,6 +87,10 @@ class Server:
 
     async def page(self, _request: Request) -> Response:
         html = resources.files("ocr2cli.serve").joinpath("page.html").read_text(encoding="utf-8")
+        limits = self.engine.limits
+        size = f"{limits.body_bytes / 1e6:g} MB and {limits.pages} pages"
+        html = html.replace("{{takes}}", f"PDF, {protocol.IMAGES}; up to {size} a document")
+        html = html.replace("{{max_bytes}}", str(limits.body_bytes))
         return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     async def health(self, _request: Request) -> Response:
