@@ -9,14 +9,18 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 demo: install
 	# Exit 5 says that some pages need a look: the bundled model is small.
 	$(BIN)/ocr2 run examples/documents -o out/demo --no-resume --prompt ocr --max-new-tokens 700 || [ $$? -eq 5 ]
-	@echo; echo "--- out/demo ---"; find out/demo -name '*.md' | sort
-	@echo; head -n 40 "$$(find out/demo -name '*.md' | sort | head -n 1)"
+	@for text in $$(find out/demo -name '*.md' | sort); do echo; echo "--- $$text ---"; head -n 40 "$$text"; done
+	@echo; echo "The originals are in examples/documents. What the report above the texts names, the small bundled"
+	@echo "model read badly; README.md says how to get the real one."
 
 install: $(BIN)/.installed
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): torch, which on Linux brings CUDA along, some GB and minutes, then the rest."
+	@echo "README.md says how to get torch without CUDA, which is much smaller."
 	$(PIP) install -q --upgrade pip
-	$(PIP) install -q -c constraints.txt torch
+	# Not -q: the one long download, with its progress.
+	$(PIP) install -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e .
 	touch $@
 

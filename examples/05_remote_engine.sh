@@ -5,7 +5,7 @@
 set -euo pipefail
 OUT=${OUT:-out}
 mkdir -p "$OUT"
-ocr2 serve --port 0 --runner inline --max-new-tokens 40 > "$OUT/server.txt" &
+ocr2 serve --port 0 --runner inline --max-new-tokens 300 > "$OUT/server.txt" &
 server=$!
 trap 'kill $server; wait $server || true' EXIT
 until [ -s "$OUT/server.txt" ]; do sleep 0.1; done

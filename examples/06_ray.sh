@@ -7,7 +7,7 @@ set -euo pipefail
 OUT=${OUT:-out}
 read_it() {
     # Exit 5 says that some pages looped or were cut: the bundled model is small.
-    ocr2 run examples/documents/letter.pdf --prompt ocr --pages 1-2 --max-new-tokens 200 -q "$@" ||
+    ocr2 run examples/documents/letter.pdf --prompt ocr --pages 1-2 --max-new-tokens 700 -q "$@" ||
         [ $? -eq 5 ]
 }
 read_it -o "$OUT/06/here"

@@ -2,6 +2,8 @@
 
 OCRmyPDF rasterises, straightens and writes the PDF; ocr2 reads the pages. The model gives boxes of
 blocks, so lines and words are spread over each block: their places are estimated.
+OCRmyPDF refuses a PDF that has text already (PriorOcrFoundError), unless `--skip-text` leaves such
+pages as they are or `--force-ocr` has them read anew.
 OCR2_MODEL and OCR2_SERVER choose model and server, as for `ocr2 run`; a server saves loading the
 model once a page. Needs no tesseract and no Ghostscript (`--output-type pdf`).
 """

@@ -22,7 +22,7 @@ from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.finish import read_before
 from ocr2cli.engines.recovery import Ladder
-from ocr2cli.errors import OutputError, UsageError
+from ocr2cli.errors import OutputError, UsageError, extra_hint
 from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
@@ -324,7 +324,7 @@ def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
         raise UsageError(f"--runner {name}: unknown. Choose from {', '.join(RUNNERS)}")
     if name == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError(
-            "--runner ray needs the package Ray: pip install 'ocr2cli[ray]', or use --runner local"
+            f"--runner ray needs the package Ray. {extra_hint('ray')}, or use --runner local"
         )
     run = importlib.import_module(RUNNERS[name]).run
     assert callable(run)

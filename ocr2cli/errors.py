@@ -19,6 +19,12 @@ from __future__ import annotations
 from enum import IntEnum
 
 
+def extra_hint(extra: str) -> str:
+    """What to type for an extra, as README.md has it. Not by the project's name: it is on no index,
+    and what anybody puts there under that name would be installed."""
+    return f"In the project's folder type: pip install -c constraints.txt '.[{extra}]'"
+
+
 class ExitCode(IntEnum):
     """The stable exit codes of cli.md."""
 

@@ -64,12 +64,13 @@ class Ask:
     """What one page wants instead of the run's settings; empty means as the run says.
 
     prompt: exact prompt text. max_new_tokens: a lower token limit. view: what of the page to read,
-    on a recovery step: "upright" (turned), "top" or "bottom" (a half).
+    on a recovery step: "upright" (turned), "top" or "bottom" (a half). password: of the document.
     """
 
     prompt: str = ""
     max_new_tokens: int = 0
     view: str = ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

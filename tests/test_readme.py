@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 REPO = Path(__file__).parents[1]
@@ -31,6 +32,20 @@ def test_every_command_of_the_readme_exists() -> None:
 
     text = (REPO / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`ocr2 ([a-z]+)", text)) <= set(COMMANDS)
+
+
+def test_an_extra_is_installed_as_the_readme_has_it_and_never_by_a_name_on_no_index() -> None:
+    """Whoever registered the name there would be installed."""
+    from ocr2cli.errors import extra_hint
+
+    assert extra_hint("hf,serve").split(": ")[1] in (REPO / "README.md").read_text("utf-8")
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))
+    named = set()
+    for path in (REPO / "ocr2cli").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pip install[^\n]*ocr2cli", text), path
+        named |= set(re.findall(r"""extra_hint\(['"](\w+)""", text))
+    assert len(named) >= 6 and named <= set(extras["project"]["optional-dependencies"])
 
 
 def test_every_feature_names_an_example_and_a_test_that_exist() -> None:

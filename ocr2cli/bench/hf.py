@@ -14,7 +14,7 @@ import torch
 
 from ocr2cli.bench.measure import Timing, now
 from ocr2cli.bench.workload import Subject, Work, fill_randomly
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import UsageError, extra_hint
 from ocr2cli.eval.references.hf import native_config
 from ocr2cli.pages import Views
 
@@ -46,7 +46,7 @@ def _make(subject: Subject) -> Any:
         from transformers import DeepseekOcr2ForConditionalGeneration
         from transformers.initialization import no_init_weights
     except ImportError:
-        raise UsageError("--against hf needs transformers: pip install 'ocr2cli[hf]'") from None
+        raise UsageError(f"--against hf needs transformers. {extra_hint('hf')}") from None
     default = torch.get_default_dtype()
     torch.set_default_dtype(subject.dtype)
     try:

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,7 +14,11 @@ from ocr2cli import __version__
 from ocr2cli.cli.options import common, option, set_up_logging
 from ocr2cli.cli.run import engine_config, engine_options
 from ocr2cli.config import RunConfig, TileConfig
-from ocr2cli.errors import ExitCode, UsageError
+from ocr2cli.errors import ExitCode, Ocr2Error, UsageError
+
+if TYPE_CHECKING:
+    from ocr2cli.model.config import ModelConfig
+    from ocr2cli.weights.hub import ModelFiles
 
 _PACKAGES = ("torch", "pymupdf", "pillow", "tokenizers", "safetensors", "numpy", "transformers")
 
@@ -26,7 +30,11 @@ _PACKAGES = ("torch", "pymupdf", "pillow", "tokenizers", "safetensors", "numpy",
 @engine_options
 @common
 def info(size: str, as_json: bool, **flags: Any) -> int:
-    """Show what this install is made of, where it runs and what it needs."""
+    """Show what this install is made of, where it runs and what it needs.
+
+    memory_plan: bytes of the weights in each encoder and each decoder, of each decoder's KV cache
+    for its batch, and of all of that together. Python, torch and the pages under way come on top.
+    """
     set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
     cfg = RunConfig(engine=engine_config(flags))
     facts = page_facts(size, cfg) if size else install_facts(cfg)
@@ -41,8 +49,8 @@ def page_facts(size: str, cfg: RunConfig) -> dict[str, Any]:
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size.strip().lower())
     if not found or 0 in map(int, found.groups()):
         raise UsageError(f"--size {size}: write WIDTHxHEIGHT in pixels, e.g. --size 1224x1584")
-    model = _model_facts(cfg)
-    is_v1 = model.pop("is_v1")
+    model = _find_model(cfg)
+    is_v1 = model.config.is_v1
     tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
     layout = view_layout(int(found[1]), int(found[2]), tiles, is_v1=is_v1)
     return {
@@ -54,7 +62,7 @@ def page_facts(size: str, cfg: RunConfig) -> dict[str, Any]:
             "size": list(layout.global_size),
             "offset": list(layout.global_offset),
         },
-        **model,
+        **_model_facts(cfg, model),
     }
 
 
@@ -64,8 +72,7 @@ def install_facts(cfg: RunConfig) -> dict[str, Any]:
     from ocr2cli.engines.host import host_memory_available, num_cores
 
     rasterizers, encoders, decoders = num_workers(cfg)
-    model = _model_facts(cfg)
-    model.pop("is_v1")
+    model = _find_model(cfg)
     return {
         "ocr2": __version__,
         "python": platform.python_version(),
@@ -73,30 +80,74 @@ def install_facts(cfg: RunConfig) -> dict[str, Any]:
         "devices": _devices(),
         "cores": num_cores(),
         "memory_available": host_memory_available(),
-        **model,
+        **_model_facts(cfg, model),
         "workers": {"raster": rasterizers, "encode": encoders, "decode": decoders},
+        "memory_plan": _memory_plan(cfg, model),
     }
 
 
-def _model_facts(cfg: RunConfig) -> dict[str, Any]:
+class _Model(NamedTuple):
+    files: ModelFiles
+    config: ModelConfig
+    num_bytes: int
+
+
+def _find_model(cfg: RunConfig) -> _Model:
     from ocr2cli.weights.checkpoint import open_checkpoint
     from ocr2cli.weights.hub import local_model
-    from ocr2cli.weights.names import count_parameters
 
     files = local_model(cfg.engine.model, cfg.engine.mmproj)
     checkpoint = open_checkpoint(files)
     try:
-        config, num_bytes = checkpoint.config, checkpoint.num_bytes()
+        return _Model(files, checkpoint.config, checkpoint.num_bytes())
     finally:
         checkpoint.close()
+
+
+def _model_facts(cfg: RunConfig, model: _Model) -> dict[str, Any]:
+    from ocr2cli.weights.names import count_parameters
+
     return {
         "model": cfg.engine.model,
-        "path": str(files.path),
-        "parameters": count_parameters(config),
-        "bytes": num_bytes,
-        "kv_bytes_per_token": config.kv_bytes_per_token,
-        "context": config.decoder.max_positions,
-        "is_v1": config.is_v1,
+        "path": str(model.files.path),
+        "parameters": count_parameters(model.config),
+        "bytes": model.num_bytes,
+        "kv_bytes_per_token": model.config.kv_bytes_per_token,
+        "context": model.config.decoder.max_positions,
+    }
+
+
+def _memory_plan(cfg: RunConfig, model: _Model) -> dict[str, Any]:
+    """What the workers of a run with these settings hold; why there is no plan where a run would
+    be refused."""
+    from ocr2cli.engines.choose import native_spec, num_workers
+    from ocr2cli.engines.loading import place_of_size
+    from ocr2cli.weights.names import count_parameters, decoder_params, vision_params
+
+    config = model.config
+    try:
+        device, dtype, matrices = place_of_size(cfg.engine, count_parameters(config))
+    except Ocr2Error as error:
+        return {"error": str(error)}
+    spec = native_spec(cfg, model.files, config, "", model.num_bytes)
+    embedding, *layers = decoder_params(config.decoder)
+    width = 1 if cfg.engine.dtype == "int8" else matrices.itemsize
+    encoder = sum(param.numel for param in vision_params(config)) * matrices.itemsize
+    decoder = embedding.numel * dtype.itemsize + sum(param.numel for param in layers) * width
+    # A card commits each slot's whole context at once, and one slot more than there are pages.
+    slots = (spec.batch_size + 1) * config.decoder.max_positions
+    tokens = slots if device.type == "cuda" else spec.kv_tokens
+    cache = tokens * config.kv_bytes_per_token // 2 * dtype.itemsize
+    _, encoders, decoders = num_workers(cfg)
+    return {
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch_size": spec.batch_size,
+        "kv_tokens": spec.kv_tokens,
+        "encoder_bytes": encoder,
+        "decoder_bytes": decoder,
+        "kv_cache_bytes": cache,
+        "total_bytes": encoders * encoder + decoders * (decoder + cache),
     }
 
 
@@ -122,7 +173,7 @@ def _as_text(facts: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items())
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
     if isinstance(value, list):
         is_pair = bool(value) and isinstance(value[0], int)
         return (" x " if is_pair else ", ").join(map(str, value))

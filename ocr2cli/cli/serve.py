@@ -11,7 +11,7 @@ import click
 
 from ocr2cli.cli.options import common, option, set_up_logging
 from ocr2cli.cli.run import decode_config, decode_options, engine_config, engine_options
-from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.errors import EngineError, UsageError, extra_hint
 
 
 @click.command(short_help="Serve an OpenAI-compatible HTTP endpoint.")
@@ -42,7 +42,7 @@ def serve(
 
         from ocr2cli.serve.server import Server, ServerSettings
     except ImportError:
-        raise EngineError("ocr2 serve needs more packages: pip install 'ocr2cli[serve]'") from None
+        raise EngineError(f"ocr2 serve needs more packages. {extra_hint('serve')}") from None
     from ocr2cli.config import RunConfig
     from ocr2cli.serve.engine import Limits, ServeEngine
 

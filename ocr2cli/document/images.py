@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, shown
 from ocr2cli.document.ink import is_blank
-from ocr2cli.errors import PageFault
+from ocr2cli.errors import PageFault, extra_hint
 from ocr2cli.pages import Uint8Array
 
 if TYPE_CHECKING:
@@ -189,8 +189,7 @@ def _register_heif(path: str) -> None:
     except ImportError as error:
         raise PageFault(
             "unsupported",
-            f"{shown(path)} is HEIC, which needs an extra package. "
-            "Type: pip install 'ocr2cli[heic]'",
+            f"{shown(path)} is HEIC, which needs an extra package. {extra_hint('heic')}",
         ) from error
     pi_heif.register_heif_opener()
 

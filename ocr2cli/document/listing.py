@@ -93,7 +93,7 @@ def inspect(path: str, cfg: RasterConfig) -> Listing:
         with contextlib.closing(open_input(path)) as source:
             sniff(source)  # before the digest: what is no document need not be read whole
             sha256 = source.sha256()
-            with contextlib.closing(open_document(source, cfg)) as document:
+            with contextlib.closing(open_document(source, cfg.password)) as document:
                 num_pages = document.num_pages
     except PageFault as fault:
         return Listing(sha256, error=PageError(fault.code, fault.message))

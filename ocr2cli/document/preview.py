@@ -16,7 +16,6 @@ import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import open_input, shown
 from ocr2cli.document.listing import bound_memory, child_environment
 from ocr2cli.errors import PageFault
@@ -29,7 +28,7 @@ _QUALITY = 82
 _BOOT = "from ocr2cli.document.preview import serve; serve()"
 
 
-def page_previews(path: str, *, max_pages: int) -> Generator[dict[str, Any]]:
+def page_previews(path: str, *, max_pages: int, password: str = "") -> Generator[dict[str, Any]]:
     """One row a page, in order, as each is drawn; the child is gone when the caller stops.
 
     A row holds `page` (1-based), `num_pages`, and either `image` (a data: URL of a JPEG) or `error`
@@ -44,7 +43,7 @@ def page_previews(path: str, *, max_pages: int) -> Generator[dict[str, Any]]:
         assert child.stdin is not None and child.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(json.dumps([path, max_pages]) + "\n")
+                child.stdin.write(json.dumps([path, max_pages, password]) + "\n")
                 child.stdin.flush()
             last = 0
             for line in child.stdout:
@@ -65,9 +64,9 @@ def serve() -> None:
     # It does not ask to die with its parent: that is the thread that made it, and each row may be
     # asked for by another.
     bound_memory()
-    path, max_pages = json.loads(sys.stdin.readline())
+    path, max_pages, password = json.loads(sys.stdin.readline())
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    for row in _rows(path, max_pages):
+    for row in _rows(path, max_pages, password):
         signal.alarm(0)  # who reads the rows may take any time
         print(json.dumps(row), flush=True)
         signal.alarm(SECONDS_PER_PAGE)  # for the next page: no handler, so C code is ended too
@@ -75,13 +74,13 @@ def serve() -> None:
     print("null", flush=True)
 
 
-def _rows(path: str, max_pages: int) -> Iterator[dict[str, Any]]:
+def _rows(path: str, max_pages: int, password: str) -> Iterator[dict[str, Any]]:
     from ocr2cli.document.raster import open_document
 
     signal.alarm(SECONDS_PER_PAGE)
     try:
         source = open_input(path)
-        document = open_document(source, RasterConfig())
+        document = open_document(source, password)
     except PageFault as fault:
         yield _fault(1, 0, _without(path, fault))
         return

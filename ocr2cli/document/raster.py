@@ -119,14 +119,14 @@ def load_libraries() -> None:
     pymupdf.TOOLS.reset_mupdf_warnings()
 
 
-def open_document(source: InputFile, cfg: RasterConfig) -> PageSource:
+def open_document(source: InputFile, password: str = "") -> PageSource:
     """Open a file by its first bytes; it must stay open as long as the result is used.
 
     Raises: PageFault.
     """
     kind = sniff(source)
     if kind is Kind.PDF:
-        return PdfDocument(source, cfg.password)
+        return PdfDocument(source, password)
     return ImageDocument(source, kind)
 
 
@@ -324,8 +324,9 @@ class _OpenDocuments:
         """The job's document. Raises: PageFault, also when the file is not the one listed."""
         if job.error is not None:
             raise PageFault(job.error.code, job.error.message)
+        password = job.ask.password or cfg.password
         with self._lock:
-            opened = self._current(job, cfg) or self._open(job, cfg)
+            opened = self._current(job, password) or self._open(job, password)
             self._opened.move_to_end(job.path)
             if job.key.page >= opened.document.num_pages:
                 raise PageFault(
@@ -341,13 +342,13 @@ class _OpenDocuments:
                     self._drop(job.path)
                     raise _changed(job.path)
 
-    def _current(self, job: PageJob, cfg: RasterConfig) -> _Opened | None:
+    def _current(self, job: PageJob, password: str) -> _Opened | None:
         opened = self._opened.get(job.path)
         if opened is None:
             return None
         is_same = (
             opened.source.is_current()
-            and opened.password == cfg.password
+            and opened.password == password
             and job.sha256 in ("", opened.sha256)
         )
         if is_same:
@@ -355,13 +356,13 @@ class _OpenDocuments:
         self._drop(job.path)
         return None
 
-    def _open(self, job: PageJob, cfg: RasterConfig) -> _Opened:
+    def _open(self, job: PageJob, password: str) -> _Opened:
         source = open_input(job.path)
         try:
             sha256 = source.sha256()
             if job.sha256 not in ("", sha256):
                 raise _changed(job.path)
-            opened = _Opened(source, sha256, open_document(source, cfg), cfg.password)
+            opened = _Opened(source, sha256, open_document(source, password), password)
         except BaseException:
             source.close()
             raise

@@ -13,7 +13,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ocr2cli.errors import PageFault
+from ocr2cli.errors import PageFault, extra_hint
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@]*@")
@@ -112,7 +112,9 @@ def connect(url: str) -> tuple[Any, str]:
 
 def _failed(url: str, error: object) -> PageFault:
     reason = without_password(" ".join(str(error).split())[:160])
-    package = _PACKAGES.get(url.partition("://")[0].lower(), "'ocr2cli[s3]'")
+    package = _PACKAGES.get(url.partition("://")[0].lower())
     is_missing = "install" in reason.lower()
-    hint = f"Type: pip install {package}" if is_missing else "Check the address"
+    hint = "Check the address"
+    if is_missing:
+        hint = f"Type: pip install {package}" if package else extra_hint("s3")
     return PageFault("unreadable", f"{without_password(url)} cannot be read: {reason}. {hint}.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import DecodeConfig
 from ocr2cli.document.urls import without_password
-from ocr2cli.errors import EngineError
+from ocr2cli.errors import EngineError, extra_hint
 from ocr2cli.text.prompt import split_at_page
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def make_client(spec: RemoteSpec) -> httpx.Client:
     try:
         import httpx
     except ImportError:
-        raise EngineError(
-            "--engine openai needs httpx: pip install 'ocr2cli[openai]'"
-        ) from None
+        raise EngineError(f"--engine openai needs httpx. {extra_hint('openai')}") from None
     # httpx itself encodes text as ASCII.
     key = f"Bearer {spec.api_key}".encode("utf-8", "surrogateescape")
     headers = {"Authorization": key} if spec.api_key else {}

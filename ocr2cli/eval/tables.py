@@ -15,7 +15,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import UsageError, extra_hint
 
 # A span that lies (rowspan="99999") must not make a grid of a million cells.
 MAX_SPAN = 100
@@ -72,9 +72,7 @@ def teds(truth: Table, output: Table) -> float:
     try:
         from apted import APTED, Config
     except ImportError as error:
-        raise UsageError(
-            "TEDS needs the package apted. Install it with `pip install 'ocr2cli[tables]'`."
-        ) from error
+        raise UsageError(f"TEDS needs the package apted. {extra_hint('tables')}") from error
 
     class Costs(Config):  # type: ignore[misc]
         def rename(self, node1: _Node, node2: _Node) -> float:

@@ -26,7 +26,7 @@ from ocr2cli.config import RunConfig
 from ocr2cli.document.files import is_plain_image
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine
-from ocr2cli.errors import Ocr2Error
+from ocr2cli.errors import Ocr2Error, PageFault
 from ocr2cli.pages import Ask, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.stop import StopRequests
@@ -36,6 +36,14 @@ logger = logging.getLogger("ocr2")
 _SPOOL = "ocr2-serve-"
 # A request's file as messages name it.
 _SPOOLED = rf"\S*{_SPOOL}\w+/request-\d+\.\w+"
+# Advice that is meant for the command line, and what stands for it in a request.
+_REQUEST_WORDS = (
+    ("--password-file FILE", "the form's field `password`"),
+    (", or give your own text with --prompt-text", ""),
+    ("a lower --dpi", "a smaller page"),
+    ("--pages", "`pages`"),
+    ("--prompt", "`prompt`"),
+)
 
 
 class QueueFull(Exception):
@@ -107,8 +115,8 @@ class ServeEngine:
     ) -> list[Future[PageResult]]:
         """Queue every page of one document; futures in page order.
 
-        Raises: QueueFull, TooManyPages, UsageError for a bad page range, Ocr2Error when the engine
-        has stopped.
+        Raises: QueueFull, TooManyPages, UsageError for a bad page range, PageFault for a document
+        without a page to read, Ocr2Error when the engine has stopped.
         """
         self._check_running()
         if self.num_queued >= self.limits.queued:
@@ -134,7 +142,10 @@ class ServeEngine:
         self, path: Path, name: str, pages: str, ask: Ask, *, is_isolated: bool
     ) -> list[PageJob]:
         jobs: list[PageJob] = []
-        for job in find_jobs([str(path)], pages, self.cfg.raster, is_isolated=is_isolated):
+        raster = replace(self.cfg.raster, password=ask.password)
+        for job in find_jobs([str(path)], pages, raster, is_isolated=is_isolated):
+            if job.error is not None:
+                raise PageFault(job.error.code, for_clients(job.error.message))
             if len(jobs) >= self.limits.pages:
                 raise TooManyPages(f"at most {self.limits.pages} pages in one request")
             jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
@@ -189,8 +200,7 @@ class ServeEngine:
     def _answer(self, result: PageResult) -> None:
         self.pages_by_status[result.status] += 1
         if result.error is not None:
-            # Where the server keeps a request's file is nobody's business, and no help.
-            message = re.sub(_SPOOLED, "the document", result.error.message)
+            message = for_clients(result.error.message)
             result = replace(result, error=replace(result.error, message=message))
         with self._lock:
             future = self._futures.pop(result.key, None)
@@ -211,6 +221,15 @@ class ServeEngine:
         done = sum(self.pages_by_status.values())
         busy = sum(stage.busy_s for stage in self.status.stages())
         return max(1, min(60, round(busy / done))) if done else 5
+
+
+def for_clients(message: str) -> str:
+    """A message for who has no flags to give. Where the server keeps a request's file is nobody's
+    business, and no help."""
+    message = re.sub(_SPOOLED, "the document", message)
+    for words, instead in _REQUEST_WORDS:
+        message = message.replace(words, instead)
+    return message
 
 
 def now() -> int:

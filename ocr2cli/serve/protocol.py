@@ -21,6 +21,7 @@ _ENDINGS = {
     b"%PDF": ".pdf", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp",
     b"II*\0": ".tif", b"MM\0*": ".tif", b"RIFF": ".webp",
 }  # fmt: skip
+IMAGES = "PNG, JPEG, TIFF, WebP, BMP, GIF"
 
 
 class BadRequest(Exception):
@@ -121,7 +122,7 @@ def ending_of(body: bytes) -> str:
     for magic, ending in _ENDINGS.items():
         if body.startswith(magic):
             return ending
-    raise BadRequest("send a PDF or an image (PNG, JPEG, TIFF, WebP, BMP, GIF)", 415)
+    raise BadRequest(f"send a PDF or an image ({IMAGES})", 415)
 
 
 def usage(results: Sequence[PageResult]) -> dict[str, int]:

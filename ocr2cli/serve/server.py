@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -34,11 +34,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocr2cli.document.preview import page_previews
-from ocr2cli.errors import Ocr2Error, UsageError
+from ocr2cli.errors import Ocr2Error, PageFault, UsageError
 from ocr2cli.output.metrics import server_metrics
 from ocr2cli.pages import Ask, PageResult
 from ocr2cli.serve import protocol
-from ocr2cli.serve.engine import QueueFull, ServeEngine, TooManyPages, now
+from ocr2cli.serve.engine import QueueFull, ServeEngine, TooManyPages, for_clients, now
 from ocr2cli.text.prompt import prompt_text
 
 # The page at / loads nothing from anywhere and talks to this server only.
@@ -87,6 +87,10 @@ class Server:
 
     async def page(self, _request: Request) -> Response:
         html = resources.files("ocr2cli.serve").joinpath("page.html").read_text(encoding="utf-8")
+        limits = self.engine.limits
+        size = f"{limits.body_bytes / 1e6:g} MB and {limits.pages} pages"
+        html = html.replace("{{takes}}", f"PDF, {protocol.IMAGES}; up to {size} a document")
+        html = html.replace("{{max_bytes}}", str(limits.body_bytes))
         return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     async def health(self, _request: Request) -> Response:
@@ -136,7 +140,7 @@ class Server:
         return JSONResponse(protocol.chat_answer(result, **names))  # type: ignore[arg-type]
 
     async def ocr(self, request: Request) -> Response:
-        """A PDF or an image (raw body, or a form's `file`) to markdown or JSON.
+        """A PDF or an image (raw body, or a form's `file` and `password`) to markdown or JSON.
 
         Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json|ndjson. ndjson: a
         line a page as each is done, in no order, after a line with their number.
@@ -149,15 +153,19 @@ class Server:
             wanted = "json"
         try:
             ask = Ask(prompt_text(query.get("prompt", "markdown")), _limit(query))
-            pages = await self._submit(await self._document(request), ask, query.get("pages", ""))
+            body, password = await self._document(request)
+            ask = replace(ask, password=password)
+            pages = await self._submit(body, ask, query.get("pages", ""))
             if wanted == "ndjson":
                 return StreamingResponse(self._rows(pages), media_type="application/x-ndjson")
             results = await self._all(pages)
         except _HANDLED as error:
             return _refusal(error)
+        rows = [protocol.page_row(result) for result in results]
+        if all(result.error is not None for result in results):
+            return _error(422, **rows[0]["error"], more={"pages": rows})
         if wanted != "json":
             return PlainTextResponse(protocol.as_markdown(results), media_type="text/markdown")
-        rows = [protocol.page_row(result) for result in results]
         return JSONResponse({"pages": rows, "usage": protocol.usage(results)})
 
     async def preview(self, request: Request) -> ASGIApp:
@@ -170,8 +178,8 @@ class Server:
         with contextlib.ExitStack() as place:
             place.callback(self._give_place)
             try:
-                body = await self._document(request)
-                lines = self._previews(body, protocol.ending_of(body))
+                body, password = await self._document(request)
+                lines = self._previews(body, protocol.ending_of(body), password)
             except _HANDLED as error:
                 return _refusal(error)
             place.enter_context(contextlib.closing(lines))
@@ -180,13 +188,16 @@ class Server:
     def _give_place(self) -> None:
         self._num_previews -= 1
 
-    def _previews(self, body: bytes, ending: str) -> Generator[str]:
+    def _previews(self, body: bytes, ending: str, password: str) -> Generator[str]:
         with tempfile.NamedTemporaryFile(prefix="ocr2-preview-", suffix=ending) as file:
             file.write(body)
             file.flush()
-            rows = page_previews(file.name, max_pages=self.engine.limits.pages)
+            most = self.engine.limits.pages
+            rows = page_previews(file.name, max_pages=most, password=password)
             with contextlib.closing(rows):
                 for row in rows:
+                    if "error" in row:
+                        row["error"] = for_clients(row["error"])
                     yield json.dumps(row) + "\n"
 
     async def _submit(self, body: bytes, ask: Ask, pages: str) -> list[Future[PageResult]]:
@@ -216,14 +227,18 @@ class Server:
         except _HANDLED as error:
             yield bytes(_refusal(error).body).decode() + "\n"
 
-    async def _document(self, request: Request) -> bytes:
+    async def _document(self, request: Request) -> tuple[bytes, str]:
+        """The document and its password, which has a place in forms only: addresses are logged."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return await self._body(request)
+            return await self._body(request), ""
         async with self._limited(request).form(max_files=1, max_fields=8) as form:
             upload = form.get("file")
             if upload is None or isinstance(upload, str):
                 raise protocol.BadRequest("send the document as the form's field `file`")
-            return bytes(await upload.read())
+            password = form.get("password", "")
+            if not isinstance(password, str) or len(password) > _MAX_PASSWORD:
+                raise protocol.BadRequest(f"a password has up to {_MAX_PASSWORD} characters")
+            return bytes(await upload.read()), password
 
     async def _body(self, request: Request) -> bytes:
         body: bytes = await self._limited(request).body()
@@ -274,9 +289,11 @@ def _until_sent(lines: Iterator[str], place: contextlib.ExitStack) -> ASGIApp:
 
 # Processes that draw previews at once; reading does not wait for them.
 _MAX_PREVIEWS = 4
+# A PDF's has 127 bytes at most.
+_MAX_PASSWORD = 127
 
 _HANDLED = (
-    protocol.BadRequest, QueueFull, TooManyPages, UsageError, Ocr2Error, TimeoutError,
+    protocol.BadRequest, QueueFull, TooManyPages, UsageError, Ocr2Error, PageFault, TimeoutError,
     ClientDisconnect,
 )  # fmt: skip
 
@@ -290,8 +307,10 @@ def _refusal(error: Exception) -> Response:
             return _error(429, "too many pages wait; try again later", "queue_full", wait)
         case TooManyPages():
             return _error(413, str(error), "too_many_pages")
+        case PageFault():
+            return _error(422, error.message, error.code)
         case UsageError():
-            return _error(400, str(error), "bad_request")
+            return _error(400, for_clients(str(error)), "bad_request")
         case TimeoutError():
             return _error(504, "the pages took longer than this server allows", "timeout")
         case _:
@@ -299,10 +318,12 @@ def _refusal(error: Exception) -> Response:
 
 
 def _error(
-    status: int, message: str, code: str, headers: dict[str, str] | None = None
-) -> JSONResponse:
+    status: int, message: str, code: str, headers: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
+) -> JSONResponse:  # fmt: skip
+    """A refusal in OpenAI's form. more: what else its body holds."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "code": code}}
+    body = {"error": {"message": message, "type": kind, "code": code}, **(more or {})}
     return JSONResponse(body, status, headers=headers)
 
 

@@ -85,6 +85,12 @@ def text_of(browser: Chromium, page: int, article: int = 0) -> str:
     ))  # fmt: skip
 
 
+def articles(browser: Chromium) -> list[str]:
+    """The documents from the top down, as text."""
+    texts = "[...document.querySelectorAll('article')].map(a => a.textContent)"
+    return [str(text) for text in browser.evaluate(texts)]
+
+
 def test_pages_appear_beside_their_pictures_as_they_are_read(browser, server, two_pages) -> None:
     browser.evaluate("document.getElementById('prompt').value = 'ocr'")
     browser.choose_files("#file", two_pages)
@@ -125,13 +131,52 @@ def test_a_broken_file_and_a_stranger_say_what_is_wrong(browser, tmp_path) -> No
     (tmp_path / "words.txt").write_text("plain words")
     browser.choose_files("#file", tmp_path / "broken.pdf", tmp_path / "words.txt")
     browser.wait_for(ALL_DONE.format(2))
-    # The newest stands on top.
-    stranger, broken = browser.evaluate(
-        "[...document.querySelectorAll('article')].map(a => a.textContent)"
-    )
+    # In the order in which they were chosen.
+    broken, stranger = articles(browser)
     assert "send a PDF or an image" in stranger
-    assert "the document is damaged" in broken and "1 failed" in broken
+    assert "the document is damaged" in broken and "reading" not in broken
     assert "ocr2-serve-" not in broken and "Copy all" not in broken
+    (tmp_path / "large.pdf").write_bytes(bytes(64_000_001))
+    browser.choose_files("#file", tmp_path / "large.pdf")
+    browser.wait_for(ALL_DONE.format(3))
+    # The newest stands on top.
+    assert "large.pdf" in (large := articles(browser)[0]) and "larger than the 64 MB" in large
+
+
+def test_what_may_be_dropped_is_said_before_anything_is(browser) -> None:
+    text = browser.evaluate("document.querySelector('#drop').textContent")
+    assert "PDF, PNG, JPEG, TIFF, WebP, BMP, GIF; up to 64 MB and 200 pages" in text
+
+
+def test_an_encrypted_document_is_read_when_its_password_is_typed(browser, tmp_path) -> None:
+    with pymupdf.open() as pdf:
+        pdf.new_page(width=300, height=160).insert_text((24, 70), "Lamps", fontsize=40)
+        pdf.save(tmp_path / "locked.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="key")
+    browser.choose_files("#file", tmp_path / "locked.pdf")
+    for password, said in (("kex", "needs its password"), ("key", "does not open it")):
+        browser.wait_for(ALL_DONE.format(1))
+        (article,) = articles(browser)
+        assert said in article
+        browser.evaluate(f"document.querySelector('article input').value = '{password}'")
+        browser.evaluate("document.querySelector('article form button').click()")
+    browser.wait_for(ALL_DONE.format(1))
+    assert ratio(text_of(browser, 1), "Lamps") > 60
+    assert browser.evaluate("document.querySelector('article form')") is None
+
+
+def test_a_documents_text_is_saved_under_its_name(browser, two_pages, tmp_path) -> None:
+    folder = tmp_path / "saved"
+    browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    browser.choose_files("#file", two_pages)
+    browser.wait_for(ALL_DONE.format(1))
+    browser.evaluate("document.querySelector('article h2 a').click()")
+    end = time.monotonic() + 30
+    while not (found := list(folder.glob("*.md"))) and time.monotonic() < end:
+        time.sleep(0.05)
+    # A browser keeps some letters out of a file's name.
+    assert found and found[0].name.startswith("two ")
+    text = found[0].read_text()
+    assert "<!-- page: 2 -->" in text and text_of(browser, 1) in text
 
 
 def test_a_dropped_file_is_read_and_no_request_leaves_the_server(browser, server, tmp_path) -> None:

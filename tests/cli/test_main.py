@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_runner_whose_package_is_missing_is_one_line(tmp_path, capsys, monkeyp
     argv = ("run", str(page), "-o", str(tmp_path / "o"), "--runner", "ray")
     assert run_main(*argv) == ExitCode.USAGE
     error = capsys.readouterr().err
-    assert "pip install 'ocr2cli[ray]'" in error and "--runner local" in error
+    assert "'.[ray]'" in error and "--runner local" in error
     assert len(error.splitlines()) == 1 and not (tmp_path / "o").exists()
 
 
@@ -438,3 +439,26 @@ def test_a_half_typed_command_line_is_completed() -> None:
              "COMP_CWORD": "2"},
     )  # fmt: skip
     assert done.returncode == 0 and "No such command" not in done.stderr
+
+
+def test_info_plans_the_memory_of_every_worker(capsys) -> None:
+    """Encoders hold the vision weights, decoders the others and the cache of their batch."""
+    def plan(*flags: str) -> dict[str, Any]:
+        assert run_main("info", "--json", "--device", "cpu", *flags) == ExitCode.OK
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["parameters"] == 12_682_880 and facts["kv_bytes_per_token"] == 7168
+        return facts["memory_plan"]
+
+    wide = plan("--dtype", "f32", "--batch-size", "8", "--kv-tokens", "10000", "--decoders", "2")
+    encoder, decoder, cache = (wide[f"{name}_bytes"] for name in ("encoder", "decoder", "kv_cache"))
+    assert encoder + decoder == 4 * 12_682_880 and cache == 10_000 * 2 * 7168
+    assert (wide["batch_size"], wide["dtype"]) == (8, "float32")
+    assert wide["total_bytes"] == encoder + 2 * (decoder + cache)
+    narrow, small = plan("--dtype", "bf16"), plan("--dtype", "int8")
+    assert narrow["encoder_bytes"] * 2 == encoder and narrow["decoder_bytes"] * 2 == decoder
+    assert small["decoder_bytes"] < narrow["decoder_bytes"]
+
+
+def test_info_answers_where_a_run_would_be_refused(capsys) -> None:
+    assert run_main("info", "--device", "cuda:77") == ExitCode.OK
+    assert "memory_plan" in (out := capsys.readouterr().out) and "cuda:77" in out

@@ -16,7 +16,7 @@ from ocr2cli.document import files, raster
 from ocr2cli.document.raster import page_estimate, render_page, text_layer
 from ocr2cli.document.source import find_jobs
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageError, PageImage, PageJob, PageKey
+from ocr2cli.pages import Ask, PageError, PageImage, PageJob, PageKey
 
 MakePdf = Callable[..., Path]
 CFG = RasterConfig()
@@ -112,6 +112,16 @@ def test_the_right_password_opens_a_file(make_pdf: MakePdf) -> None:
     path = make_pdf("a.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="pass", owner_pw="o")
     cfg = RasterConfig(password="pass")
     assert _jobs(path, cfg)[0].error is None and _has_ink(_render(path, cfg).rgb)
+
+
+def test_a_jobs_own_password_opens_its_file_and_shows_nowhere(make_pdf: MakePdf) -> None:
+    path = make_pdf("a.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="s3cret-word")
+    (job,) = _jobs(path, RasterConfig(password="s3cret-word"))
+    own = replace(job, ask=Ask(password="s3cret-word"))
+    assert _has_ink(render_page(own, CFG).rgb) and "s3cret" not in repr(own)
+    # The next request for the same file does not profit from it.
+    with pytest.raises(PageFault, match="needs a password"):
+        render_page(job, CFG)
 
 
 @pytest.mark.parametrize("password", ["", "s3cret-word"])

@@ -142,7 +142,7 @@ def test_a_missing_transformers_says_what_to_install(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UsageError, match=r"pip install 'ocr2cli\[hf\]'"):
+    with pytest.raises(UsageError, match=r"'\.\[hf\]'"):
         make_hf(checkpoint)
 
 

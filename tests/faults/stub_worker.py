@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from ocr2cli.pages import FinishReason, PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox
@@ -45,6 +46,11 @@ def misbehave(deed: str, job: PageJob, result: PageResult) -> PageResult:
             return result
         case "slow":
             time.sleep(float(argument or 0.05))
+        case "wait":  # in a folder, until somebody puts a file "open" there
+            folder = Path(argument)
+            (folder / f"{os.getpid()}").touch()
+            while not (folder / "open").exists():
+                time.sleep(0.02)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "die-once" if job.attempt == 0:

@@ -5,6 +5,7 @@ What holds for one machine holds here: one result a page, the same bytes, nothin
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from stub_runs import STUB, Run, command, complaints, environment, write_pdf
 from stub_worker import StubReader
@@ -30,6 +32,8 @@ from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.runners import ray as ray_runner
 
+# Machines are shared, and a wait that succeeds costs nothing.
+PATIENCE_S = 120
 MARKER = f"OCR2_RAY_TEST={os.getpid()}"
 
 
@@ -55,9 +59,16 @@ class Nodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def kill_one(self) -> None:
+    def kill_one(self, number: int = 0) -> None:
         """As a machine that loses its power: no goodbye."""
-        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+        self._cluster.remove_node(self._nodes.pop(number), allow_graceful=False)
+
+    def kill_that_of(self, worker: int) -> None:
+        above = {one.pid for one in psutil.Process(worker).parents()}
+        (number,) = [n for n, node in enumerate(self._nodes) if raylet(node) in above]
+        self.kill_one(number)
+        # Its processes find out for themselves.
+        wait_for(lambda: worker not in workers())
 
     def complete(self) -> None:
         while len(self._nodes) < 2:
@@ -65,6 +76,11 @@ class Nodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+
+def raylet(node: Any) -> int:
+    (info,) = node.all_processes["raylet"]
+    return int(info.process.pid)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +149,7 @@ def workers(marker: str = MARKER) -> list[int]:
     return named(b"ocr2-stub", marker)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -141,11 +157,38 @@ def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
     return found
 
 
-def started(nodes: Nodes, inputs: Path, out: Path, deed: str) -> subprocess.Popen[str]:
+class Gate:
+    """Where all pages but one wait: until it is opened, none that a node holds can be finished,
+    however slow the machine is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+
+    def plan(self, free: str) -> dict[str, str]:
+        """free: the page that is read at once, as in "a:1"."""
+        return {free: "", "*": f"wait {self._folder}"}
+
+    def holder(self) -> int:
+        """A worker that holds a page."""
+        return int(wait_for(lambda: list(self._folder.iterdir()))[0].name)
+
+    def open(self) -> None:
+        (self._folder / "open").touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+def started(
+    nodes: Nodes, inputs: Path, out: Path, plan: dict[str, str]
+) -> subprocess.Popen[str]:
     """A run whose pages take their time, with its first page done."""
     going = subprocess.Popen(
         command(inputs, "-o", out, "--runner", "ray", "--address", nodes.address),
-        env=environment({"*": deed}), text=True, stderr=subprocess.PIPE,
+        env=environment(plan), text=True, stderr=subprocess.PIPE,
     )  # fmt: skip
     wait_for(lambda: list(out.glob(".ocr2/parts/*/*.json")))
     return going
@@ -163,27 +206,29 @@ def test_the_tree_of_a_cluster_is_that_of_one_machine(
 
 
 def test_a_node_killed_in_mid_run_costs_nothing(
-    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str]
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str], gate: Gate
 ) -> None:
-    going = started(nodes, inputs, tmp_path / "out", "slow 0.5")
-    wait_for(lambda: len(actors()) == 2)
-    nodes.kill_one()
-    _, error = going.communicate(timeout=60)
+    going = started(nodes, inputs, tmp_path / "out", gate.plan("a:1"))
+    nodes.kill_that_of(gate.holder())
+    gate.open()
+    _, error = going.communicate(timeout=PATIENCE_S)
     assert going.returncode == ExitCode.OK, error
     assert "its runner was lost" in error and "Traceback" not in error
     assert canonical_tree(tmp_path / "out") == calm
 
 
 def test_a_killed_actor_leaves_no_worker_and_costs_nothing(
-    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str]
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str], gate: Gate
 ) -> None:
-    going = started(nodes, inputs, tmp_path / "out", "slow 0.4")
-    orphans = set(workers())
+    going = started(nodes, inputs, tmp_path / "out", gate.plan("a:1"))
+    orphans = {gate.holder(), *workers()}
     for pid in actors():
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not orphans & set(workers()), 5)
-    _, error = going.communicate(timeout=60)
+    gate.open()
+    _, error = going.communicate(timeout=PATIENCE_S)
     assert going.returncode == ExitCode.OK, error
+    assert "its runner was lost" in error and "Traceback" not in error
     assert canonical_tree(tmp_path / "out") == calm
 
 
@@ -201,27 +246,28 @@ def test_a_page_that_kills_its_node_again_and_again_fails_by_name(
 def test_a_signal_drains_the_nodes_and_a_rerun_finishes(
     tmp_path: Path, nodes: Nodes, run: Run, signum: int, code: int
 ) -> None:
-    # More pages than both nodes may hold at a time.
+    # More pages than both nodes may hold at a time, or read before a slow machine sends a signal.
     (tmp_path / "in").mkdir()
-    inputs, out = write_pdf(tmp_path / "in" / "long.pdf", 40), tmp_path / "out"
-    going = started(nodes, inputs, out, "slow 0.2")
+    inputs, out = write_pdf(tmp_path / "in" / "long.pdf", 150), tmp_path / "out"
+    going = started(nodes, inputs, out, {"*": "slow 0.2"})
     num_before = len(list(out.glob(".ocr2/parts/*/*.json")))
     going.send_signal(signum)
-    going.communicate(timeout=25)
+    going.communicate(timeout=60)
     num_after = len(list(out.glob(".ocr2/parts/*/*.json")))
-    assert going.returncode == code and num_before < num_after < 40
+    assert going.returncode == code and num_before < num_after < 150
     # The rest on this machine: what a cluster has begun, any runner finishes.
     for folder in (out, tmp_path / "calm"):
         assert run(inputs, "-o", folder).returncode == ExitCode.OK
     assert canonical_tree(out) == canonical_tree(tmp_path / "calm")
-    assert "Text of long:40." in (out / "long.md").read_text()
+    assert "Text of long:150." in (out / "long.md").read_text()
 
 
 def test_a_killed_driver_leaves_nothing_running_and_a_rerun_finishes(
-    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str], run: Run
+    inputs: Path, tmp_path: Path, nodes: Nodes, calm: dict[str, str], run: Run, gate: Gate
 ) -> None:
     out = tmp_path / "out"
-    going = started(nodes, inputs, out, "slow 0.5")
+    going = started(nodes, inputs, out, gate.plan("a:1"))
+    assert gate.holder() in workers() and actors()
     going.kill()
     going.communicate()
     wait_for(lambda: not actors() and not workers(), 15)
@@ -229,9 +275,11 @@ def test_a_killed_driver_leaves_nothing_running_and_a_rerun_finishes(
     assert canonical_tree(out) == calm
 
 
-def direct(nodes: Nodes, jobs: list[PageJob], deed: str, **how: Any) -> Iterator[PageResult]:
+def direct(
+    nodes: Nodes, jobs: list[PageJob], plan: dict[str, str], **how: Any
+) -> Iterator[PageResult]:
     """The runner itself, on pages of a file that needs no content."""
-    stage = Stage("stub", partial(StubReader, {"*": deed}), num_workers=2, credit=3)
+    stage = Stage("stub", partial(StubReader, plan), num_workers=2, credit=3)
     options = RunnerOptions(cluster=ClusterOptions(nodes.address, **how))
     return ray_runner.run([stage], jobs, options=options)
 
@@ -240,23 +288,28 @@ def pages(number: int, path: Path = STUB) -> list[PageJob]:
     return [PageJob(PageKey("d", page), str(path), "ab" * 32, number) for page in range(number)]
 
 
-def test_a_node_that_says_nothing_is_given_up(nodes: Nodes) -> None:
+def test_a_node_that_says_nothing_is_given_up(
+    nodes: Nodes, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
     """It lives and its connections stand, as after a switch failed: Ray sees nothing wrong."""
-    results = direct(nodes, pages(30), "slow 0.1", lost_after_s=2.0)
-    done = [next(results) for _ in range(3)]
-    frozen = wait_for(actors)[0]
+    results = direct(nodes, pages(30), gate.plan("d:1"), lost_after_s=2.0)
+    done = [next(results)]
+    frozen = psutil.Process(gate.holder()).ppid()
+    assert frozen in actors()
     os.kill(frozen, signal.SIGSTOP)
+    gate.open()
     try:
         done += results
     finally:
         wait_for(lambda: frozen not in actors() or os.kill(frozen, signal.SIGCONT), 20)
     assert sorted(one.key.page for one in done) == list(range(30))
     assert {one.status for one in done} == {Status.OK}
+    assert "it gave no sign of life for 2 s" in caplog.text
 
 
 def test_a_file_that_a_node_does_not_see_fails_its_page_alone(nodes: Nodes, tmp_path: Path) -> None:
     jobs = [*pages(2), PageJob(PageKey("gone", 0), str(tmp_path / "gone.pdf"), "cd" * 32, 1)]
-    found = {str(one.key): one for one in direct(nodes, jobs, "")}
+    found = {str(one.key): one for one in direct(nodes, jobs, {})}
     assert len(found) == 3
     error = found["gone page 1"].error
     assert error is not None and error.code == "unreadable"
@@ -264,17 +317,17 @@ def test_a_file_that_a_node_does_not_see_fails_its_page_alone(nodes: Nodes, tmp_
 
 
 def test_no_room_on_any_node_is_one_message(nodes: Nodes) -> None:
-    first = direct(nodes, pages(40), "slow 0.2")
+    first = direct(nodes, pages(40), {"*": "slow 0.2"})
     next(first)
     code = (
         "import sys; sys.argv = ['x']\n"
         "from test_ray_runs import direct, pages\n"
         f"class Here: address = {nodes.address!r}\n"
-        "list(direct(Here, pages(1), '', start_within_s=2.0))\n"
+        "list(direct(Here, pages(1), {}, start_within_s=2.0))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )  # fmt: skip
     first.close()
     assert "no node of the Ray cluster took a runner within 2 s" in done.stderr.splitlines()[-1]
@@ -309,10 +362,9 @@ def alone() -> Iterator[dict[str, str]]:
 
 
 def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_with_the_run(
-    inputs: Path, tmp_path: Path, calm: dict[str, str], alone: dict[str, str]
+    inputs: Path, tmp_path: Path, calm: dict[str, str], alone: dict[str, str], gate: Gate
 ) -> None:
-    import psutil
-
+    alone["STUB_PLAN"] = json.dumps(gate.plan("a:1"))
     words = command(inputs, "-o", tmp_path / "out", "--runner", "ray", "--json")
     marker = f"OCR2_RAY_ALONE={os.getpid()}"
     going = subprocess.Popen(words, env=alone, stdout=subprocess.DEVNULL)
@@ -324,7 +376,7 @@ def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_
         if one.status == psutil.CONN_LISTEN and one.pid in pids
     }
     assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert actors(marker) and workers(marker)
+    assert actors(marker) and gate.holder() in workers(marker)
     going.kill()
     going.wait()
     # Two small agents of Ray's stay until they have given up calling their dead master.
@@ -333,7 +385,7 @@ def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_
 
     left = set(Path(alone["TMPDIR"]).iterdir())
     alone["STUB_PLAN"] = "{}"
-    done = subprocess.run(words, env=alone, text=True, capture_output=True, timeout=60)
+    done = subprocess.run(words, env=alone, text=True, capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == ExitCode.OK and complaints(done.stderr) == ""
     assert summary(done)["pages"] == 9 and canonical_tree(tmp_path / "out") == calm
     assert set(Path(alone["TMPDIR"]).iterdir()) == left
@@ -360,7 +412,7 @@ def test_a_cluster_that_loses_its_head_ends_the_run_in_one_line(
     wait_for(lambda: list(out.glob(".ocr2/parts/*/*.json")))
     (head,) = named(b"gcs_server", marker)
     os.kill(head, signal.SIGKILL)
-    _, error = going.communicate(timeout=60)
+    _, error = going.communicate(timeout=PATIENCE_S)
     assert going.returncode == ExitCode.ENGINE, error
     assert "the head of the Ray cluster has not answered for 1.5 s" in error.splitlines()[-1]
     wait_for(lambda: not actors(marker) and not workers(marker), 15)

@@ -143,6 +143,21 @@ def test_a_pdf_becomes_pages_of_json_or_markdown(server) -> None:
     assert "<!-- page: 2 -->" in text
 
 
+def test_an_encrypted_pdf_reads_as_the_open_one_with_the_password_of_its_form(server) -> None:
+    import pymupdf
+
+    pdf = pymupdf.open()
+    pdf.new_page(width=200, height=100).insert_text((20, 50), "page")
+    locked = pdf.tobytes(encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="locked")
+    ask = lambda body, **form: httpx.post(  # noqa: E731
+        f"{server}/v1/ocr?prompt=ocr&max_new_tokens=3", data=form, files={"file": ("a.pdf", body)},
+        headers={"Authorization": f"Bearer {KEY}"}, timeout=120,
+    )
+    answer = ask(locked, password="locked")
+    assert (answer.status_code, answer.text) == (200, ask(pdf.tobytes()).text)
+    assert ask(locked).status_code == 422
+
+
 def test_without_the_key_nothing_is_read(server) -> None:
     for path in ("/v1/models", "/metrics"):
         assert httpx.get(server + path).status_code == 401

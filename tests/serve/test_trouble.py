@@ -29,17 +29,20 @@ from ocr2cli.engines.choose import EnginePlan
 from ocr2cli.engines.remote import remote_spec
 from ocr2cli.engines.remote_client import make_client
 from ocr2cli.errors import EngineError, Ocr2Error, UsageError
-from ocr2cli.pages import Ask, PageResult, Status
+from ocr2cli.pages import Ask, PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.serve import fetching, protocol
 from ocr2cli.serve.engine import Limits, ServeEngine
 from ocr2cli.serve.server import Server, ServerSettings
+from ocr2cli.text.prompt import prompt_text
 
 LIMIT_BYTES = 100_000
+# The prompt that the stub fails first pages of.
+FAIL = prompt_text("figure")
 
 
 class Reader:
-    """Every page is read at once, or the engine ends with the first."""
+    """Every page is read at once, but first pages for FAIL; or the engine ends with the first."""
 
     def __init__(self, is_dying: bool) -> None:
         self.is_dying = is_dying
@@ -48,7 +51,13 @@ class Reader:
         while jobs := inbox.take(1, wait=True):
             if self.is_dying:
                 raise EngineError("the device is lost")
-            emit(PageResult(jobs[0].key, Status.OK, markdown="text"))
+            emit(self.read(jobs[0]))
+
+    def read(self, job: PageJob) -> PageResult:
+        if job.ask.prompt == FAIL and job.key.page == 0:
+            error = PageError("out_of_memory", f"no memory to render {job.path}; try a lower --dpi")
+            return PageResult(job.key, Status.FAILED, error=error)
+        return PageResult(job.key, Status.OK, markdown="text")
 
 
 def make_engine(*, is_dying: bool = False) -> ServeEngine:
@@ -190,6 +199,87 @@ def test_a_form_within_the_limit_is_read(engine: ServeEngine) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         answer = await client.post("/v1/ocr", files={"file": ("a.png", page())})
         assert answer.text == "text\n"
+
+    talk(engine, work)
+
+
+def pdf(num_pages: int = 1, password: str = "") -> bytes:
+    with pymupdf.open() as document:
+        for _ in range(num_pages):
+            document.new_page(width=100, height=80)
+        how = {"encryption": pymupdf.PDF_ENCRYPT_AES_256, "user_pw": password}
+        return bytes(document.tobytes(**how if password else {}))
+
+
+def advice(answer: httpx.Response) -> str:
+    """What a refusal says, in the words of a request: nobody can give a server flags."""
+    text = answer.text.replace("qpdf --decrypt", "")
+    assert "--" not in text and "ocr2-serve-" not in text, text
+    return str(answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("shape", ["markdown", "json", "ndjson"])
+@pytest.mark.parametrize(("body", "pages", "code", "words"), [
+    (pdf(password="locked"), "", "encrypted", "the form's field `password`"),
+    (b"%PDF-1.4 and no more", "", "unreadable", "the document is damaged"),
+    (pdf(3), "40", "empty", "has 3 pages and `pages` selects none of them"),
+])  # fmt: skip
+def test_a_document_without_a_page_to_read_is_refused_whatever_the_format(
+    engine: ServeEngine, shape: str, body: bytes, pages: str, code: str, words: str
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        query = {"format": shape, "pages": pages}
+        answer = await client.post("/v1/ocr", params=query, content=body)
+        assert answer.status_code == 422 and words in advice(answer)
+        assert answer.json()["error"]["code"] == code
+
+    talk(engine, work)
+    assert engine.num_queued == 0 and list(Path(engine._spool.name).iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", ["markdown", "json"])
+def test_a_document_is_refused_when_every_page_failed_and_answered_when_one_was_read(
+    engine: ServeEngine, shape: str
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        query = {"format": shape, "prompt": "figure"}
+        answer = await client.post("/v1/ocr", params=query, content=pdf(1))
+        assert answer.status_code == 422 and "the document" in advice(answer)
+        (row,) = answer.json()["pages"]
+        assert (row["page"], row["error"]["code"]) == (1, "out_of_memory")
+        answer = await client.post("/v1/ocr", params=query, content=pdf(2))
+        assert answer.status_code == 200 and "text" in answer.text
+
+    talk(engine, work)
+
+
+@pytest.mark.parametrize("query", [
+    {"pages": "abc"}, {"prompt": "markdwn"}, {"prompt": "locate:"}, {"prompt": "locate:<|x"},
+])  # fmt: skip
+def test_what_is_wrong_in_a_query_is_said_in_a_querys_words(
+    engine: ServeEngine, query: dict[str, str]
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/ocr", params=query, content=page())
+        assert answer.status_code == 400 and advice(answer)
+
+    talk(engine, work)
+
+
+def test_the_password_of_a_form_opens_its_document_alone(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        files = {"file": ("a.pdf", pdf(2, "locked"))}
+        given = {"password": "locked"}
+        answer = await client.post("/v1/ocr", files=files, data=given)
+        assert answer.status_code == 200 and "<!-- page: 2 -->" in answer.text
+        pictures = await client.post("/v1/preview", files=files, data=given)
+        assert pictures.text.count("data:image/jpeg") == 2
+        for wrong in ({"password": "lock"}, {}):
+            assert (await client.post("/v1/ocr", files=files, data=wrong)).status_code == 422
+            (row,) = (await client.post("/v1/preview", files=files, data=wrong)).text.splitlines()
+            assert "--password" not in row and "password" in json.loads(row)["error"]
+        long = await client.post("/v1/ocr", files=files, data={"password": "x" * 2000})
+        assert long.status_code == 400
 
     talk(engine, work)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import DecodeConfig, DryConfig, TileConfig
 from ocr2cli.document.tiles import make_views
-from ocr2cli.errors import ModelError, UsageError
+from ocr2cli.errors import ModelError, UsageError, extra_hint
 from ocr2cli.eval.cases import Case, file_sha256
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.model.config import ModelConfig
@@ -247,8 +247,7 @@ def _versions() -> dict[str, str]:
         from transformers.models import deepseek_ocr2  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "--ref hf needs transformers 5.23 or later. "
-            "Install it with `pip install 'ocr2cli[hf]'`."
+            f"--ref hf needs transformers 5.23 or later. {extra_hint('hf')}"
         ) from error
     import torch
 
