@@ -22,7 +22,7 @@ from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.finish import read_before
 from ocr2cli.engines.recovery import Ladder
-from ocr2cli.errors import OutputError, UsageError
+from ocr2cli.errors import OutputError, UsageError, exit_code_of
 from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
@@ -100,14 +100,18 @@ def run_batch(
     stages: Sequence[Stage] | None = None,
     progress: Progress | None = None,
     stop: StopRequests | None = None,
+    summary: Summary | None = None,
 ) -> Summary:
     """Read every page that has no result yet, write every document that is complete.
 
-    stages: instead of the configured engine's. Raises: Ocr2Error; pages read until then are kept.
+    stages: instead of the configured engine's. summary: filled as the run goes, so that a caller
+    has it of a run that an error ends too. Raises: Ocr2Error; pages read until then are kept.
     """
     runner_named(cfg.runner)  # before anything is loaded
     _check_metrics(cfg)
     stop = stop or StopRequests()
+    summary = summary or Summary()
+    summary.min_confidence = cfg.min_confidence
     with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
         settings = OutputSettings(
@@ -123,21 +127,32 @@ def run_batch(
         )
         with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
             told = bucket.offer if bucket else None
-            writer = Writer(cfg.out, settings, raster=cfg.raster, on_document=told)
+            writer = Writer(
+                cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
+            )
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
                         progress.expect(batch.outlook.num_to_read)
                         progress.page(result)
-                    _write_metrics(cfg, writer.summary, status)
+                    _write_metrics(cfg, summary, status)
                     if cfg.fail_fast and not result.status.is_good:
                         break
+            except BaseException as error:
+                summary.ended_by = exit_code_of(error)
+                raise
             finally:
+                summary.ended_by = summary.ended_by or stop.exit_code
                 if not stages:
-                    writer.summary.forecast = expected(cfg, writer.summary)
-                summary = writer.close()
-                _write_metrics(cfg, summary, status, is_finished=True)
+                    summary.forecast = expected(cfg, summary)
+                try:
+                    writer.close()
+                except OutputError as error:
+                    summary.ended_by = error.exit_code
+                    raise
+                finally:
+                    _write_metrics(cfg, summary, status, is_finished=True)
     if bucket:
         summary.document_faults += bucket.faults
     return summary

@@ -29,7 +29,7 @@ from ocr2cli.config import (
     RasterConfig,
     RunConfig,
 )
-from ocr2cli.errors import ExitCode, UsageError
+from ocr2cli.errors import ExitCode, UsageError, exit_code_of
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
 
@@ -189,16 +189,27 @@ def execute(
     """
     from ocr2cli.batch import run_batch
     from ocr2cli.cli.progress import make_progress
+    from ocr2cli.output.summary import Summary
     from ocr2cli.pipeline.stop import stop_on_signals
 
     has_bar = is_terminal() and not log_json
-    with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
-        summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
+    summary = Summary()
+    try:
+        with stop_on_signals() as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
+            summary = run_batch(
+                cfg, stages=stages, progress=progress, stop=stop, summary=summary
+            )
+    except Exception as error:
+        summary.ended_by = exit_code_of(error)
+        if as_json:
+            click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+        raise
+    summary.ended_by = stop.exit_code
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
     if as_json:
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
-    code = stop.exit_code or summary.exit_code
+    code = summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
         click.echo(summary.to_text(), err=True)
         if summary.pages_badly_read and _reads_with_nano(cfg.engine):

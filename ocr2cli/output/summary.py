@@ -69,6 +69,7 @@ class Summary:
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
+    ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
     """
 
     min_confidence: float = 0.0
@@ -90,6 +91,7 @@ class Summary:
     unsure_pages: list[PageNote] = field(default_factory=list)
     doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
+    ended_by: int = 0
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
@@ -149,7 +151,9 @@ class Summary:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, 5, or 3 when not one page of any input could be opened."""
+        """0, 5, or 3 when not one page of any input could be opened; or what ended the run."""
+        if self.ended_by:
+            return ExitCode(self.ended_by)
         has_read_nothing = self.pages == self._num_input_failures
         if has_read_nothing and not self.document_faults and not self.documents_incomplete:
             return ExitCode.INPUT
