@@ -17,6 +17,7 @@ import click
 
 from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
 from ocr2cli.config import (
+    BOUNDS,
     DRAFT_MODES,
     DTYPE_NAMES,
     ENGINES,
@@ -114,7 +115,7 @@ def decode_options(function: Any) -> Any:
 @option("--prompt", default="markdown", help="markdown, ocr, figure, describe or locate:WHAT.")
 @option("--prompt-text", default="", show_default="none", help="A prompt of your own.")
 @option("--pages", default="", show_default="all", help="1-3,7,10-; the first page is 1.")
-@option("--dpi", default=144, type=click.IntRange(18, 1200), help="PDF rasterisation.")
+@option("--dpi", default=144, type=click.IntRange(*BOUNDS["dpi"]), help="PDF rasterisation.")
 @option("--password", default="", show_default="none", help="Password of encrypted PDFs.")
 @option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="File whose first line is the password.")
@@ -133,7 +134,8 @@ def decode_options(function: Any) -> Any:
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
 @option("--page-timeout", default=600.0, type=click.FloatRange(min=0, min_open=True),
         help="Seconds without progress until a worker is killed.")
-@option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
+@option("--retries", default=1, type=click.IntRange(*BOUNDS["retries"]),
+        help="Tries after a worker's death.")
 @option("--no-recover", is_flag=True, show_default=False,
         help="Leave looping pages as they are.")
 @option("--recycle-after", default=500, type=_COUNT,
