@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import json
 import logging
+import math
 import os
 import sys
 import tomllib
@@ -26,6 +27,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Keys of the file that are settings of every command.
 _COMMON = ("verbose", "quiet", "log_format")
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; nan is in every range, and no JSON."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def option(*names: str, **settings: Any) -> Callable[[Function], Function]:

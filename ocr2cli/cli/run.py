@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+from ocr2cli.cli.options import FiniteRange, common, is_terminal, option, set_up_logging
 from ocr2cli.config import (
     BOUNDS,
     DRAFT_MODES,
@@ -129,10 +130,10 @@ def decode_options(function: Any) -> Any:
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
 @option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
 @option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
-@option("--price-per-hour", default=0.0, type=click.FloatRange(min=0), show_default="none",
+@option("--price-per-hour", default=0.0, type=FiniteRange(min=0), show_default="none",
         help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
-@option("--page-timeout", default=600.0, type=click.FloatRange(min=0, min_open=True),
+@option("--page-timeout", default=600.0, type=FiniteRange(*BOUNDS["page_timeout"]),
         help="Seconds without progress until a worker is killed.")
 @option("--retries", default=1, type=click.IntRange(*BOUNDS["retries"]),
         help="Tries after a worker's death.")
@@ -144,8 +145,8 @@ def decode_options(function: Any) -> Any:
         help="Memory limit of a worker, e.g. 8G; on a GPU of rasterisers only.")
 @option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
 @option("--cache-size", default="2G", help="Size limit of the page cache.")
-@option("--min-confidence", default=0.0, type=click.FloatRange(0, 1), show_default="off",
-        help="List pages below this confidence in the summary.")
+@option("--min-confidence", default=0.0, type=FiniteRange(*BOUNDS["min_confidence"]),
+        show_default="off", help="List pages below this confidence in the summary.")
 @option("--metrics-file", default="", show_default="none",
         help="Prometheus text file, replaced as the run goes.")
 @option("--runner", default="local", type=click.Choice(tuple(RUNNERS)),
@@ -235,8 +236,6 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
         rotate=flags["rotate"],
         text_layer=flags["text_layer"],
     )
-    if not flags["page_timeout"] > 0:  # nan is in every range
-        raise UsageError("--page-timeout: write a number of seconds")
     _refuse_idle(flags)
     out, out_url = _output(flags["out"], flags["state"])
     return RunConfig(
@@ -314,6 +313,8 @@ def _dry(text: str) -> DryConfig | None:
     parts = text.split(",")
     try:
         values = [kind(part) for kind, part in zip(kinds, parts, strict=False)]
+        if not all(map(math.isfinite, values)):
+            raise ValueError
     except ValueError:
         raise UsageError(f"--dry {text}: write numbers, e.g. --dry 0.8,1.75,2,64") from None
     if len(parts) > len(kinds):

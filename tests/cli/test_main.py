@@ -198,7 +198,10 @@ def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
             "no-repeat-ngram", "ngram-window", "recycle-after", "price-per-hour", "worker-memory",
             "page-timeout",
         )),
-        "--page-timeout 0", "--page-timeout nan", "--cache-size inf", "--dtype foo", "--device xpu",
+        *(f"--{name} {value}" for value in ("nan", "inf", "-inf")
+          for name in ("page-timeout", "min-confidence", "price-per-hour", "dry")),
+        "--dry 0.8,nan",
+        "--page-timeout 0", "--cache-size inf", "--cache-size nan", "--dtype foo", "--device xpu",
         "--server http://127.0.0.1:1", "--address auto",
         "--save-tokens --engine openai --server http://127.0.0.1:1",
     ],
@@ -271,7 +274,7 @@ def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch
 
 @pytest.mark.parametrize(
     "line", ["bench --threads -1", "doctor --dtype foo", "eval --dtype foo",
-             "doctor --goldens nofile", "completion"],
+             "doctor --goldens nofile", "completion", "serve --max-seconds nan"],
 )  # fmt: skip
 def test_other_commands_refuse_nonsense_in_one_line_too(line, capsys) -> None:
     assert run_main(*line.split()) == ExitCode.USAGE
