@@ -137,7 +137,9 @@ def _hint(error: click.ClickException) -> str:
         if source is ParameterSource.ENVIRONMENT:
             where = f" It stands in the environment as {error.param.envvar}."
         elif source is ParameterSource.DEFAULT_MAP:
-            where = " It stands in the TOML file."
+            from ocr2cli.cli.options import CONFIG_FILE
+
+            where = f" It stands in the TOML file {ctx.meta.get(CONFIG_FILE)}."
     return f"{where} Help: {ctx.command_path} --help"
 
 

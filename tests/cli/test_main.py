@@ -182,6 +182,56 @@ def test_a_table_that_no_command_reads_is_refused_by_name(
     assert words in error and "ocr2.toml" in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[eval]\nsuit = 1", "[bench]\npage = 2", "[models.lst]\njson = true",
+     "[models.list]\nsuite = 3", "[serve]\nconfig = 'x'", "config = 'x'"],
+)
+def test_a_misspelt_key_in_another_commands_table_is_refused_too(
+    text, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(text + "\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "ocr2.toml" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["json = 1", "no-resume = 0", "quiet = 1.5", "verbose = true", "state = 1",
+     "password-file = 1", "dpi = 2020-01-01", "dpi = 144.9", "dpi = true", "retries = 1e400",
+     "min-confidence = nan", "prompt = true", "pages = 1979-05-27", "format = ['md', 2020-01-01]",
+     "dpi = 'x'", "dpi = 1", "draft = 'of'"],
+)
+def test_a_value_of_the_wrong_kind_in_the_file_is_one_line(
+    text, tmp_path, monkeypatch, capsys
+) -> None:
+    """Each was a traceback, or another value than was written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(text + "\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "ocr2.toml" in error and text.split()[0] in error and len(error.splitlines()) == 1
+
+
+def test_values_of_the_right_kind_in_the_file_are_taken(tmp_path, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(
+        "pages = 3\nformat = ['md', 'html']\ndpi = '200'\npage-timeout = 5\nverbose = 1\n"
+        "dry = 0.8\nretry-failed = true\nno-resume = false\n"
+    )
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.OK
+    (cfg,) = seen
+    assert (cfg.pages, cfg.formats, cfg.raster.dpi) == ("3", ("md", "html"), 200)
+    assert (cfg.page_timeout, cfg.decode.dry.multiplier) == (5, 0.8)
+    assert cfg.retry_failed and cfg.resume
+
+
 def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
     (tmp_path / "word").write_bytes("pässword".encode("latin-1"))
     argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--password-file", str(tmp_path / "word"))
@@ -357,7 +407,7 @@ def test_a_bad_value_that_nobody_typed_says_where_it_stands(
     monkeypatch.delenv("OCR2_PAGES")
     (tmp_path / "my.toml").write_text('pages = "1-3"\n')
     assert run_main("bench", "--config", str(tmp_path / "my.toml")) == ExitCode.USAGE
-    assert "It stands in the TOML file." in capsys.readouterr().err
+    assert f"in the TOML file {tmp_path / 'my.toml'}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [("models", "path"), ("info", "--model")])
