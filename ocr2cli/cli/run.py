@@ -11,10 +11,12 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ocr2cli.cli.options import FiniteRange, common, is_terminal, option, set_up_logging
 from ocr2cli.config import (
@@ -31,6 +33,7 @@ from ocr2cli.config import (
     RasterConfig,
     RunConfig,
 )
+from ocr2cli.document.urls import is_url, local_path
 from ocr2cli.errors import ExitCode, UsageError, exit_code_of
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
@@ -176,6 +179,7 @@ def run(**flags: Any) -> int:
         flags.pop("as_json"), flags.pop("dry_run"), flags.pop("price_per_hour")
     )  # fmt: skip
     flags.pop("quiet")
+    _give_way(click.get_current_context(), flags)
     cfg = config_from_flags(flags)
     if dry_run:
         return _forecast(cfg, price_per_hour=price, as_json=as_json)
@@ -258,6 +262,31 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
+# An option, its value when not given, and another that rules it out when a test of all holds.
+_RULED_OUT: tuple[tuple[str, Any, str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("server", "", "engine", lambda flags: flags["engine"] != "openai"),
+    ("save_tokens", False, "engine", lambda flags: flags["engine"] == "openai"),
+    ("ray_address", "", "runner", lambda flags: flags["runner"] != "ray"),
+    ("password", "", "password_file", lambda flags: True),
+    ("password_file", None, "password", lambda flags: True),
+    ("state", None, "out", lambda flags: not is_url(local_path(flags["out"]))),
+    ("prompt_text", "", "prompt", lambda flags: True),
+)
+_RANKS = (
+    ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP,
+    ParameterSource.DEFAULT,
+)  # fmt: skip
+
+
+def _give_way(ctx: click.Context, flags: dict[str, Any]) -> None:
+    """Flags beat the environment and that the file, also where one option rules another out: the
+    lower one counts as not given."""
+    ranks = {name: _RANKS.index(ctx.get_parameter_source(name)) for name in flags}
+    for name, not_given, other, is_ruled_out in _RULED_OUT:
+        if ranks[other] < ranks[name] and is_ruled_out(flags):
+            flags[name] = not_given
+
+
 def _refuse_idle(flags: dict[str, Any]) -> None:
     """Options that say who reads, beside one that says that somebody else does.
 
@@ -273,8 +302,6 @@ def _refuse_idle(flags: dict[str, Any]) -> None:
 
 def _output(given: str, state: Path | None) -> tuple[Path, str]:
     """(local folder, URL or ""). Raises: UsageError for a URL that cannot hold outputs."""
-    from ocr2cli.document.urls import is_url, local_path
-
     given = local_path(given)
     if not given:  # the current folder, to the file system
         raise UsageError("-o is empty. Name a folder, `.` for the current one")

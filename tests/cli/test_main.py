@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from operator import attrgetter
 
 import pytest
 
@@ -230,6 +231,54 @@ def test_values_of_the_right_kind_in_the_file_are_taken(tmp_path, monkeypatch) -
     assert (cfg.pages, cfg.formats, cfg.raster.dpi) == ("3", ("md", "html"), 200)
     assert (cfg.page_timeout, cfg.decode.dry.multiplier) == (5, 0.8)
     assert cfg.retry_failed and cfg.resume
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "kept"),
+    [
+        ('server = "http://h"\nengine = "openai"', "--engine native", {"engine.server": ""}),
+        ('server = "http://h"', "--engine openai", {"engine.server": "http://h"}),
+        ('address = "h:1"\nrunner = "ray"', "--runner local", {"ray_address": ""}),
+        ("save-tokens = true", "--engine openai --server http://h", {"save_tokens": False}),
+        ('password = "old"', "--password-file word", {"raster.password": "new"}),
+        ('password-file = "word"', "--password typed", {"raster.password": "typed"}),
+        ('out = "s3://b"\nstate = "s"', "-o out", {"out_url": ""}),
+        ('prompt-text = "mine"', "--prompt ocr", {"engine.prompt_text": ""}),
+    ],
+)
+def test_a_value_of_the_file_gives_way_to_a_flag_that_rules_it_out(
+    lines, flags, kept, tmp_path, monkeypatch
+) -> None:
+    """It was refused with "leave --server out", which was not on the command line."""
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "word").write_text("new\n")
+    (tmp_path / "ocr2.toml").write_text(lines + "\n")
+    out = () if "-o" in flags else ("-o", "out")
+    assert run_main("run", "a.pdf", *out, *flags.split()) == ExitCode.OK
+    assert {name: attrgetter(name)(seen[0]) for name in kept} == kept
+
+
+def test_a_password_of_the_environment_gives_way_to_a_flag_and_the_files_to_it(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "word").write_text("new\n")
+    (tmp_path / "ocr2.toml").write_text('password-file = "word"\n')
+    monkeypatch.setenv("OCR2_PASSWORD", "set")
+    run_main("run", "a.pdf", "-o", "out")
+    run_main("run", "a.pdf", "-o", "out", "--password-file", "word")
+    assert [cfg.raster.password for cfg in seen] == ["set", "new"]
+    monkeypatch.setenv("OCR2_PASSWORD_FILE", "word")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    assert "not both" in capsys.readouterr().err
 
 
 def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
