@@ -1,8 +1,9 @@
 """The command group and the one border where an exception becomes an exit code.
 
-A stdout or stderr that nobody reads any more costs what is printed, and nothing else. Knows
-nothing about any command until it is asked for: commands are imported by name, so `ocr2 --help`
-finishes without torch.
+A stdout or stderr that nobody reads any more costs what is printed, and nothing else; so does a
+stderr on a full disk, but a result that cannot be written is an error. Knows nothing about any
+command until it is asked for: commands are imported by name, so `ocr2 --help` finishes without
+torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from ocr2cli import __version__
-from ocr2cli.errors import ExitCode, Ocr2Error
+from ocr2cli.errors import ExitCode, Ocr2Error, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -71,24 +72,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of cli.md."""
     # Not where a caller has put streams of its own.
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _unbroken(sys.stdout)
+        sys.stdout = _unbroken(sys.stdout, "stdout")
     if sys.stderr is sys.__stderr__:
         sys.stderr = _unbroken(sys.stderr)
     sys.exit(_run(argv))
 
 
 class _Unbroken(io.FileIO):
-    """A file that takes what nobody reads: `ocr2 ... | head -1` wanted no more."""
+    """A file that takes what nobody reads: `ocr2 ... | head -1` wanted no more.
+
+    results: its name if results go to it; then any other error is one, once.
+    """
+
+    results = ""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            name, self.results = self.results, ""
+            if name and not isinstance(error, BrokenPipeError):
+                raise OutputError(
+                    f"cannot write to {name}: {error.strerror}. Make room, or send it elsewhere"
+                ) from None
             return memoryview(data).nbytes
 
 
-def _unbroken(stream: TextIO | None) -> TextIO | None:
+def _unbroken(stream: TextIO | None, results: str = "") -> TextIO | None:
     """The same stream, but a closed pipe is no error; None where there is no stream.
+
+    results: as of `_Unbroken`.
 
     Here and not around what is printed: then it holds for progress, logs and libraries too, and
     a run goes on after the first line that nobody read.
@@ -96,8 +109,10 @@ def _unbroken(stream: TextIO | None) -> TextIO | None:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
+    file = _Unbroken(stream.fileno(), "w", closefd=False)
+    file.results = results
     return io.TextIOWrapper(
-        io.BufferedWriter(_Unbroken(stream.fileno(), "w", closefd=False)),
+        io.BufferedWriter(file),
         encoding=stream.encoding,
         errors=stream.errors,
         newline="\n",

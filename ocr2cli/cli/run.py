@@ -6,6 +6,7 @@ Knows nothing about how pages are read.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from ocr2cli.config import (
     RunConfig,
 )
 from ocr2cli.document.urls import is_url, local_path
-from ocr2cli.errors import ExitCode, UsageError, exit_code_of
+from ocr2cli.errors import ExitCode, OutputError, UsageError, exit_code_of
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
 
@@ -209,7 +210,8 @@ def execute(
     except Exception as error:
         summary.ended_by = exit_code_of(error)
         if as_json:
-            click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+            with contextlib.suppress(OutputError):  # what ended the run is the greater news
+                click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
         raise
     summary.ended_by = stop.exit_code
     if stages is None:

@@ -410,6 +410,26 @@ def test_streams_that_nobody_reads_leave_the_exit_code_as_it_is(words: str, tmp_
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INPUT, "", "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("info --size 100x100 --json > /dev/full", ExitCode.ENGINE),
+     ("--help > /dev/full", ExitCode.ENGINE),
+     ("run gone.pdf -o {out} --json > /dev/full", ExitCode.ENGINE),
+     ("run gone.pdf -o {out} 2> /dev/full", ExitCode.INPUT),
+     ("run 2> /dev/full", ExitCode.USAGE),
+     ("models list --json 2> /dev/full", ExitCode.OK)],
+)  # fmt: skip
+def test_a_full_disk_behind_a_stream_is_no_bug(line: str, code: int, tmp_path) -> None:
+    """What cannot be said on stderr changes nothing; a result that cannot be written is lost."""
+    command = f"{sys.executable} -m ocr2cli {line.format(out=tmp_path / 'o')}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    if code == ExitCode.ENGINE:
+        assert "cannot write to stdout" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_progress_is_not_put_on_a_stdout_that_holds_results(monkeypatch, capsys) -> None:
     """Without a stderr Python's `print` takes stdout instead."""
     from ocr2cli.cli import progress
