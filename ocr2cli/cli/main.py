@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -132,10 +133,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except click.Abort:
         return ExitCode.SIGINT
     except click.ClickException as error:
-        _complain(f"ocr2: {' '.join(error.format_message().split())}{_hint(error)}")
+        _complain(f"{' '.join(error.format_message().split())}{_hint(error)}")
         return ExitCode.USAGE
     except Ocr2Error as error:
-        _complain(f"ocr2: {error}")
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT
@@ -158,12 +159,14 @@ def _hint(error: click.ClickException) -> str:
     return f"{where} Help: {ctx.command_path} --help"
 
 
-def _complain(line: str) -> None:
+def _complain(message: str) -> None:
     """One line on stderr, even when the message carries a hostile file name or stderr is gone."""
+    from ocr2cli.cli.options import json_line, one_line
+
     if sys.stderr is None:
         return
-    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
-    with_fallback = printable.encode(sys.stderr.encoding or "ascii", "backslashreplace")
+    line = json_line(message, logging.ERROR) or one_line(f"ocr2: {message}")
+    with_fallback = line.encode(sys.stderr.encoding or "ascii", "backslashreplace")
     try:
         sys.stderr.write(with_fallback.decode(sys.stderr.encoding or "ascii") + "\n")
     except OSError:

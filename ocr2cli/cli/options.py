@@ -91,6 +91,19 @@ def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
     logger.propagate = False
 
 
+def json_line(text: str, level: int = logging.INFO) -> str:
+    """`text` as a log line where those are JSON, else ""."""
+    for handler in logging.getLogger("ocr2").handlers:
+        if isinstance(handler.formatter, _JsonFormatter):
+            return handler.format(logging.LogRecord("ocr2", level, "", 0, text, None, None))
+    return ""
+
+
+def say(text: str) -> None:
+    """A message on stderr that is no log line and is heard at every level."""
+    click.echo(json_line(text) or text, err=True)
+
+
 def one_line(text: str) -> str:
     """`text` with every character that could break or colour a terminal line spelled out."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

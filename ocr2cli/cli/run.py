@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ocr2cli.cli.options import FiniteRange, common, is_terminal, option, set_up_logging
+from ocr2cli.cli.options import FiniteRange, common, is_terminal, option, say, set_up_logging
 from ocr2cli.config import (
     BOUNDS,
     DRAFT_MODES,
@@ -220,9 +220,9 @@ def execute(
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
     code = summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
-        click.echo(summary.to_text(), err=True)
+        say(summary.to_text())
         if summary.pages_badly_read and _reads_with_nano(cfg.engine):
-            click.echo(_NANO_HINT, err=True)
+            say(_NANO_HINT)
     return int(code)
 
 

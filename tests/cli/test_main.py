@@ -338,6 +338,27 @@ def test_who_reads_small_print_with_nano_is_told_of_the_real_model(
     assert ("ocr2 models pull deepseek-ocr-2" in capsys.readouterr().err) == is_told
 
 
+def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys) -> None:
+    from ocr2cli import batch
+    from ocr2cli.errors import EngineError
+    from ocr2cli.output.summary import Summary
+
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--log-format", "json")
+    monkeypatch.setattr(batch, "run_batch", lambda *_, **__: Summary(pages=1, pages_badly_read=1))
+    assert run_main(*argv) == ExitCode.OK
+    summary, hint = map(json.loads, capsys.readouterr().err.splitlines())
+    assert summary["message"].startswith("1 page of") and summary["level"] == "info"
+    assert "ocr2 models pull" in hint["message"] and "time" in hint
+
+    def fail(*_, **__):
+        raise EngineError("the \x1b[31mcard\n is gone")
+
+    monkeypatch.setattr(batch, "run_batch", fail)
+    assert run_main(*argv) == ExitCode.ENGINE
+    (error,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (error["level"], error["message"]) == ("error", "the \x1b[31mcard\n is gone")
+
+
 @pytest.mark.parametrize("argv", [("", "-o", "out"), ("a.pdf", "", "-o", "out"),
                                   ("a.pdf", "-o", "")])  # fmt: skip
 def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None:
