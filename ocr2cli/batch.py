@@ -107,8 +107,7 @@ def run_batch(
     stages: instead of the configured engine's. summary: filled as the run goes, so that a caller
     has it of a run that an error ends too. Raises: Ocr2Error; pages read until then are kept.
     """
-    runner_named(cfg.runner)  # before anything is loaded
-    _check_metrics(cfg)
+    check_run(cfg)
     stop = stop or StopRequests()
     summary = summary or Summary()
     summary.min_confidence = cfg.min_confidence
@@ -174,8 +173,13 @@ def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 
-def _check_metrics(cfg: RunConfig) -> None:
-    """Raises: UsageError for a metrics file whose folder is not there, before any page is read."""
+def check_run(cfg: RunConfig) -> None:
+    """What can be told before anything is loaded.
+
+    Raises: UsageError for a runner that cannot run here, and for a metrics file whose folder is
+    not there.
+    """
+    runner_named(cfg.runner)
     folder = Path(cfg.metrics_file).absolute().parent
     if cfg.metrics_file and not folder.is_dir():
         raise UsageError(f"--metrics-file {cfg.metrics_file}: there is no folder {folder}")

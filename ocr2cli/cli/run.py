@@ -422,8 +422,10 @@ def _learn(cfg: RunConfig, summary: Summary, startup_s: float, *, is_whole: bool
 
 
 def _forecast(cfg: RunConfig, *, price_per_hour: float, as_json: bool) -> int:
+    from ocr2cli.batch import check_run
     from ocr2cli.forecast import forecast
 
+    check_run(cfg)
     plan = forecast(cfg, price_per_hour=price_per_hour)
     click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
     return plan.exit_code
