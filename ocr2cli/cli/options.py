@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ocr2cli import __version__
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
 
@@ -50,8 +51,9 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
 
 
 def common(function: Function) -> Function:
-    """-v, -q, --log-format and --config, on every command."""
+    """-v, -q, --log-format, --config and --version, on every command."""
     for decorate in (
+        click.version_option(__version__, prog_name="ocr2"),
         option(
             "--config",
             type=click.Path(dir_okay=False, path_type=Path),

@@ -13,6 +13,7 @@ from operator import attrgetter
 
 import pytest
 
+from ocr2cli import __version__
 from ocr2cli.cli.main import COMMANDS, main
 from ocr2cli.errors import ExitCode, UsageError
 
@@ -400,6 +401,12 @@ def test_other_commands_refuse_nonsense_in_one_line_too(line, capsys) -> None:
     assert run_main(*line.split()) == ExitCode.USAGE
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "\\x" not in error
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("models", "list"), ("serve",)])
+def test_every_command_says_its_version(words, capsys) -> None:
+    assert run_main(*words, "--version") == ExitCode.OK
+    assert capsys.readouterr().out == f"ocr2, version {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [(), ("models",)])
