@@ -58,8 +58,8 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         # On stdout and at once: with --port 0 a script has to learn the port.
         click.echo(f"ocr2 serves {cfg.engine.model} at http://{shown}:{listener.getsockname()[1]}")
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        # Raises KeyboardInterrupt once all is closed, which the border knows.
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
