@@ -111,12 +111,16 @@ def run_batch(
     stop = stop or StopRequests()
     summary = summary or Summary()
     summary.min_confidence = cfg.min_confidence
-    with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
+    status = RunStatus()
+    with (
+        OutputLock(cfg.out),
+        _watched(cfg, summary, status, stop),
+        _bucket(cfg, summary, stop) as bucket,
+    ):
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
         settings = OutputSettings(
             cfg.formats, plan.fingerprint, cfg.save_tokens, cfg.min_confidence
         )
-        status = RunStatus()
         options = RunnerOptions(
             retries=cfg.retries,
             stop=stop,
@@ -145,21 +149,30 @@ def run_batch(
                 summary.ended_by = summary.ended_by or stop.exit_code
                 if not stages:
                     summary.forecast = expected(cfg, summary)
-                try:
-                    writer.close()
-                except OutputError as error:
-                    summary.ended_by = error.exit_code
-                    raise
-                finally:
-                    _write_metrics(cfg, summary, status, is_finished=True)
-    if bucket:
-        summary.document_faults += bucket.faults
+                writer.close()
     return summary
 
 
 @contextmanager
-def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
-    """Where finished documents go besides OUT; at the end its uploads are waited for."""
+def _watched(
+    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
+) -> Iterator[None]:
+    """At the end, whatever it is, the run's watchers are told of it."""
+    try:
+        yield
+    except BaseException as error:
+        summary.ended_by = exit_code_of(error)
+        raise
+    else:
+        summary.ended_by = stop.exit_code
+    finally:
+        _write_metrics(cfg, summary, status, is_finished=True)
+
+
+@contextmanager
+def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bucket | None]:
+    """Where finished documents go besides OUT; at the end its uploads are waited for, and faults
+    of theirs are the summary's."""
     if not cfg.out_url:
         yield None
         return
@@ -170,6 +183,7 @@ def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
         bucket.close(is_failing=True)
         raise
     bucket.close()
+    summary.document_faults += bucket.faults
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 

@@ -16,9 +16,9 @@ from stub_runs import Run, write_pdf
 from stub_worker import StubReader
 
 from ocr2cli.batch import run_batch
-from ocr2cli.config import RunConfig
+from ocr2cli.config import EngineConfig, RunConfig
 from ocr2cli.document import listing
-from ocr2cli.errors import EngineError, ExitCode
+from ocr2cli.errors import EngineError, ExitCode, ModelError
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageResult, Status, Unchanged
 from ocr2cli.pipeline.journal import Journal
@@ -264,3 +264,15 @@ def test_a_run_that_an_error_ended_is_no_good_run_to_its_watchers(
     assert kept["exit_code"] == ExitCode.ENGINE
     assert "\nocr2_run_finished 1\n" in metrics.read_text()
     assert "\nocr2_exit_code 6\n" in metrics.read_text()
+
+
+def test_a_run_whose_model_is_nowhere_is_no_good_run_to_its_watchers(tmp_path: Path) -> None:
+    """The file of the night before stayed, and said 0."""
+    metrics = tmp_path / "ocr2.prom"
+    cfg = RunConfig(
+        (str(tmp_path),), out=tmp_path / "out", metrics_file=str(metrics),
+        engine=EngineConfig(model="no-such-model"),
+    )  # fmt: skip
+    with pytest.raises(ModelError):
+        run_batch(cfg)
+    assert "\nocr2_exit_code 4\n" in metrics.read_text()
