@@ -5,6 +5,7 @@ Knows nothing about the command line. Importing it loads no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from ocr2cli.config import (
+    BOUNDS,
     DRAFT_MODES,
     DTYPE_NAMES,
     ENGINES,
     ROTATE_MODES,
     TEXT_LAYER_USES,
     V1_MODES,
+    DryConfig,
     RunConfig,
 )
 from ocr2cli.document.source import find_sources
@@ -37,7 +40,7 @@ def read(path: str | Path, **settings: Any) -> Document:
     A page that loops is tried again from what the decoder has of it, not from its pixels as the
     last steps of `ocr2 run` do. Raises: UsageError for an unknown setting, ModelError, EngineError.
     """
-    if len(sources := find_sources([str(path)])) != 1:
+    if len(sources := find_sources(_listed([path]))) != 1:
         raise UsageError(
             f"read() reads one document, and {path} holds {len(sources)}: use read_documents()"
         )
@@ -69,8 +72,14 @@ def read_pages(paths: str | Path | Iterable[str | Path], **settings: Any) -> Ite
 
 
 def _listed(paths: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
-    """A single path is one path, never its letters."""
-    return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
+    """A single path is one path, never its letters. Raises: UsageError for what is no path."""
+    if isinstance(paths, str | Path) or not isinstance(paths, Iterable):
+        paths = (paths,)
+    listed = tuple(paths)
+    for path in listed:
+        if not isinstance(path, str | Path) or not str(path):
+            raise UsageError(f"{path!r} is no path. Give text or a pathlib.Path, not empty")
+    return tuple(map(str, listed))
 
 
 def to_markdown(document: Document) -> str:
@@ -95,7 +104,10 @@ _WORDS = {
 
 
 def make_config(inputs: tuple[str, ...], /, **settings: Any) -> RunConfig:
-    """Flat settings to a RunConfig. Raises: UsageError naming an unknown setting."""
+    """Flat settings to a RunConfig.
+
+    Raises: UsageError naming an unknown setting, and one whose value makes no sense.
+    """
     defaults = RunConfig(inputs=inputs, runner="inline")
     parts = {name: getattr(defaults, name) for name in ("raster", "decode", "engine")}
     names = {part: {field.name for field in fields(value)} for part, value in parts.items()}
@@ -103,14 +115,37 @@ def make_config(inputs: tuple[str, ...], /, **settings: Any) -> RunConfig:
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"read() has no setting {name!r}.{_nearest(name, known)}")
-        if value not in _WORDS.get(name, (value,)):
-            raise UsageError(f"{name}={value!r}: choose from {', '.join(_WORDS[name])}")
+        part = next((parts[part] for part in parts if name in names[part]), defaults)
+        settings[name] = _checked(name, value, getattr(part, name))
     if settings.get("text_layer") == "draft":
         settings["draft"] = "text-layer"  # as the command line has it
     for part, value in parts.items():
         own = names[part] & set(settings)
         parts[part] = replace(value, **{name: settings.pop(name) for name in own})
     return replace(defaults, **parts, **settings)
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value, which must be of its default's kind. Raises: UsageError."""
+    kind = type(default)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    kinds: Any = {float: (int, float), type(None): (DryConfig, type(None))}.get(kind, kind)
+    # A bool is an int to Python, and to nobody else.
+    if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
+        wanted = _KINDS.get(kind, "a DryConfig or None")
+        raise UsageError(f"{name}: give {wanted}, not {type(value).__name__}")
+    if kind in (int, float):
+        least, most = BOUNDS.get(name, (0, None))
+        if not math.isfinite(value) or value < least or (most is not None and value > most):
+            limits = f"{least} or more" if most is None else f"{least} to {most}"
+            raise UsageError(f"{name}={value!r}: give a number of {limits}")
+    if value not in _WORDS.get(name, (value,)):
+        raise UsageError(f"{name}={value!r}: choose from {', '.join(_WORDS[name])}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

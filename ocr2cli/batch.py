@@ -22,7 +22,7 @@ from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
 from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
 from ocr2cli.engines.finish import read_before
 from ocr2cli.engines.recovery import Ladder
-from ocr2cli.errors import OutputError, UsageError, extra_hint
+from ocr2cli.errors import OutputError, UsageError, exit_code_of, extra_hint
 from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import PipelineGauges, write_metrics
@@ -112,22 +112,29 @@ def run_batch(
     stages: Sequence[Stage] | None = None,
     progress: Progress | None = None,
     stop: StopRequests | None = None,
+    summary: Summary | None = None,
 ) -> Summary:
     """Read every page that has no result yet, write every document that is complete.
 
-    stages: instead of the configured engine's. Raises: Ocr2Error; pages read until then are kept.
+    stages: instead of the configured engine's. summary: filled as the run goes, so that a caller
+    has it of a run that an error ends too. Raises: Ocr2Error; pages read until then are kept.
     """
-    runner_named(cfg.runner)  # before anything is loaded
-    _check_metrics(cfg)
+    check_run(cfg)
     stop = stop or StopRequests()
-    with OutputLock(cfg.out), _bucket(cfg, stop) as bucket:
+    summary = summary or Summary()
+    summary.min_confidence = cfg.min_confidence
+    status = RunStatus()
+    with (
+        OutputLock(cfg.out),
+        _watched(cfg, summary, status, stop),
+        _bucket(cfg, summary, stop) as bucket,
+    ):
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
         workers = ", ".join(f"{stage.num_workers} {stage.name}" for stage in plan.stages)
         logger.info("workers: %s", workers)
         settings = OutputSettings(
             cfg.formats, plan.fingerprint, cfg.save_tokens, cfg.min_confidence
         )
-        status = RunStatus()
         options = RunnerOptions(
             retries=cfg.retries,
             stop=stop,
@@ -137,7 +144,9 @@ def run_batch(
         )
         with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
             told = bucket.offer if bucket else None
-            writer = Writer(cfg.out, settings, raster=cfg.raster, on_document=told)
+            writer = Writer(
+                cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
+            )
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
                 for result in _results(batch, plan, options):
@@ -145,16 +154,17 @@ def run_batch(
                         outlook = batch.outlook
                         progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
                         progress.page(result)
-                    _write_metrics(cfg, writer.summary, status)
+                    _write_metrics(cfg, summary, status)
                     if cfg.fail_fast and not result.status.is_good:
                         break
+            except BaseException as error:
+                summary.ended_by = exit_code_of(error)
+                raise
             finally:
+                summary.ended_by = summary.ended_by or stop.exit_code
                 if not stages:
-                    writer.summary.forecast = expected(cfg, writer.summary)
-                summary = writer.close()
-                _write_metrics(cfg, summary, status, is_finished=True)
-    if bucket:
-        summary.document_faults += bucket.faults
+                    summary.forecast = expected(cfg, summary)
+                writer.close()
     return summary
 
 
@@ -177,8 +187,25 @@ def _log_page(result: PageResult) -> None:
 
 
 @contextmanager
-def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
-    """Where finished documents go besides OUT; at the end its uploads are waited for."""
+def _watched(
+    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
+) -> Iterator[None]:
+    """At the end, whatever it is, the run's watchers are told of it."""
+    try:
+        yield
+    except BaseException as error:
+        summary.ended_by = exit_code_of(error)
+        raise
+    else:
+        summary.ended_by = stop.exit_code
+    finally:
+        _write_metrics(cfg, summary, status, is_finished=True)
+
+
+@contextmanager
+def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bucket | None]:
+    """Where finished documents go besides OUT; at the end its uploads are waited for, and faults
+    of theirs are the summary's."""
     if not cfg.out_url:
         yield None
         return
@@ -189,11 +216,17 @@ def _bucket(cfg: RunConfig, stop: StopRequests) -> Iterator[Bucket | None]:
         bucket.close(is_failing=True)
         raise
     bucket.close()
+    summary.document_faults += bucket.faults
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 
-def _check_metrics(cfg: RunConfig) -> None:
-    """Raises: UsageError for a metrics file whose folder is not there, before any page is read."""
+def check_run(cfg: RunConfig) -> None:
+    """What can be told before anything is loaded.
+
+    Raises: UsageError for a runner that cannot run here, and for a metrics file whose folder is
+    not there.
+    """
+    runner_named(cfg.runner)
     folder = Path(cfg.metrics_file).absolute().parent
     if cfg.metrics_file and not folder.is_dir():
         raise UsageError(f"--metrics-file {cfg.metrics_file}: there is no folder {folder}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # Bump when a change alters the pixels, the prompt or the text for the same input: resume and the
 # page cache look at it.
@@ -29,6 +30,17 @@ TEXT_LAYER_USES = ("never", "draft", "trust", "auto")
 DRAFT_MODES = ("auto", "text-layer", "ngram", "off")
 ENGINES = ("native", "openai")
 REFERENCES = ("hf", "hf-processor", "llama.cpp", "recorded", "none")
+
+# The least and the most that a number may be; None: no limit. Any other: 0 and no limit.
+BOUNDS: dict[str, tuple[Any, Any]] = {
+    "dpi": (18, 1200),
+    "max_pixels": (1, None),
+    "blank_ink": (0, 1),
+    "server_concurrency": (1, None),
+    "page_timeout": (0.001, None),
+    "retries": (0, 10),
+    "min_confidence": (0, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)

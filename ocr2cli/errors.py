@@ -75,6 +75,13 @@ class OutputInUse(Ocr2Error):
     exit_code = ExitCode.IN_USE
 
 
+def exit_code_of(error: BaseException) -> ExitCode:
+    """What a process ends with when nobody catches this."""
+    if isinstance(error, Ocr2Error):
+        return error.exit_code
+    return ExitCode.SIGINT if isinstance(error, KeyboardInterrupt) else ExitCode.BUG
+
+
 class PageFault(Exception):
     """Raised inside a worker for one page; the worker loop turns it into `PageResult.error`.
 

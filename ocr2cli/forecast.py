@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import v1_tile_config, view_layout
+from ocr2cli.engines.choose import check_request, plan_engine
+from ocr2cli.engines.remote import remote_spec
 from ocr2cli.errors import ExitCode, PageFault
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.jsonl import rounded
 from ocr2cli.output.rates import Rates, load_rates, store_forecast
 from ocr2cli.output.summary import counted
+from ocr2cli.pipeline.journal import Journal
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 
@@ -35,11 +38,12 @@ _NANO = Rates(
 
 @dataclass(slots=True)
 class Forecast:
-    """What a run would do. seconds: wall time, None when nobody knows; basis: where the speed
-    comes from."""
+    """What a run would do. pages: those it would read; pages_done: those that an earlier run has
+    settled. seconds: wall time, None when nobody knows; basis: where the speed comes from."""
 
     documents: int = 0
     pages: int = 0
+    pages_done: int = 0
     unreadable: list[str] = field(default_factory=list)
     tiles: int = 0
     visual_tokens: int = 0
@@ -51,7 +55,7 @@ class Forecast:
 
     @property
     def exit_code(self) -> int:
-        return ExitCode.OK if self.pages else ExitCode.INPUT
+        return ExitCode.OK if self.pages or self.pages_done else ExitCode.INPUT
 
     @property
     def money(self) -> float | None:
@@ -61,6 +65,7 @@ class Forecast:
         return {
             "documents": self.documents,
             "pages": self.pages,
+            "pages_resumed": self.pages_done,
             "unreadable": self.unreadable,
             "grids": dict(self.grids),
             "tiles": self.tiles,
@@ -85,6 +90,10 @@ class Forecast:
         if self.price_per_hour and self.money is not None:
             about = "less than 0.01" if self.money < 0.01 else f"about {self.money:.2f}"
             lines.append(f"{about} at {self.price_per_hour:g} an hour")
+        if self.pages_done:
+            done = "is" if self.pages_done == 1 else "are"
+            pages = counted(self.pages_done, "page")
+            lines.append(f"{pages} {done} done already and not counted here")
         lines += [f"unreadable: {name}" for name in self.unreadable]
         return "\n".join(lines)
 
@@ -99,7 +108,7 @@ def _duration(seconds: float) -> str:
 
 
 def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
-    """Count the pages of `cfg.inputs` without rendering one.
+    """Count the pages of `cfg.inputs` that a run would read, without rendering one.
 
     Raises: UsageError; ModelError for a model that the run itself would not find.
     """
@@ -109,11 +118,15 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     seen: set[str] = set()
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
     model = _model(cfg)
+    journal = Journal.peek(cfg.out, model.fingerprint)
     most = cfg.decode.max_new_tokens or model.max_positions
     for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
         seen.add(job.key.document)
         if job.error is not None:
             plan.unreadable.append(f"{job.key.document}: {job.error.message}")
+            continue
+        if cfg.resume and journal.find(job, retry_failed=cfg.retry_failed):
+            plan.pages_done += 1
             continue
         try:
             width, height, num_characters = page_estimate(job, cfg.raster)
@@ -130,6 +143,7 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
         expected = int(num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
         plan.new_tokens += min(most, expected)
         plan.grids["x".join(map(str, layout.grid))] += 1
+    journal.close()
     plan.documents = len(seen)
     plan.seconds, plan.basis = _time(cfg, plan)
     store_forecast(cfg, plan.to_json())
@@ -137,26 +151,32 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
 
 
 class _Model(NamedTuple):
-    """What a forecast needs to know of the model."""
+    """What a forecast needs to know of the model. fingerprint: of the run; "" when it cannot be
+    told without a download or a server, and no page is done under that."""
 
     tiles: TileConfig
     is_v1: bool
     max_positions: int
+    fingerprint: str = ""
 
 
 def _model(cfg: RunConfig) -> _Model:
     """By the model's own config; a model of the hub that is not on this machine, or one that a
-    server holds, is taken for its published version. Raises: ModelError."""
-    config, is_v1 = ModelConfig(), False
-    if cfg.engine.engine != "openai":
+    server holds, is taken for its published version. Raises: ModelError, UsageError."""
+    config, is_v1, fingerprint = ModelConfig(), False, ""
+    prompt = check_request(cfg)
+    if cfg.engine.engine == "openai":
+        remote_spec(cfg, prompt)
+    else:
         # Not `resolve_model`: a dry run downloads nothing.
         if files := find_model(cfg.engine.model, cfg.engine.mmproj):
             config = config_of(files)
             is_v1 = config.is_v1
+            fingerprint = plan_engine(cfg).fingerprint
         else:
             is_v1 = hub_repo(cfg.engine.model)[0] == HUB_NAMES["deepseek-ocr"]
     tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
-    return _Model(tiles, is_v1, config.decoder.max_positions)
+    return _Model(tiles, is_v1, config.decoder.max_positions, fingerprint)
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float | None, str]:

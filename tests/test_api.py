@@ -10,7 +10,7 @@ from PIL import Image
 
 import ocr2cli
 from ocr2cli.api import make_config
-from ocr2cli.config import DecodeConfig, RasterConfig
+from ocr2cli.config import DecodeConfig, DryConfig, RasterConfig
 from ocr2cli.errors import UsageError
 
 
@@ -86,6 +86,42 @@ def test_a_text_layer_used_as_a_draft_is_one_as_on_the_command_line() -> None:
 def test_a_word_that_a_setting_does_not_know_is_refused(setting) -> None:
     with pytest.raises(UsageError, match="choose from"):
         list(ocr2cli.read_pages(["a.pdf"], **setting))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"dpi": 0}, {"dpi": 1}, {"dpi": 1201}, {"dpi": "x"}, {"dpi": 144.5}, {"dpi": True},
+     {"dpi": None}, {"batch_size": -1}, {"max_new_tokens": -1}, {"kv_tokens": "all"},
+     {"retries": 11}, {"page_timeout": 0}, {"page_timeout": float("nan")},
+     {"page_timeout": float("inf")}, {"worker_memory": "8G"}, {"server_concurrency": 0},
+     {"blank_ink": 2}, {"max_pixels": 0}, {"pages": 3}, {"prompt": None}, {"model": 7},
+     {"compile": "no"}, {"recover_loops": 0}, {"dry": 0.8}],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_no_flag_could_have_is_refused(setting) -> None:
+    """dpi=1 made every page blank, which is a good status; batch_size=-1 never ended."""
+    (name,) = setting
+    with pytest.raises(UsageError, match=f"^{name}"):
+        ocr2cli.read_pages(["a.pdf"], **setting)
+
+
+def test_a_password_of_the_wrong_kind_is_not_shown() -> None:
+    with pytest.raises(UsageError, match=r"^password") as refused:
+        ocr2cli.read_pages(["a.pdf"], password=b"hunter2")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_values_that_make_sense_are_taken(tmp_path) -> None:
+    cfg = make_config((), model=tmp_path, page_timeout=5, dry=DryConfig(), blank_ink=0)
+    assert (cfg.engine.model, cfg.page_timeout) == (str(tmp_path), 5)
+
+
+@pytest.mark.parametrize("path", ["", b"a.png", 7, None, [""], [b"a.png"], [None]], ids=str)
+@pytest.mark.parametrize("name", ["read", "read_documents", "read_pages"])
+def test_what_is_no_path_is_refused(name: str, path) -> None:
+    """An empty string was the current folder, and of bytes each number became a document."""
+    with pytest.raises(UsageError, match="path"):
+        list(getattr(ocr2cli, name)(path))
 
 
 def test_a_single_path_is_one_path_and_never_its_letters(tmp_path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,17 @@ import pymupdf
 import pytest
 from PIL import Image
 
+from ocr2cli.cli.main import main
 from ocr2cli.cli.progress import Progress
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
+from ocr2cli.document.source import find_jobs
+from ocr2cli.engines.choose import plan_engine
 from ocr2cli.errors import ModelError, PageFault
 from ocr2cli.forecast import Forecast, forecast
 from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pipeline.journal import Journal
 
 REPO = Path(__file__).parents[1]
 sys.path.append(str(REPO / "tests" / "engines"))  # the toy model's own room
@@ -251,6 +256,46 @@ def test_a_run_is_held_to_its_dry_run_or_to_earlier_runs(cfg: RunConfig) -> None
     assert by_dry_run["new_tokens"] == plan.new_tokens and "dry run" in by_dry_run["basis"]
     half = expected(cfg, run_of(2, wall=8, new_tokens=9, encode=2, resumed=1))
     assert half["pages"] == 1 and half["new_tokens"] == round(plan.new_tokens / 2)
+
+
+def test_pages_that_are_done_are_counted_and_not_forecast(cfg: RunConfig) -> None:
+    whole = forecast(cfg)
+    with closing(Journal.open(cfg.out, plan_engine(cfg).fingerprint)) as journal:
+        job = next(find_jobs(cfg.inputs, "", cfg.raster))
+        journal.record(PageResult(job.key, Status.LOOP, input_sha256=job.sha256), "0" * 64)
+    before = (cfg.out / ".ocr2" / "journal.jsonl").read_bytes()
+    plan = forecast(cfg)
+    assert (plan.pages, plan.pages_done, plan.new_tokens) == (1, 1, 700)
+    assert plan.to_json()["pages_resumed"] == 1
+    assert "1 page is done already" in plan.to_text()
+    for other in (
+        replace(cfg, resume=False), replace(cfg, retry_failed=True),
+        replace(cfg, raster=RasterConfig(dpi=100)), replace(cfg, out=cfg.out / "else"),
+    ):  # fmt: skip
+        assert (forecast(other).pages, forecast(other).pages_done) == (2, 0)
+    assert forecast(replace(cfg, resume=False)).new_tokens == whole.new_tokens
+    assert (cfg.out / ".ocr2" / "journal.jsonl").read_bytes() == before
+    assert not (cfg.out / "else").exists(), "a dry run leaves nothing in OUT"
+
+
+def test_a_dry_run_with_all_pages_done_is_no_missing_input(cfg: RunConfig) -> None:
+    with closing(Journal.open(cfg.out, plan_engine(cfg).fingerprint)) as journal:
+        for job in find_jobs(cfg.inputs, "", cfg.raster):
+            journal.record(PageResult(job.key, Status.OK, input_sha256=job.sha256), "0" * 64)
+    plan = forecast(cfg)
+    assert (plan.pages, plan.pages_done, plan.exit_code) == (0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--prompt foo", "--device xpu", "--metrics-file gone/m.prom", "--engine openai",
+     "--prompt-text <image><image>"],
+)  # fmt: skip
+def test_a_dry_run_refuses_what_the_run_would(flags: str, cfg: RunConfig) -> None:
+    argv = ("run", *cfg.inputs, "-o", str(cfg.out), "--dry-run", *flags.split())
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
 
 
 def test_the_commands_tell_forecast_and_actual(tmp_path: Path, cfg: RunConfig) -> None:

@@ -1,8 +1,9 @@
 """The command group and the one border where an exception becomes an exit code.
 
-A stdout or stderr that nobody reads any more costs what is printed, and nothing else. Knows
-nothing about any command until it is asked for: commands are imported by name, so `ocr2 --help`
-finishes without torch.
+A stdout or stderr that nobody reads any more costs what is printed, and nothing else; so does a
+stderr on a full disk, but a result that cannot be written is an error. Knows nothing about any
+command until it is asked for: commands are imported by name, so `ocr2 --help` finishes without
+torch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -18,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from ocr2cli import __version__
-from ocr2cli.errors import ExitCode, Ocr2Error
+from ocr2cli.errors import ExitCode, Ocr2Error, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -71,24 +73,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of cli.md."""
     # Not where a caller has put streams of its own.
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _unbroken(sys.stdout)
+        sys.stdout = _unbroken(sys.stdout, "stdout")
     if sys.stderr is sys.__stderr__:
         sys.stderr = _unbroken(sys.stderr)
     sys.exit(_run(argv))
 
 
 class _Unbroken(io.FileIO):
-    """A file that takes what nobody reads: `ocr2 ... | head -1` wanted no more."""
+    """A file that takes what nobody reads: `ocr2 ... | head -1` wanted no more.
+
+    results: its name if results go to it; then any other error is one, once.
+    """
+
+    results = ""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            name, self.results = self.results, ""
+            if name and not isinstance(error, BrokenPipeError):
+                raise OutputError(
+                    f"cannot write to {name}: {error.strerror}. Make room, or send it elsewhere"
+                ) from None
             return memoryview(data).nbytes
 
 
-def _unbroken(stream: TextIO | None) -> TextIO | None:
+def _unbroken(stream: TextIO | None, results: str = "") -> TextIO | None:
     """The same stream, but a closed pipe is no error; None where there is no stream.
+
+    results: as of `_Unbroken`.
 
     Here and not around what is printed: then it holds for progress, logs and libraries too, and
     a run goes on after the first line that nobody read.
@@ -96,8 +110,10 @@ def _unbroken(stream: TextIO | None) -> TextIO | None:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
+    file = _Unbroken(stream.fileno(), "w", closefd=False)
+    file.results = results
     return io.TextIOWrapper(
-        io.BufferedWriter(_Unbroken(stream.fileno(), "w", closefd=False)),
+        io.BufferedWriter(file),
         encoding=stream.encoding,
         errors=stream.errors,
         newline="\n",
@@ -117,10 +133,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except click.Abort:
         return ExitCode.SIGINT
     except click.ClickException as error:
-        _complain(f"ocr2: {' '.join(error.format_message().split())}{_hint(error)}")
+        _complain(f"{' '.join(error.format_message().split())}{_hint(error)}")
         return ExitCode.USAGE
     except Ocr2Error as error:
-        _complain(f"ocr2: {error}")
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT
@@ -137,16 +153,20 @@ def _hint(error: click.ClickException) -> str:
         if source is ParameterSource.ENVIRONMENT:
             where = f" It stands in the environment as {error.param.envvar}."
         elif source is ParameterSource.DEFAULT_MAP:
-            where = " It stands in the TOML file."
+            from ocr2cli.cli.options import CONFIG_FILE
+
+            where = f" It stands in the TOML file {ctx.meta.get(CONFIG_FILE)}."
     return f"{where} Help: {ctx.command_path} --help"
 
 
-def _complain(line: str) -> None:
+def _complain(message: str) -> None:
     """One line on stderr, even when the message carries a hostile file name or stderr is gone."""
+    from ocr2cli.cli.options import json_line, one_line
+
     if sys.stderr is None:
         return
-    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
-    with_fallback = printable.encode(sys.stderr.encoding or "ascii", "backslashreplace")
+    line = json_line(message, logging.ERROR) or one_line(f"ocr2: {message}")
+    with_fallback = line.encode(sys.stderr.encoding or "ascii", "backslashreplace")
     try:
         sys.stderr.write(with_fallback.decode(sys.stderr.encoding or "ascii") + "\n")
     except OSError:

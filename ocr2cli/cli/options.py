@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import json
 import logging
+import math
 import os
 import sys
 import tomllib
@@ -19,13 +20,26 @@ from typing import Any, TypeVar
 
 import click
 
+from ocr2cli import __version__
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
 
+# Where a context remembers which TOML file was read.
+CONFIG_FILE = "ocr2cli.config"
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Keys of the file that are settings of every command.
-_COMMON = ("verbose", "quiet", "log_format")
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; nan is in every range, and no JSON."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
@@ -64,8 +78,9 @@ class TopicCommand(click.Command):
 
 
 def common(function: Function) -> Function:
-    """-v, -q, --log-format and --config, on every command."""
+    """-v, -q, --log-format, --config and --version, on every command."""
     for decorate in (
+        click.version_option(__version__, prog_name="ocr2"),
         option(
             "--config",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -105,6 +120,19 @@ def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
     logger.propagate = False
 
 
+def json_line(text: str, level: int = logging.INFO) -> str:
+    """`text` as a log line where those are JSON, else ""."""
+    for handler in logging.getLogger("ocr2").handlers:
+        if isinstance(handler.formatter, _JsonFormatter):
+            return handler.format(logging.LogRecord("ocr2", level, "", 0, text, None, None))
+    return ""
+
+
+def say(text: str) -> None:
+    """A message on stderr that is no log line and is heard at every level."""
+    click.echo(json_line(text) or text, err=True)
+
+
 def one_line(text: str) -> str:
     """`text` with every character that could break or colour a terminal line spelled out."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
@@ -136,6 +164,7 @@ def _load_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
         table = tomllib.loads(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{found}: not a readable TOML file: {error}") from error
+    ctx.meta[CONFIG_FILE] = str(found)
     ctx.default_map = _settings_for(ctx, table, found)
 
 
@@ -160,15 +189,32 @@ def _settings_for(ctx: click.Context, table: dict[str, Any], path: Path) -> dict
     lineage = [ctx]
     while lineage[0].parent is not None:
         lineage.insert(0, lineage[0].parent)
+    _check_keys(lineage[0], lineage[0].command, table, path)
+    known = _keys_of(ctx.command)
     settings: dict[str, Any] = {}
     for at in lineage:
         if at.parent is not None:
             table = table.get(at.info_name or "", {})
-        names = at.command.list_commands(at) if isinstance(at.command, click.Group) else []
-        _check_tables(table, names, path)
-        keys = {key: value for key, value in table.items() if key not in names}
-        settings |= _options(ctx.command, keys, path, is_own=at is ctx)
+        for key, value in table.items():
+            # Others are commands, and options of other commands.
+            if parameter := known.get(key.replace("-", "_")):
+                settings[parameter.name or ""] = _value(parameter, value, f"{path}: {key}")
     return settings
+
+
+def _check_keys(
+    ctx: click.Context, command: click.Command, table: dict[str, Any], path: Path
+) -> None:
+    """Raises: UsageError for a key or a table that nothing reads, in any command's part."""
+    below = _commands_of(ctx, command)
+    _check_tables(table, list(below), path)
+    known = _keys_below(ctx, command)
+    for key, value in table.items():
+        if key in below:
+            _check_keys(ctx, below[key], value, path)
+        elif key.replace("-", "_") not in known:
+            words = [word.replace("_", "-") for word in known]
+            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, words)}")
 
 
 def _check_tables(table: dict[str, Any], names: list[str], path: Path) -> None:
@@ -182,28 +228,34 @@ def _check_tables(table: dict[str, Any], names: list[str], path: Path) -> None:
             )
 
 
-def _options(
-    command: click.Command, keys: dict[str, Any], path: Path, *, is_own: bool
-) -> dict[str, Any]:
-    """Values by the parameters' names. is_own: the keys are meant for this command alone."""
-    known = _keys_of(command)
-    values = {}
-    for key, value in keys.items():
-        name = key.replace("-", "_")
-        if name in known:
-            values[known[name].name or ""] = _value(known[name], value)
-        elif is_own or not _is_known_anywhere(name):
-            words = [word.replace("_", "-") for word in known]
-            raise UsageError(f"{path}: unknown key {key!r}.{_nearest(key, words)}")
-    return values
-
-
-def _value(parameter: click.Parameter, value: Any) -> Any:
+def _value(parameter: click.Parameter, value: Any, where: str) -> Any:
     """A value of the file as click wants it: a list where the option may be repeated, as `--suite`;
-    else a list is the comma list of the command line, as of `--format`."""
+    else a list is the comma list of the command line, as of `--format`.
+
+    Raises: UsageError for a value of another kind than the option's: click would take 144.9 for
+    144, and a date for a bug.
+    """
+    kinds, wanted = _kinds_of(parameter)
+    for one in value if isinstance(value, list) else [value]:
+        # A bool is an int to Python, and to nobody else.
+        if not isinstance(one, kinds) or (isinstance(one, bool) and bool not in kinds):
+            raise UsageError(f"{where} is {one}: write {wanted}")
     if getattr(parameter, "multiple", False) or parameter.nargs != 1:
         return value if isinstance(value, list) else [value]
     return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _kinds_of(parameter: click.Parameter) -> tuple[tuple[type, ...], str]:
+    """What a file may hold for an option, and how to say so. Text goes the command line's way."""
+    if getattr(parameter, "is_flag", False):
+        return (bool, str), "true or false"
+    if isinstance(parameter.type, click.types.IntParamType):
+        return (int, str), "a whole number"
+    if isinstance(parameter.type, click.types.FloatParamType):
+        return (int, float, str), "a number"
+    if isinstance(parameter.type, click.types.StringParamType):
+        return (str, int, float), "text"
+    return (str,), "text"
 
 
 def _keys_of(command: click.Command) -> dict[str, click.Parameter]:
@@ -211,26 +263,25 @@ def _keys_of(command: click.Command) -> dict[str, click.Parameter]:
     keys = {}
     for parameter in command.params:
         for word in (*parameter.opts, parameter.name or ""):
-            if word.startswith("--") or word == parameter.name:
+            # --config is not passed on: a file names no other.
+            if parameter.expose_value and (word.startswith("--") or word == parameter.name):
                 keys[word.removeprefix("--").replace("-", "_")] = parameter
     return keys
 
 
-def _is_known_anywhere(name: str) -> bool:
-    """A top-level key may be meant for another command; a misspelt one is known to none."""
-    import importlib
-
-    from ocr2cli.cli.main import COMMANDS
-
-    for module, attribute, _ in COMMANDS.values():
-        command = getattr(importlib.import_module(module), attribute)
-        if any(name in _keys_of(each) for each in (command, *_commands_of(command))):
-            return True
-    return name in _COMMON
+def _keys_below(ctx: click.Context, command: click.Command) -> dict[str, click.Parameter]:
+    """Of a group the keys of all its commands: a key above their tables may be meant for any."""
+    keys = _keys_of(command)
+    for each in _commands_of(ctx, command).values():
+        keys |= _keys_below(ctx, each)
+    return keys
 
 
-def _commands_of(command: click.Command) -> list[click.Command]:
-    return list(command.commands.values()) if isinstance(command, click.Group) else []
+def _commands_of(ctx: click.Context, command: click.Command) -> dict[str, click.Command]:
+    if not isinstance(command, click.Group):
+        return {}
+    found = {name: command.get_command(ctx, name) for name in command.list_commands(ctx)}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _nearest(word: str, names: list[str]) -> str:

@@ -9,18 +9,30 @@ import codecs
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from ocr2cli.cli.options import TopicCommand, common, is_terminal, option, set_up_logging
+from ocr2cli.cli.options import (
+    FiniteRange,
+    TopicCommand,
+    common,
+    is_terminal,
+    json_line,
+    option,
+    say,
+    set_up_logging,
+)
 from ocr2cli.config import (
+    BOUNDS,
     DRAFT_MODES,
     DTYPE_NAMES,
     ENGINES,
@@ -33,7 +45,8 @@ from ocr2cli.config import (
     RasterConfig,
     RunConfig,
 )
-from ocr2cli.errors import ExitCode, UsageError
+from ocr2cli.document.urls import is_url, local_path
+from ocr2cli.errors import ExitCode, OutputError, UsageError, exit_code_of
 from ocr2cli.output.formats import BOX_FORMATS, FORMATS
 from ocr2cli.runners import RUNNERS
 from ocr2cli.text.prompt import asks_for_boxes, asks_for_text, prompt_text
@@ -138,7 +151,7 @@ def decode_options(function: Any) -> Any:
 @option("--prompt", default="markdown", help="markdown, ocr, figure, describe or locate:WHAT.")
 @option("--prompt-text", default="", show_default="none", help="A prompt of your own.")
 @option("--pages", default="", show_default="all", help="1-3,7,10-; the first page is 1.")
-@option("--dpi", default=144, type=click.IntRange(18, 1200), help="PDF rasterisation.")
+@option("--dpi", default=144, type=click.IntRange(*BOUNDS["dpi"]), help="PDF rasterisation.")
 @option("--password", default="", show_default="none", help="Password of encrypted PDFs.")
 @option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="File whose first line is the password.")
@@ -152,12 +165,13 @@ def decode_options(function: Any) -> Any:
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
 @option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
 @option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
-@option("--price-per-hour", default=0.0, type=click.FloatRange(min=0), show_default="none",
+@option("--price-per-hour", default=0.0, type=FiniteRange(min=0), show_default="none",
         help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
-@option("--page-timeout", default=600.0, type=click.FloatRange(min=0, min_open=True),
+@option("--page-timeout", default=600.0, type=FiniteRange(*BOUNDS["page_timeout"]),
         help="Seconds without progress until a worker is killed.")
-@option("--retries", default=1, type=click.IntRange(0, 10), help="Tries after a worker's death.")
+@option("--retries", default=1, type=click.IntRange(*BOUNDS["retries"]),
+        help="Tries after a worker's death.")
 @option("--no-recover", is_flag=True, show_default=False,
         help="Leave looping pages as they are.")
 @option("--recycle-after", default=500, type=_COUNT,
@@ -166,8 +180,8 @@ def decode_options(function: Any) -> Any:
         help="Memory limit of a worker, e.g. 8G; on a GPU of rasterisers only.")
 @option("--cache", default="", show_default="off", help="Folder of a page cache shared by runs.")
 @option("--cache-size", default="2G", help="Size limit of the page cache.")
-@option("--min-confidence", default=0.0, type=click.FloatRange(0, 1), show_default="off",
-        help="List pages below this confidence in the summary.")
+@option("--min-confidence", default=0.0, type=FiniteRange(*BOUNDS["min_confidence"]),
+        show_default="off", help="List pages below this confidence in the summary.")
 @option("--metrics-file", default="", show_default="none",
         help="Prometheus text file, replaced as the run goes.")
 @option("--runner", default="local", type=click.Choice(tuple(RUNNERS)),
@@ -197,6 +211,7 @@ def run(**flags: Any) -> int:
         flags.pop("as_json"), flags.pop("dry_run"), flags.pop("price_per_hour")
     )  # fmt: skip
     flags.pop("quiet")
+    _give_way(click.get_current_context(), flags)
     cfg = config_from_flags(flags)
     if dry_run:
         return _forecast(cfg, price_per_hour=price, as_json=as_json)
@@ -213,24 +228,36 @@ def execute(
     """
     from ocr2cli.batch import run_batch
     from ocr2cli.cli.progress import make_progress
+    from ocr2cli.output.summary import Summary
     from ocr2cli.pipeline.stop import stop_on_signals
 
     if stages is None:
         _warn(cfg)
     has_bar = is_terminal() and not log_json and not quiet
     tell = partial(_say_stopping, cfg.drain, is_over_bar=has_bar)
-    with stop_on_signals(tell) as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
-        summary = run_batch(cfg, stages=stages, progress=progress, stop=stop)
+    summary = Summary()
+    try:
+        with stop_on_signals(tell) as stop, make_progress(quiet=quiet, bar=has_bar) as progress:
+            summary = run_batch(
+                cfg, stages=stages, progress=progress, stop=stop, summary=summary
+            )
+    except Exception as error:
+        summary.ended_by = exit_code_of(error)
+        if as_json:
+            with contextlib.suppress(OutputError):  # what ended the run is the greater news
+                click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
+        raise
+    summary.ended_by = stop.exit_code
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
     if as_json:
         click.echo(json.dumps(summary.to_json(), ensure_ascii=True))
-    code = stop.exit_code or summary.exit_code
+    code = summary.exit_code
     if code != ExitCode.OK or not (quiet or as_json):
         for line in (summary.to_text(), *_hints(cfg, summary)):
-            click.echo(line, err=True)
+            say(line)
     if stop.exit_code:
-        click.echo("stopped: run the same command again to go on", err=True)
+        say("stopped: run the same command again to go on")
     return int(code)
 
 
@@ -245,10 +272,11 @@ def _hints(cfg: RunConfig, summary: Summary) -> Iterator[str]:
 def _say_stopping(drain_s: float, signum: int, *, is_over_bar: bool) -> None:
     """One line, at once, past the buffers of `sys.stderr`, which a signal may find half written."""
     again = "Ctrl-C again" if signum == signal.SIGINT else "a second signal"
-    line = (
+    text = (
         f"stopping: pages under way are being finished, for {drain_s:g} s at most; {again} to stop "
-        "now\n"
+        "now"
     )
+    line = f"{json_line(text, logging.WARNING) or text}\n"
     # The bar, and the ^C that a terminal shows, are drawn over; the bar comes back below.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), (f"\r\x1b[K{line}" if is_over_bar else line).encode())
@@ -286,8 +314,6 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
         rotate=flags["rotate"],
         text_layer=flags["text_layer"],
     )
-    if not flags["page_timeout"] > 0:  # nan is in every range
-        raise UsageError("--page-timeout: write a number of seconds")
     _refuse_idle(flags)
     out, out_url = _output(flags["out"], flags["state"])
     return RunConfig(
@@ -310,6 +336,31 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
+# An option, its value when not given, and another that rules it out when a test of all holds.
+_RULED_OUT: tuple[tuple[str, Any, str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("server", "", "engine", lambda flags: flags["engine"] != "openai"),
+    ("save_tokens", False, "engine", lambda flags: flags["engine"] == "openai"),
+    ("ray_address", "", "runner", lambda flags: flags["runner"] != "ray"),
+    ("password", "", "password_file", lambda flags: True),
+    ("password_file", None, "password", lambda flags: True),
+    ("state", None, "out", lambda flags: not is_url(local_path(flags["out"]))),
+    ("prompt_text", "", "prompt", lambda flags: True),
+)
+_RANKS = (
+    ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP,
+    ParameterSource.DEFAULT,
+)  # fmt: skip
+
+
+def _give_way(ctx: click.Context, flags: dict[str, Any]) -> None:
+    """Flags beat the environment and that the file, also where one option rules another out: the
+    lower one counts as not given."""
+    ranks = {name: _RANKS.index(ctx.get_parameter_source(name)) for name in flags}
+    for name, not_given, other, is_ruled_out in _RULED_OUT:
+        if ranks[other] < ranks[name] and is_ruled_out(flags):
+            flags[name] = not_given
+
+
 def _refuse_idle(flags: dict[str, Any]) -> None:
     """Options that say who reads, beside one that says that somebody else does.
 
@@ -325,8 +376,6 @@ def _refuse_idle(flags: dict[str, Any]) -> None:
 
 def _output(given: str, state: Path | None) -> tuple[Path, str]:
     """(local folder, URL or ""). Raises: UsageError for a URL that cannot hold outputs."""
-    from ocr2cli.document.urls import is_url, local_path
-
     given = local_path(given)
     if not given:  # the current folder, to the file system
         raise UsageError("-o is empty. Name a folder, `.` for the current one")
@@ -365,6 +414,8 @@ def _dry(text: str) -> DryConfig | None:
     parts = text.split(",")
     try:
         values = [kind(part) for kind, part in zip(kinds, parts, strict=False)]
+        if not all(map(math.isfinite, values)):
+            raise ValueError
     except ValueError:
         raise UsageError(f"--dry {text}: write numbers, e.g. --dry 0.8,1.75,2,64") from None
     if len(parts) > len(kinds):
@@ -443,8 +494,10 @@ def _learn(cfg: RunConfig, summary: Summary, startup_s: float, *, is_whole: bool
 
 
 def _forecast(cfg: RunConfig, *, price_per_hour: float, as_json: bool) -> int:
+    from ocr2cli.batch import check_run
     from ocr2cli.forecast import forecast
 
+    check_run(cfg)
     plan = forecast(cfg, price_per_hour=price_per_hour)
     click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
     return plan.exit_code

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.options import FiniteRange, common, option, set_up_logging
 from ocr2cli.cli.run import decode_config, decode_options, engine_config, engine_options
 from ocr2cli.errors import EngineError, UsageError, extra_hint
 
@@ -23,7 +23,8 @@ from ocr2cli.errors import EngineError, UsageError, extra_hint
 @option("--max-body", default=64_000_000, help="Bytes of one request.")
 @option("--max-pages", default=200, help="Pages of one document.")
 @option("--max-queue", default=256, help="Pages waiting; more get status 429.")
-@option("--max-seconds", default=600.0, help="Seconds a request may take.")
+@option("--max-seconds", default=600.0, type=FiniteRange(min=0, min_open=True),
+        help="Seconds a request may take.")
 @option("--runner", default="local", type=click.Choice(["local", "inline"]),
         help="Where the workers run.")
 @engine_options
@@ -57,8 +58,8 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         # On stdout and at once: with --port 0 a script has to learn the port.
         click.echo(f"ocr2 serves {cfg.engine.model} at http://{shown}:{listener.getsockname()[1]}")
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        # Raises KeyboardInterrupt once all is closed, which the border knows.
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

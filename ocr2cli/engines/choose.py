@@ -69,11 +69,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest).
     Raises: ModelError, UsageError.
     """
-    prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
-    if not is_text(prompt):
-        raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
-    split_at_page(prompt)  # refuses a second <image>
-    check_device(cfg.engine.device, cfg.engine.dtype)
+    prompt = check_request(cfg)
     if cfg.engine.engine == "openai":
         from ocr2cli.engines.remote import plan_remote
 
@@ -98,6 +94,16 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     cache = open_cache(fingerprint) if open_cache else None
     stages = _native_stages(cfg, spec, cache)
     return EnginePlan(stages, fingerprint, cache, num_workers(cfg))
+
+
+def check_request(cfg: RunConfig) -> str:
+    """The prompt's text. Raises: UsageError for a prompt or a device that is none."""
+    prompt = cfg.engine.prompt_text or prompt_text(cfg.engine.prompt)
+    if not is_text(prompt):
+        raise UsageError("--prompt-text is no text in this terminal's encoding. Type it as UTF-8")
+    split_at_page(prompt)  # refuses a second <image>
+    check_device(cfg.engine.device, cfg.engine.dtype)
+    return prompt
 
 
 def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> EnginePlan:

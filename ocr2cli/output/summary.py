@@ -78,6 +78,7 @@ class Summary:
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
+    ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
     """
 
     min_confidence: float = 0.0
@@ -101,6 +102,7 @@ class Summary:
     babble_pages: list[PageNote] = field(default_factory=list)
     doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
+    ended_by: int = 0
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
@@ -164,7 +166,9 @@ class Summary:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, 5, or 3 when not one page of any input could be opened."""
+        """0, 5, or 3 when not one page of any input could be opened; or what ended the run."""
+        if self.ended_by:
+            return ExitCode(self.ended_by)
         has_read_nothing = self.pages == self._num_input_failures
         if has_read_nothing and not self.document_faults and not self.documents_incomplete:
             return ExitCode.INPUT

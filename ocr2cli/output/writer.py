@@ -59,8 +59,9 @@ class Writer:
         render: Render | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_document: OnDocument | None = None,
+        summary: Summary | None = None,
     ) -> None:
-        """render: replaces `document.raster.render_page`, in tests.
+        """render: replaces `document.raster.render_page`, in tests. summary: counts into this one.
 
         Raises: UsageError for an unknown format; OutputError when OUT cannot be written.
         """
@@ -75,7 +76,7 @@ class Writer:
         self._on_document = on_document
         self._clock = clock
         self._start = clock()
-        self.summary = Summary(min_confidence=settings.min_confidence)
+        self.summary = summary or Summary(min_confidence=settings.min_confidence)
 
     def spare(self, inputs: Iterable[str]) -> None:
         """Paths of the run's inputs: no document's file takes the place of one that lies in OUT."""

@@ -22,7 +22,9 @@ from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage, Worker
 
 _IDLE_S = 0.01
-_JOIN_S = 1.0
+# For a worker that swallows being abandoned; any other is waited for: a thread that frees tensors
+# while Python ends aborts the process.
+_JOIN_S = 30.0
 # Turns a worker gets to notice that its inbox is closed.
 _MAX_LAST_TURNS = 100
 
@@ -151,7 +153,9 @@ class _Seat:
         return [item for _, item in taken]
 
     def note_progress(self) -> None:
-        """Nothing: nobody waits for it with a clock."""
+        """Nobody waits for it with a clock; but a run that Ctrl-C ended goes no further."""
+        if self._turn.is_abandoned:
+            raise _Abandoned
 
     @property
     def is_closed(self) -> bool:
@@ -165,10 +169,11 @@ class _Seat:
         self._turn.hand_back()
 
     def _main(self) -> None:
+        worker: Worker | None = None
         try:
             self._turn.await_turn()
             self.num_wanted, self.must_wait = 0, False
-            worker: Worker = self.stage.make_worker()
+            worker = self.stage.make_worker()
             self.is_loaded = True
             worker.run(self, self.emit)
             if self.held or not self.is_closed:
@@ -178,6 +183,7 @@ class _Seat:
             pass
         except BaseException as error:
             self.error = error
+        worker = None  # freed in its own turn
         self._turn.end()
 
 

@@ -102,6 +102,19 @@ class Journal:
             fd = open_state_file(out, _NAME)
         return cls(fd, found.rows, fingerprint, path)
 
+    @classmethod
+    def peek(cls, out: Path, fingerprint: str) -> Journal:
+        """OUT's journal to look at: nothing is made, and nothing can be recorded. Where there is
+        none that can be read it is empty."""
+        path = Path(os.path.realpath(out)) / ".ocr2" / _NAME
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(os.dup(fd), "rb") as stream, contextlib.suppress(OSError):
+            return cls(fd, _Reading.of(stream).rows, fingerprint, path)
+        return cls(fd, {}, fingerprint, path)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import time
+from operator import attrgetter
 from typing import Any
 
 import pytest
 
+from ocr2cli import __version__
 from ocr2cli.cli.main import COMMANDS, main
 from ocr2cli.errors import ExitCode, UsageError
 
@@ -183,6 +185,104 @@ def test_a_table_that_no_command_reads_is_refused_by_name(
     assert words in error and "ocr2.toml" in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[eval]\nsuit = 1", "[bench]\npage = 2", "[models.lst]\njson = true",
+     "[models.list]\nsuite = 3", "[serve]\nconfig = 'x'", "config = 'x'"],
+)
+def test_a_misspelt_key_in_another_commands_table_is_refused_too(
+    text, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(text + "\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "ocr2.toml" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["json = 1", "no-resume = 0", "quiet = 1.5", "verbose = true", "state = 1",
+     "password-file = 1", "dpi = 2020-01-01", "dpi = 144.9", "dpi = true", "retries = 1e400",
+     "min-confidence = nan", "prompt = true", "pages = 1979-05-27", "format = ['md', 2020-01-01]",
+     "dpi = 'x'", "dpi = 1", "draft = 'of'"],
+)
+def test_a_value_of_the_wrong_kind_in_the_file_is_one_line(
+    text, tmp_path, monkeypatch, capsys
+) -> None:
+    """Each was a traceback, or another value than was written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(text + "\n")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "ocr2.toml" in error and text.split()[0] in error and len(error.splitlines()) == 1
+
+
+def test_values_of_the_right_kind_in_the_file_are_taken(tmp_path, monkeypatch) -> None:
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text(
+        "pages = 3\nformat = ['md', 'html']\ndpi = '200'\npage-timeout = 5\nverbose = 1\n"
+        "dry = 0.8\nretry-failed = true\nno-resume = false\n"
+    )
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.OK
+    (cfg,) = seen
+    assert (cfg.pages, cfg.formats, cfg.raster.dpi) == ("3", ("md", "html"), 200)
+    assert (cfg.page_timeout, cfg.decode.dry.multiplier) == (5, 0.8)
+    assert cfg.retry_failed and cfg.resume
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "kept"),
+    [
+        ('server = "http://h"\nengine = "openai"', "--engine native", {"engine.server": ""}),
+        ('server = "http://h"', "--engine openai", {"engine.server": "http://h"}),
+        ('address = "h:1"\nrunner = "ray"', "--runner local", {"ray_address": ""}),
+        ("save-tokens = true", "--engine openai --server http://h", {"save_tokens": False}),
+        ('password = "old"', "--password-file word", {"raster.password": "new"}),
+        ('password-file = "word"', "--password typed", {"raster.password": "typed"}),
+        ('out = "s3://b"\nstate = "s"', "-o out", {"out_url": ""}),
+        ('prompt-text = "mine"', "--prompt ocr", {"engine.prompt_text": ""}),
+    ],
+)
+def test_a_value_of_the_file_gives_way_to_a_flag_that_rules_it_out(
+    lines, flags, kept, tmp_path, monkeypatch
+) -> None:
+    """It was refused with "leave --server out", which was not on the command line."""
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "word").write_text("new\n")
+    (tmp_path / "ocr2.toml").write_text(lines + "\n")
+    out = () if "-o" in flags else ("-o", "out")
+    assert run_main("run", "a.pdf", *out, *flags.split()) == ExitCode.OK
+    assert {name: attrgetter(name)(seen[0]) for name in kept} == kept
+
+
+def test_a_password_of_the_environment_gives_way_to_a_flag_and_the_files_to_it(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    from ocr2cli.cli import run as run_module
+
+    seen = []
+    monkeypatch.setattr(run_module, "execute", lambda cfg, **_: seen.append(cfg) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "word").write_text("new\n")
+    (tmp_path / "ocr2.toml").write_text('password-file = "word"\n')
+    monkeypatch.setenv("OCR2_PASSWORD", "set")
+    run_main("run", "a.pdf", "-o", "out")
+    run_main("run", "a.pdf", "-o", "out", "--password-file", "word")
+    assert [cfg.raster.password for cfg in seen] == ["set", "new"]
+    monkeypatch.setenv("OCR2_PASSWORD_FILE", "word")
+    assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
+    assert "not both" in capsys.readouterr().err
+
+
 def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
     (tmp_path / "word").write_bytes("pässword".encode("latin-1"))
     argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--password-file", str(tmp_path / "word"))
@@ -199,7 +299,10 @@ def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
             "no-repeat-ngram", "ngram-window", "recycle-after", "price-per-hour", "worker-memory",
             "page-timeout",
         )),
-        "--page-timeout 0", "--page-timeout nan", "--cache-size inf", "--dtype foo", "--device xpu",
+        *(f"--{name} {value}" for value in ("nan", "inf", "-inf")
+          for name in ("page-timeout", "min-confidence", "price-per-hour", "dry")),
+        "--dry 0.8,nan",
+        "--page-timeout 0", "--cache-size inf", "--cache-size nan", "--dtype foo", "--device xpu",
         "--server http://127.0.0.1:1", "--address auto",
         "--save-tokens --engine openai --server http://127.0.0.1:1",
     ],
@@ -286,6 +389,25 @@ def test_what_a_prompt_cannot_give_is_told_once_and_before_the_run(
     run.execute(RunConfig(inputs=("a",), formats=formats, engine=EngineConfig(**engine)))
     assert len(caplog.messages) == len(words)
     assert all(word in told for word, told in zip(words, caplog.messages, strict=True))
+def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys) -> None:
+    from ocr2cli import batch
+    from ocr2cli.errors import EngineError
+    from ocr2cli.output.summary import Summary
+
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--log-format", "json")
+    monkeypatch.setattr(batch, "run_batch", lambda *_, **__: Summary(pages=1, pages_badly_read=1))
+    assert run_main(*argv) == ExitCode.OK
+    summary, hint = map(json.loads, capsys.readouterr().err.splitlines())
+    assert summary["message"].startswith("1 page of") and summary["level"] == "info"
+    assert "ocr2 models pull" in hint["message"] and "time" in hint
+
+    def fail(*_, **__):
+        raise EngineError("the \x1b[31mcard\n is gone")
+
+    monkeypatch.setattr(batch, "run_batch", fail)
+    assert run_main(*argv) == ExitCode.ENGINE
+    (error,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (error["level"], error["message"]) == ("error", "the \x1b[31mcard\n is gone")
 
 
 @pytest.mark.parametrize("argv", [("", "-o", "out"), ("a.pdf", "", "-o", "out"),
@@ -323,12 +445,18 @@ def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch
 
 @pytest.mark.parametrize(
     "line", ["bench --threads -1", "doctor --dtype foo", "eval --dtype foo",
-             "doctor --goldens nofile", "completion"],
+             "doctor --goldens nofile", "completion", "serve --max-seconds nan"],
 )  # fmt: skip
 def test_other_commands_refuse_nonsense_in_one_line_too(line, capsys) -> None:
     assert run_main(*line.split()) == ExitCode.USAGE
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "\\x" not in error
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("models", "list"), ("serve",)])
+def test_every_command_says_its_version(words, capsys) -> None:
+    assert run_main(*words, "--version") == ExitCode.OK
+    assert capsys.readouterr().out == f"ocr2, version {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [(), ("models",)])
@@ -358,6 +486,26 @@ def test_streams_that_nobody_reads_leave_the_exit_code_as_it_is(words: str, tmp_
         ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INPUT, "", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("info --size 100x100 --json > /dev/full", ExitCode.ENGINE),
+     ("--help > /dev/full", ExitCode.ENGINE),
+     ("run gone.pdf -o {out} --json > /dev/full", ExitCode.ENGINE),
+     ("run gone.pdf -o {out} 2> /dev/full", ExitCode.INPUT),
+     ("run 2> /dev/full", ExitCode.USAGE),
+     ("models list --json 2> /dev/full", ExitCode.OK)],
+)  # fmt: skip
+def test_a_full_disk_behind_a_stream_is_no_bug(line: str, code: int, tmp_path) -> None:
+    """What cannot be said on stderr changes nothing; a result that cannot be written is lost."""
+    command = f"{sys.executable} -m ocr2cli {line.format(out=tmp_path / 'o')}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    if code == ExitCode.ENGINE:
+        assert "cannot write to stdout" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_progress_is_not_put_on_a_stdout_that_holds_results(monkeypatch, capsys) -> None:
@@ -406,7 +554,7 @@ def test_a_bad_value_that_nobody_typed_says_where_it_stands(
     monkeypatch.delenv("OCR2_PAGES")
     (tmp_path / "my.toml").write_text('pages = "1-3"\n')
     assert run_main("bench", "--config", str(tmp_path / "my.toml")) == ExitCode.USAGE
-    assert "It stands in the TOML file." in capsys.readouterr().err
+    assert f"in the TOML file {tmp_path / 'my.toml'}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [("models", "path"), ("info", "--model")])

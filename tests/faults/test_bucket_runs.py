@@ -132,8 +132,10 @@ def test_a_name_too_long_for_the_store_is_its_documents_fault_alone(
     deep.mkdir(parents=True)
     write_pdf(deep / "deep.pdf", 1)
     write_pdf(tmp_path / "in" / "b.pdf", 1)
-    done = run(tmp_path / "in", "-o", "s3://paper/out", "--json")
+    metrics = tmp_path / "ocr2.prom"
+    done = run(tmp_path / "in", "-o", "s3://paper/out", "--json", "--metrics-file", metrics)
     assert done.returncode == ExitCode.PAGES_FAILED, done.stderr
+    assert "\nocr2_exit_code 5\n" in metrics.read_text()
     (fault,) = summary(done)["document_errors"]
     assert fault["document"].endswith("/deep") and "1,024 bytes" in fault["message"]
     assert set(store.objects("out")) == {"b.md", "b.jsonl"}

@@ -140,6 +140,26 @@ def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
     assert summary(again)["pages_resumed"] >= kept and again.returncode == ExitCode.OK
 
 
+def test_a_run_that_a_signal_ended_says_so_wherever_it_says_how_it_ended(tmp_path) -> None:
+    """The summary file, --json and the metrics said 0: the monitoring took it for a good run."""
+    write_pdf(tmp_path / "long.pdf", 60)
+    out, metrics = tmp_path / "out", tmp_path / "ocr2.prom"
+    process = subprocess.Popen(
+        command(tmp_path / "long.pdf", "-o", out, "--json", "--metrics-file", metrics),
+        env=environment({"*": "slow 0.1"}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    journal = out / ".ocr2" / "journal.jsonl"
+    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.SIGTERM
+    assert json.loads(printed)["exit_code"] == ExitCode.SIGTERM
+    kept = json.loads((out / ".ocr2" / "summary.json").read_text())
+    assert kept["exit_code"] == ExitCode.SIGTERM
+    assert f"\nocr2_exit_code {ExitCode.SIGTERM.value}\n" in metrics.read_text()
+
+
 def test_a_signal_is_heard_while_a_document_is_being_opened(inputs, tmp_path) -> None:
     """A file of 100 GB takes minutes to digest; the run was deaf until then, and kept nothing."""
     opener = """
@@ -191,8 +211,8 @@ def test_a_full_disk_is_one_message_and_a_rerun_with_room_finishes(inputs, tmp_p
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
 
-    full = run(inputs, "-o", out, preexec_fn=little_room)
-    assert full.returncode == ExitCode.ENGINE, full.stderr
+    full = run(inputs, "-o", out, "--json", preexec_fn=little_room)
+    assert full.returncode == summary(full)["exit_code"] == ExitCode.ENGINE, full.stderr
     assert str(out) in full.stderr and "Traceback" not in full.stderr
     assert run(inputs, "-o", out).returncode == calm.returncode
     assert canonical_tree(out) == whole(tmp_path / "calm") and leftovers(out) == []

@@ -16,10 +16,12 @@ from stub_runs import Run, write_pdf
 from stub_worker import StubReader
 
 from ocr2cli.batch import run_batch
-from ocr2cli.config import RunConfig
+from ocr2cli.config import EngineConfig, RunConfig
 from ocr2cli.document import listing
-from ocr2cli.errors import ExitCode
-from ocr2cli.pages import Status, Unchanged
+from ocr2cli.errors import EngineError, ExitCode, ModelError
+from ocr2cli.output.summary import Summary
+from ocr2cli.pages import PageResult, Status, Unchanged
+from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
 
@@ -275,3 +277,36 @@ def test_a_page_whose_earlier_reading_vanishes_in_mid_run_is_read_again(tmp_path
     write_pdf(tmp_path / "a.pdf", 2)
     again = run_batch(cfg, stages=stages)
     assert again.by_status == {"ok": 2} and again.pages_reused == 0
+
+
+def test_a_run_that_an_error_ended_is_no_good_run_to_its_watchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(journal: Journal, result: PageResult, sha256: str) -> None:
+        raise EngineError("the card fell off the bus")
+
+    monkeypatch.setattr(Journal, "record", record)
+    source, metrics = write_pdf(tmp_path / "a.pdf", 1), tmp_path / "ocr2.prom"
+    cfg = RunConfig(
+        (str(source),), out=tmp_path / "out", runner="inline", metrics_file=str(metrics)
+    )
+    told = Summary()
+    with pytest.raises(EngineError):
+        run_batch(cfg, stages=stub_stages(cfg), summary=told)
+    assert told.exit_code == ExitCode.ENGINE
+    kept = json.loads((tmp_path / "out" / ".ocr2" / "summary.json").read_text())
+    assert kept["exit_code"] == ExitCode.ENGINE
+    assert "\nocr2_run_finished 1\n" in metrics.read_text()
+    assert "\nocr2_exit_code 6\n" in metrics.read_text()
+
+
+def test_a_run_whose_model_is_nowhere_is_no_good_run_to_its_watchers(tmp_path: Path) -> None:
+    """The file of the night before stayed, and said 0."""
+    metrics = tmp_path / "ocr2.prom"
+    cfg = RunConfig(
+        (str(tmp_path),), out=tmp_path / "out", metrics_file=str(metrics),
+        engine=EngineConfig(model="no-such-model"),
+    )  # fmt: skip
+    with pytest.raises(ModelError):
+        run_batch(cfg)
+    assert "\nocr2_exit_code 4\n" in metrics.read_text()

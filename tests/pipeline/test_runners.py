@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from ocr2cli.errors import EngineError, ModelError, Ocr2Error
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline import inline, local
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
-from ocr2cli.pipeline.stage import Stage
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.pipeline.stop import StopRequests
 
 Run = Callable[..., Iterator[PageResult]]
@@ -264,6 +266,46 @@ def test_closing_the_iterator_early_leaves_nothing_running(run: Run) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("ocr2-")]
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+class SlowToGo:
+    """A worker whose memory takes its time to be freed, as a model's tensors do."""
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while taken := inbox.take(1, wait=True):
+            emit(PageResult(taken[0].key, Status.OK))
+
+    def __del__(self) -> None:
+        time.sleep(1.2)
+
+
+@pytest.mark.parametrize("num_wanted", [1, 3])
+def test_a_worker_in_this_process_is_freed_before_the_run_is_over(num_wanted: int) -> None:
+    """Its thread freed tensors while Python ended, and the process aborted, its work done."""
+    results = inline.run([Stage("slow", SlowToGo, num_workers=1, credit=1)], jobs(3))
+    assert len(list(itertools.islice(results, num_wanted))) == num_wanted
+    results.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ocr2-")]
+
+
+class Endless:
+    """A worker in the middle of a page that never ends, and says that it gets on."""
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while inbox.take(1, wait=True):
+            while True:
+                time.sleep(0.01)
+                inbox.note_progress()
+
+
+def test_a_worker_in_this_process_stops_at_ctrl_c_in_the_middle_of_a_page() -> None:
+    me = threading.get_ident()
+    threading.Timer(0.5, signal.pthread_kill, (me, signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(inline.run([Stage("endless", Endless, num_workers=1, credit=1)], jobs(1)))
+    assert time.monotonic() - started < 10
+    assert not [t for t in threading.enumerate() if t.name.startswith("ocr2-")]
 
 
 def test_an_error_of_the_job_source_is_the_callers(run: Run) -> None:

@@ -68,6 +68,17 @@ def server(model: Path) -> Iterator[str]:
     assert process.wait(40) in (0, -signal.SIGTERM)
 
 
+def test_a_server_that_ctrl_c_ends_says_so_with_its_exit_code(model: Path) -> None:
+    port = free_port()
+    argv = [sys.executable, "-m", "ocr2cli", "serve", "--model", str(model), "--port", str(port),
+            "--runner", "inline", "--dtype", "f32"]  # fmt: skip
+    process = subprocess.Popen(argv, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    _wait_until_healthy(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=40)
+    assert (process.returncode, told.strip()) == (130, "")
+
+
 def _wait_until_healthy(url: str, process: subprocess.Popen[str]) -> None:
     for _ in range(300):
         if process.poll() is not None:
