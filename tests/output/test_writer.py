@@ -18,6 +18,7 @@ import pytest
 from page_factory import HEIGHT, WIDTH, failed, figure_page, gradient, job, page, write, writer
 from PIL import Image
 
+from ocr2cli.document.naming import OUTPUT_ENDINGS
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
 from ocr2cli.output.assembly import OutputSettings
@@ -380,6 +381,11 @@ def test_an_interrupted_run_writes_no_half_document(tmp_path: Path) -> None:
     summary = one.close()
     assert files(tmp_path) == [] and summary.documents_incomplete == 1
     assert (tmp_path / part_path(PageKey("d", 0))).exists()
+
+
+def test_the_names_of_documents_reckon_with_every_file_that_a_format_writes(tmp_path: Path) -> None:
+    write(tmp_path, page("d"), formats=tuple(FORMATS))
+    assert {name.removeprefix("d") for name in files(tmp_path)} == set(OUTPUT_ENDINGS)
 
 
 def test_the_last_pages_part_is_there_before_its_document(tmp_path: Path) -> None:
