@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
@@ -70,6 +70,8 @@ class ServeEngine:
         self.pages_by_status: Counter[str] = Counter()
         self.status = RunStatus()
         self.fault: str = ""
+        self.error: Ocr2Error | None = None  # what ended it
+        self.on_death: Callable[[], object] = lambda: None  # called in its thread
         self._ended = ""  # why no page is taken any more
         self._jobs: queue.SimpleQueue[PageJob | None] = queue.SimpleQueue()
         self._futures: dict[PageKey, Future[PageResult]] = {}
@@ -170,13 +172,15 @@ class ServeEngine:
             for result in run(self.plan.stages, self._endless(), options=options):
                 self._answer(result)
         except Ocr2Error as error:
-            self.fault = str(error)
-            logger.error("the engine stopped: %s", error)
+            self.fault, self.error = str(error), error
         except Exception as error:
             self.fault = f"a bug in ocr2: {type(error).__name__}"
+            self.error = Ocr2Error(self.fault)
             logger.exception("the engine stopped by %s", self.fault)
         finally:
             self._fail_all(self.fault or "the server is shutting down")
+            if self.error is not None:
+                self.on_death()
 
     def _endless(self) -> Iterator[PageJob | None]:
         """Jobs as they come; None tells the runner to look after its workers and ask again."""
