@@ -105,10 +105,11 @@ class ServeEngine:
         return self._thread.is_alive() and not self.fault
 
     def submit(
-        self, body: bytes, *, ending: str, ask: Ask, pages: str = ""
+        self, body: bytes, *, ending: str, ask: Ask, pages: str = "", max_pages: int = 0
     ) -> list[Future[PageResult]]:
         """Queue every page of one document; futures in page order.
 
+        max_pages: fewer than the server's limit, where that is too many.
         Raises: QueueFull, TooManyPages, UsageError for a bad page range, Ocr2Error when the engine
         has stopped.
         """
@@ -120,7 +121,10 @@ class ServeEngine:
         try:
             path.write_bytes(body)
             # Opening a hostile file may hang or crash: that happens in a process of its own.
-            jobs = self._list(path, name, pages, ask, is_isolated=not is_plain_image(body))
+            jobs = self._list(
+                path, name, pages, ask,
+                max_pages=max_pages or self.limits.pages, is_isolated=not is_plain_image(body),
+            )  # fmt: skip
             if self.num_queued + len(jobs) > self.limits.queued:
                 raise QueueFull(self._retry_after())
             return self._enqueue(jobs, path)
@@ -133,12 +137,12 @@ class ServeEngine:
             raise Ocr2Error(self._ended)
 
     def _list(
-        self, path: Path, name: str, pages: str, ask: Ask, *, is_isolated: bool
+        self, path: Path, name: str, pages: str, ask: Ask, *, max_pages: int, is_isolated: bool
     ) -> list[PageJob]:
         jobs: list[PageJob] = []
         for job in find_jobs([str(path)], pages, self.cfg.raster, is_isolated=is_isolated):
-            if len(jobs) >= self.limits.pages:
-                raise TooManyPages(f"at most {self.limits.pages} pages in one request")
+            if len(jobs) >= max_pages:
+                raise TooManyPages(f"at most {max_pages} pages in one request")
             jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
         return jobs
 

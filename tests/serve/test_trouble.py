@@ -137,6 +137,28 @@ def test_a_server_whose_engine_has_died_answers_what_waits_and_ends(
     assert answers[0].json()["error"]["message"] == "the device is lost"
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "PDF"])
+def test_a_chat_answers_one_page_and_refuses_a_document_of_more(
+    engine: ServeEngine, kind: str
+) -> None:
+    """It read the first and said nothing of the others."""
+
+    def document(num_pages: int) -> str:
+        buffer = io.BytesIO()
+        first, *others = [Image.new("RGB", (40, 30), "white") for _ in range(num_pages)]
+        first.save(buffer, kind, save_all=True, append_images=others)
+        return "data:;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        one = await client.post("/v1/chat/completions", content=chat(document(1)))
+        assert one.status_code == 200
+        more = await client.post("/v1/chat/completions", content=chat(document(2)))
+        assert more.status_code == 400 and "/v1/ocr reads them all" in more.text
+
+    talk(engine, work)
+    assert engine.num_queued == 0 and engine.pages_by_status == {"ok": 1}
+
+
 def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:
     spool = Path(engine._spool.name)
     with pytest.raises(UsageError):
