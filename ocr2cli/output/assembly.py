@@ -17,7 +17,7 @@ from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.document.urls import without_password
 from ocr2cli.errors import PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
-from ocr2cli.output.names import document_digest, document_stem, printable
+from ocr2cli.output.names import document_digest, document_stem, name_here, printable
 from ocr2cli.output.parts import PartDamaged, read_part
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 
@@ -300,11 +300,11 @@ class _Record:
         try:
             row = json.loads(data or b"{}")
             files, earlier = (
-                {str(name): str(sha256) for name, sha256 in table.items()}
+                {name_here(name): str(sha256) for name, sha256 in table.items()}
                 for table in (row["files"], row.get("earlier", {}))
             )
-            folders = [str(folder) for folder in row.get("picture_folders", [])]
-            path, sha256 = (str(row.get(name, "")) for name in ("path", "sha256"))
+            folders = [name_here(folder) for folder in row.get("picture_folders", [])]
+            path, sha256 = name_here(row.get("path", "")), str(row.get("sha256", ""))
             return cls(str(row["key"]), files, earlier, folders, path, sha256)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls("", {}, {}, [])

@@ -198,6 +198,7 @@ def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
             "no-repeat-ngram", "ngram-window", "recycle-after", "price-per-hour", "worker-memory",
             "page-timeout",
         )),
+        "--worker-memory 8", "--worker-memory 255M",
         "--page-timeout 0", "--page-timeout nan", "--cache-size inf", "--dtype foo", "--device xpu",
         "--server http://127.0.0.1:1", "--address auto",
         "--save-tokens --engine openai --server http://127.0.0.1:1",
