@@ -298,7 +298,11 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     """
     cfg = batch.cfg
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
-    sources = find_sources(cfg.inputs, **where, tell=logger.warning)
+    told: list[str] = []
+    sources = find_sources(cfg.inputs, **where, tell=told.append)
+    for line in told:
+        # Where nothing can be read this is the reason, for those who want to hear of nothing else.
+        logger.log(logging.WARNING if sources else logging.ERROR, "%s", line)
     batch.outlook = Outlook(len(sources))
     batch.writer.spare(source.path for source in sources)
     for job in poll_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):

@@ -81,7 +81,7 @@ def test_a_forecast_speaks_as_people_do(
     counts: int, seconds: float, price: float, lines: list[str]
 ) -> None:
     """It said "1 pages of 1 documents", "about 0.1 minutes" and "about 0.00 at 2 an hour"."""
-    plan = Forecast(counts, counts, [], counts, counts, counts, seconds, "so", price)
+    plan = Forecast(counts, counts, 0, [], counts, counts, counts, seconds, "so", price)
     plan.grids["1x1"] = counts
     told = plan.to_text().splitlines()
     assert all(text.startswith(line) for text, line in zip(told, lines, strict=True)), told

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
+from ocr2cli.errors import UsageError
 
 
 @click.command(short_help="Convert safetensors <-> GGUF, quantise.")
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("src", type=click.Path(path_type=str))
+@click.argument("dst", type=click.Path(path_type=str))
 @option("--mmproj", default="", show_default="beside SRC", help="Vision file of a GGUF SRC.")
 @option("--quant", default="bf16", type=click.Choice(["bf16", "f16", "f32", "q8_0"]),
         help="What the weights are stored as.")
@@ -23,7 +24,7 @@ from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
         help="Print the rounding error of every kind of tensor.")
 @common
 def convert(
-    src: Path, dst: Path, mmproj: str, quant: str, naming: str, errors: bool, **logs: Any
+    src: str, dst: str, mmproj: str, quant: str, naming: str, errors: bool, **logs: Any
 ) -> None:
     """Convert model SRC to DST.
 
@@ -33,9 +34,12 @@ def convert(
     from ocr2cli.weights.convert import convert as convert_model
 
     set_up_logging(**logs)
+    for name, given in (("SRC", src), ("DST", dst)):
+        if not given:  # the current folder, to the file system
+            raise UsageError(f"{name} is empty. Name a model, a folder or a file")
     bar, progress = _progress(quiet=logs["quiet"])
     try:
-        report = convert_model(src, dst, quant=quant, naming=naming, mmproj=mmproj,
+        report = convert_model(src, Path(dst), quant=quant, naming=naming, mmproj=mmproj,
                                progress=progress)  # fmt: skip
     finally:
         if bar is not None:

@@ -46,7 +46,7 @@ from ocr2cli.config import (
     RunConfig,
 )
 from ocr2cli.document.urls import is_url, local_path
-from ocr2cli.errors import ExitCode, OutputError, UsageError, exit_code_of
+from ocr2cli.errors import ExitCode, InputError, OutputError, UsageError, exit_code_of
 from ocr2cli.output.formats import BOX_FORMATS, FORMATS
 from ocr2cli.runners import RUNNERS
 from ocr2cli.text.prompt import asks_for_boxes, asks_for_text, prompt_text
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ocr2")
 
 _COUNT = click.IntRange(min=0)
+# What Python and the libraries of a rasteriser, the smallest worker, are mapped in.
+_LEAST_WORKER_BYTES = 256_000_000
 # A stranger's first page may well be small print.
 _TEXT_HINT = (
     "PDFs among them have a text of their own: --text-layer auto takes it where it looks like the "
@@ -324,7 +326,7 @@ def config_from_flags(flags: dict[str, Any]) -> RunConfig:
         formats=formats,
         resume=not flags["no_resume"],
         recover_loops=not flags["no_recover"],
-        worker_memory=_bytes(flags["worker_memory"], "--worker-memory"),
+        worker_memory=_worker_memory(flags["worker_memory"]),
         cache_size=_bytes(flags["cache_size"], "--cache-size"),
         raster=raster,
         decode=decode_config(flags),
@@ -446,21 +448,20 @@ def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
     if sys.stdin is None:
         raise UsageError("`-` reads paths from stdin, and stdin is closed")
     data = sys.stdin.buffer.read()
-    names = _decoded(data).split("\0") if null_separated else _lines(data)
+    names = os.fsdecode(data).split("\0") if null_separated else _lines(data)
     paths = tuple(name for name in names if name)
     at = inputs.index("-")
-    return inputs[:at] + paths + tuple(i for i in inputs[at + 1 :] if i != "-")
+    found = inputs[:at] + paths + tuple(i for i in inputs[at + 1 :] if i != "-")
+    if not found:
+        raise InputError("no path came on stdin, where `-` reads them from")
+    return found
 
 
 def _lines(data: bytes) -> list[str]:
     # No name holds a zero byte: this is how PowerShell writes a list to a file.
     is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in data
-    text = data.decode("utf-16", "replace") if is_utf_16 else _decoded(data)
+    text = data.decode("utf-16", "replace") if is_utf_16 else os.fsdecode(data)
     return [_as_meant(line) for line in text.split("\n")]
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _as_meant(line: str) -> str:
@@ -483,6 +484,13 @@ def _bytes(text: str, flag: str) -> int:
         raise ValueError
     except (ValueError, OverflowError):
         raise UsageError(f"{flag} {text}: write a size such as 8G or 500M") from None
+
+
+def _worker_memory(text: str) -> int:
+    size = _bytes(text, "--worker-memory")
+    if 0 < size < _LEAST_WORKER_BYTES:
+        raise UsageError(f"--worker-memory {text}: no worker can start in less than 256M")
+    return size
 
 
 def _learn(cfg: RunConfig, summary: Summary, startup_s: float, *, is_whole: bool) -> None:

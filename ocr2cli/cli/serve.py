@@ -50,16 +50,19 @@ def serve(
     cfg = RunConfig(engine=engine_config(flags), decode=decode_config(flags), runner=runner)
     engine = ServeEngine(cfg, Limits(max_body, max_pages, max_queue, max_seconds))
     server = Server(engine, ServerSettings(cfg.engine.model, api_key, allow_http))
-    config = uvicorn.Config(
+    web = uvicorn.Server(uvicorn.Config(
         server.app(), log_level="warning", timeout_graceful_shutdown=int(cfg.drain),
         access_log=False,
-    )  # fmt: skip
+    ))  # fmt: skip
+    engine.on_death = lambda: setattr(web, "should_exit", True)
     with contextlib.closing(listen(host, port)) as listener:
         shown = f"[{host}]" if ":" in host else host
         # On stdout and at once: with --port 0 a script has to learn the port.
         click.echo(f"ocr2 serves {cfg.engine.model} at http://{shown}:{listener.getsockname()[1]}")
         # Raises KeyboardInterrupt once all is closed, which the border knows.
-        uvicorn.Server(config).run(sockets=[listener])
+        web.run(sockets=[listener])
+    if engine.error is not None:
+        raise engine.error
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+
+# Of all formats, whichever a run writes: a document has one name.
+OUTPUT_ENDINGS = (
+    ".md", ".jsonl", ".json", ".html", ".ocr.pdf", ".layout.pdf",
+    ".mmd", "_det.mmd", "_layouts.pdf",
+)  # fmt: skip
 
 
 def common_root(folders: Sequence[str]) -> str:
@@ -20,7 +26,8 @@ def common_root(folders: Sequence[str]) -> str:
 
 
 def document_ids(paths: Sequence[str], root: str) -> list[str]:
-    """One id a path, `/`-separated, all different even in lower case, none with a part `..`.
+    """One id a path, `/`-separated, all different even in lower case, none with a part `..`, and
+    none of a document whose file would stand where another one's folder does.
 
     paths: absolute. Where two would share a name both keep their ending; where those are alike as
     well, as of two servers' files or `A.pdf` and `a.pdf`, the second is `NAME~2`.
@@ -28,6 +35,7 @@ def document_ids(paths: Sequence[str], root: str) -> list[str]:
     relative = [_below(path, root) for path in paths]
     stems = [_without_ending(name) for name in relative]
     has_ending = [False] * len(paths)
+    folders = _folders(relative)
     while True:
         ids = [
             full if keeps else stem
@@ -37,22 +45,39 @@ def document_ids(paths: Sequence[str], root: str) -> list[str]:
         alike = [name.casefold() for name in ids]
         counts = Counter(alike)
         # A full name may meet another one's stem (a.pdf, a.png and a.pdf.pdf), hence the loop.
-        clashing = [n for n, name in enumerate(alike) if counts[name] > 1 and not has_ending[n]]
+        clashing = [n for n, name in enumerate(alike) if not has_ending[n]
+                    and (counts[name] > 1 or _is_in_the_way(name, folders))]  # fmt: skip
         if not clashing:
-            return _numbered(ids)
+            return _numbered(ids, folders)
         for n in clashing:
             has_ending[n] = True
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
+def _folders(names: Sequence[str]) -> set[str]:
+    """All folders of these files, in lower case."""
+    found: set[str] = set()
+    for name in names:
+        folder = os.path.dirname(name.casefold())
+        while folder and folder not in found:
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return found
+
+
+def _is_in_the_way(name: str, folders: Set[str]) -> bool:
+    return any(name + ending in folders for ending in OUTPUT_ENDINGS)
+
+
+def _numbered(names: Sequence[str], folders: Set[str]) -> list[str]:
     """Every name that is like none before it as it is; the others with a number that is free."""
     taken = {name.casefold() for name in names}
     seen: set[str] = set()
     ids = []
     for name in names:
-        if name.casefold() in seen:
+        if name.casefold() in seen or _is_in_the_way(name.casefold(), folders):
             numbered = (f"{name}~{number}" for number in itertools.count(2))
-            name = next(one for one in numbered if one.casefold() not in taken)
+            name = next(one for one in numbered if one.casefold() not in taken
+                        and not _is_in_the_way(one.casefold(), folders))  # fmt: skip
             taken.add(name.casefold())
         seen.add(name.casefold())
         ids.append(name)

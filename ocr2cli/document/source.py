@@ -6,6 +6,7 @@ counts its pages, in a process that may die.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -255,7 +256,9 @@ def _chosen(
 
 def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:
     """Matches of a quoted glob, sorted; the pattern itself when nothing matches."""
-    found = sorted(glob.glob(pattern, recursive=True), key=os.fsencode)
+    stars = re.search(r"(?<![^/])\*\*(?![^/])", pattern)
+    matches = _deep_glob(pattern, stars.start(), hidden) if stars else glob.glob(pattern)
+    found = sorted(matches, key=os.fsencode)
     plain = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     root = os.path.abspath(os.path.dirname(plain))
     found = [match for match in found if os.path.realpath(match) not in hidden.files]
@@ -264,12 +267,44 @@ def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:
     paths: list[str] = []
     for match in found:
         path = os.path.abspath(match)
-        if os.path.isdir(path) and not _has_document_ending(path):
-            # `**` matches folders besides their files; a folder alone is walked.
-            paths += [] if "**" in pattern else _walk(path, hidden)
-        elif "**" not in pattern or _has_document_ending(path):
-            paths.append(path)
+        is_walked = os.path.isdir(path) and not stars and not _has_document_ending(path)
+        paths += _walk(path, hidden) if is_walked else [path]
     return root, paths or [os.path.abspath(pattern)]
+
+
+def _deep_glob(pattern: str, at: int, hidden: _Hidden) -> Iterator[str]:
+    """Documents that match a pattern whose first `**` stands at `at`: found by walks, which follow
+    no link to a folder. Python's own `**` follows them, round and round."""
+    above, below = pattern[:at], [part for part in pattern[at:].split("/") if part]
+    inside = _Hidden(hidden.folder, hidden.files, links=hidden.links)
+    for folder in glob.glob(above) if glob.has_magic(above) else [above or "."]:
+        folder = os.path.abspath(folder)
+        for path in _walk(folder, inside) if os.path.isdir(folder) else ():
+            # What has no document's ending is a folder that cannot be looked into.
+            if _matches(os.path.relpath(path, folder), below) or not _has_document_ending(path):
+                yield path
+
+
+def _matches(path: str, pattern: Sequence[str]) -> bool:
+    """Whether the parts of a relative path are those of a pattern; `**` is any number of them."""
+    ends = _over_stars({0}, pattern)  # how much of the pattern the parts so far may have used up
+    for part in path.split("/"):
+        ends = _over_stars(
+            {
+                end if pattern[end] == "**" else end + 1
+                for end in ends
+                if end < len(pattern) and fnmatch.fnmatchcase(part, pattern[end])
+            },
+            pattern,
+        )
+    return len(pattern) in ends
+
+
+def _over_stars(ends: set[int], pattern: Sequence[str]) -> set[int]:
+    for end, part in enumerate(pattern):
+        if part == "**" and end in ends:
+            ends.add(end + 1)
+    return ends
 
 
 def _is_below(path: str, folder: str) -> bool:

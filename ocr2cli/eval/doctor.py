@@ -74,6 +74,7 @@ class Diagnosis:
     model: ModelFacts
     checks: tuple[StageCheck, ...]
     changed_versions: tuple[str, ...] = ()
+    recorded_dtypes: tuple[str, ...] = ()  # that these weights were recorded in
 
     @property
     def first_different(self) -> StageCheck | None:
@@ -91,6 +92,12 @@ class Diagnosis:
         if wrong is not None:
             lines.append(f"first difference: {wrong.stage}: {MEANS[wrong.stage]}")
             lines += [f"changed since the recording: {line}" for line in self.changed_versions]
+        elif self.recorded_dtypes and self.model.dtype not in self.recorded_dtypes:
+            lines.append(
+                f"these weights are recorded in another dtype ({', '.join(self.recorded_dtypes)}), "
+                f"not in {self.model.dtype}: give that --dtype, or run with --record to record "
+                "this one"
+            )
         elif any(check.state == "not recorded" for check in self.checks):
             lines.append("nothing is recorded for these weights: run with --record to record them")
         else:
@@ -168,7 +175,11 @@ def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> D
             state = "same" if is_same else "different"
         checks.append(StageCheck(stage, state, measured, before))
     versions_then = (own or page or {}).get("versions", {})
-    return Diagnosis(model, tuple(checks), tuple(_changes(versions_then, now.versions)))
+    keys = (key.split(":") for key in recorded.get("models", {}))
+    dtypes = sorted(dtype for digest, dtype in keys if digest == model.digest)
+    return Diagnosis(
+        model, tuple(checks), tuple(_changes(versions_then, now.versions)), tuple(dtypes)
+    )
 
 
 def record(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,13 @@ def write_report(outcome: EvalOutcome, folder: Path) -> None:
 
 
 def json_report(outcome: EvalOutcome) -> dict[str, Any]:
-    """Everything but pixels: provenance, scores, verdicts, texts."""
+    """Everything but pixels: provenance, scores, verdicts, texts. passed: gates were checked, and
+    none failed."""
+    counts = _counts(outcome)
     return {
         "schema": SCHEMA,
-        "passed": not outcome.failed,
+        "passed": not outcome.failed and counts[State.PASSED] > 0,
+        "gates": {state.value: count for state, count in counts.items()},
         "model": {**asdict(outcome.model)},
         "reference": {"name": outcome.options.ref, **dict(outcome.reference_identity)},
         "settings": {
@@ -177,7 +180,7 @@ def _verdict_lines(outcome: EvalOutcome) -> list[str]:
         lines.append(
             f"not checked: {verdict.metric} {verdict.rule} for {verdict.where!r}: {verdict.note}"
         )
-    counts = {state: sum(v.state is state for v in outcome.verdicts) for state in State}
+    counts = _counts(outcome)
     not_run = sum(len(suite.not_run) for suite in outcome.suites)
     lines.append(
         f"gates: {counts[State.PASSED]} passed, {counts[State.FAILED]} failed, "
@@ -185,7 +188,14 @@ def _verdict_lines(outcome: EvalOutcome) -> list[str]:
     )
     if not counts[State.PASSED] and not counts[State.FAILED]:
         lines.append("no gate was checked: these scores prove nothing by themselves")
+        if outcome.options.ref in ("none", "recorded"):
+            lines.append("limits are set against a reference: compare with --ref hf or "
+                         "--ref llama.cpp, on this machine")  # fmt: skip
     return [*lines, *_exact_lines(outcome)]
+
+
+def _counts(outcome: EvalOutcome) -> dict[State, int]:
+    return {state: sum(v.state is state for v in outcome.verdicts) for state in State}
 
 
 def _exact_lines(outcome: EvalOutcome) -> list[str]:

@@ -385,8 +385,8 @@ class Generator:
 
     def _too_big(self, what: str) -> EngineError:
         return EngineError(
-            f"out of memory with {what}. Lower --batch-size (now {self._num_slots}), "
-            "or use --device cpu."
+            f"out of memory with {what}. Lower --batch-size (now {self._num_slots}), free some "
+            "memory or, on a card, use --device cpu."
         )
 
 

@@ -18,7 +18,7 @@ from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.document.urls import without_password
 from ocr2cli.errors import OutputError, PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
-from ocr2cli.output.names import document_digest, document_stem, printable
+from ocr2cli.output.names import document_digest, document_stem, name_here, printable
 from ocr2cli.output.parts import PartDamaged, read_part
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
 
@@ -56,6 +56,7 @@ class Assembly:
 
     links: page index -> figure number -> link target, filled by figures.py.
     picture_folders: below OUT, filled by who puts pictures there: an earlier version's are removed.
+    kept: path -> new path of files at the names of this document's that ocr2 had not written.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Assembly:
         self.stem = document_stem(self.id)
         self.links: dict[int, dict[int, str]] = {}
         self.picture_folders: set[str] = set()
+        self.kept: dict[str, str] = {}
         self._folder = folder
         self._parts = dict(sorted(document.parts.items()))
         self._render = render
@@ -128,10 +130,10 @@ class Assembly:
         self.files[relative] = self._staged[-1]
 
     def publish(self) -> None:
-        """Renames all files into place, then writes the record of what they are.
+        """Writes the record of what the files are to be, then renames all of them into place.
 
-        In this order a kill in between is seen by the next run, which still has the old record:
-        it writes the files anew and removes the figures that are no longer there.
+        In this order a kill in between is seen by the next run: the files are not what the record
+        says. It writes them anew, and knows both the old ones and the new ones as ours.
         """
         for relative in self.files:
             if self._folder.is_same_file(relative, self.job.path):
@@ -142,21 +144,31 @@ class Assembly:
         old = self._record()
         has_html = "html" in self.settings.formats
         pages, lowest = self._facts() if has_html else (old.pages, old.lowest)
-        for relative, staged in self.files.items():
-            self._folder.publish(staged, relative)
-        self._remove_old_figures(old)
+        there = {name: self._folder.sha256(name) for name in {*old.written, *self.files}}
         files = {relative: staged.sha256 for relative, staged in sorted(self.files.items())}
         earlier = {
-            relative: sha256
-            for relative, sha256 in old.written.items()
-            if self._is_left(relative, sha256)
+            name: sha256
+            for table in (old.earlier, old.files)
+            for name, sha256 in table.items()
+            if there[name] == sha256 != files.get(name)
         }
+        strange = {
+            name for name, sha256 in files.items() if there[name] not in (None, sha256)
+        } - earlier.keys()
+        for other in _records(str(self._folder.path)) if strange else ():
+            strange -= {name for name in strange
+                        if there[name] in (other.files.get(name), other.earlier.get(name))}
         self._write_record(
             replace(
                 old, files=files, earlier=earlier, picture_folders=sorted(self.picture_folders),
                 pages=pages, lowest=lowest,
             )
         )  # fmt: skip
+        for relative, staged in self.files.items():
+            if relative in strange:
+                self.kept[relative] = self._folder.set_aside(relative)
+            self._folder.publish(staged, relative)
+        self._remove_old_figures(earlier)
 
     def _facts(self) -> tuple[dict[str, int], float | None]:
         """(pages by status, the lowest confidence), for the list of documents."""
@@ -219,11 +231,15 @@ class Assembly:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def is_up_to_date(self) -> bool:
-        """True when an earlier run wrote exactly these files and they are still there."""
+        """True when an earlier run wrote exactly these files, they are still there, and the figures
+        before them are gone."""
         record = self._record()
-        return record.key == self.key and all(
-            self._folder.sha256(relative) == sha256 for relative, sha256 in record.files.items()
-        )
+        return (
+            record.key == self.key
+            and all(self._is_there(*row) for row in record.files.items())
+            and not any(self._is_there(*row) for row in record.earlier.items()
+                        if _folder_of(row[0]) in record.picture_folders)
+        )  # fmt: skip
 
     @property
     def _record_path(self) -> str:
@@ -233,16 +249,25 @@ class Assembly:
         """The last record; an empty one when it is missing or damaged."""
         return _Record.of(self._folder.read(self._record_path))
 
-    def _remove_old_figures(self, old: _Record) -> None:
+    def _remove_old_figures(self, earlier: dict[str, str]) -> None:
         """Figures that an earlier run cut and this one does not; a file changed since stays."""
-        for relative, sha256 in old.written.items():
-            is_figure = relative.rpartition("/")[0] in self.picture_folders
-            if is_figure and self._is_left(relative, sha256):
+        for relative, sha256 in earlier.items():
+            is_old = relative not in self.files and _folder_of(relative) in self.picture_folders
+            if is_old and self._is_there(relative, sha256):
                 self._folder.remove(relative)
 
-    def _is_left(self, relative: str, sha256: str) -> bool:
-        """Whether a file that an earlier run wrote, and this one does not, is there unchanged."""
-        return relative not in self.files and self._folder.sha256(relative) == sha256
+    def _is_there(self, relative: str, sha256: str) -> bool:
+        return self._folder.sha256(relative) == sha256
+
+
+def _folder_of(relative: str) -> str:
+    return relative.rpartition("/")[0]
+
+
+def _records(out: str) -> Iterator[_Record]:
+    for path in Path(out, STATE, "documents").glob("*.json"):
+        with contextlib.suppress(OSError):
+            yield _Record.of(path.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +300,12 @@ def written_files(out: Path) -> frozenset[str]:
     must not read what runs before it wrote."""
     real = os.path.realpath(out)
     found: set[str] = set()
-    for path in Path(real, STATE, "documents").glob("*.json"):
-        with contextlib.suppress(OSError):
-            record = _Record.of(path.read_bytes())
-            found.update(os.path.join(real, name) for name in record.files)
-            # The next run writes none of these: by now the name may be another file's.
-            for name, sha256 in record.earlier.items():
-                if _sha256(earlier := os.path.join(real, name)) == sha256:
-                    found.add(earlier)
+    for record in _records(real):
+        found.update(os.path.join(real, name) for name in record.files)
+        # The next run writes none of these: by now the name may be another file's.
+        for name, sha256 in record.earlier.items():
+            if _sha256(earlier := os.path.join(real, name)) == sha256:
+                found.add(earlier)
     return frozenset(found)
 
 
@@ -297,11 +320,11 @@ def _sha256(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What a document's files are. key: see `Assembly.key`; files: relative path -> SHA-256;
-    earlier: the same of files that runs before the last one wrote, in other formats;
-    picture_folders: see `Assembly`; path, sha256: the input's; document: its id; pages, lowest:
-    their number by status and the lowest confidence, as in the HTML file. What earlier versions did
-    not write is empty."""
+    """What a document's files are, or were about to be. key: see `Assembly.key`; files: relative
+    path -> SHA-256; earlier: the same of what runs before had written, in other formats or in the
+    place of these; picture_folders: see `Assembly`; path, sha256: the input's; document: its id;
+    pages, lowest: their number by status and the lowest confidence, as in the HTML file. What
+    earlier versions did not write is empty."""
 
     key: str
     files: dict[str, str]
@@ -324,16 +347,14 @@ class _Record:
         try:
             row = json.loads(data or b"{}")
             files, earlier = (
-                {str(name): str(sha256) for name, sha256 in table.items()}
+                {name_here(name): str(sha256) for name, sha256 in table.items()}
                 for table in (row["files"], row.get("earlier", {}))
             )
-            folders = [str(folder) for folder in row.get("picture_folders", [])]
-            path, sha256, document = (
-                str(row.get(name, "")) for name in ("path", "sha256", "document")
-            )
+            folders = [name_here(folder) for folder in row.get("picture_folders", [])]
+            path, document = (name_here(row.get(name, "")) for name in ("path", "document"))
             pages = {str(name): int(count) for name, count in row.get("pages", {}).items()}
             lowest = None if row.get("lowest") is None else float(row["lowest"])
-            key = str(row["key"])
+            key, sha256 = str(row["key"]), str(row.get("sha256", ""))
             return cls(key, files, earlier, folders, path, sha256, document, pages, lowest)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls("", {}, {}, [])

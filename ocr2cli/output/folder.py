@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,26 @@ class OutFolder:
                 raise
             finally:
                 os.close(descriptor)
+
+    def set_aside(self, relative: str) -> str:
+        """Renames a file to the first of `relative~`, `relative~2`... that is free; returns it.
+
+        Raises: OutputError when the folder cannot be written.
+        """
+        folder, name = _split(relative)
+        with self._errors(self.path / relative):
+            descriptor = self._folder(folder, is_made=False)
+            try:
+                taken = set(os.listdir(descriptor))
+                numbered = (f"~{number}" for number in itertools.count(2))
+                ending = next(
+                    one for one in itertools.chain("~", numbered) if name + one not in taken
+                )
+                os.rename(name, name + ending, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+                sync_folder(descriptor)
+            finally:
+                os.close(descriptor)
+        return relative + ending
 
     def write(self, relative: str, data: bytes) -> str:
         """Writes a small file in one go; returns its SHA-256. Raises as `stage` and `publish`."""

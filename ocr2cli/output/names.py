@@ -52,6 +52,12 @@ def _shorten(part: str) -> str:
     return os.fsdecode(head) + "~" + hashlib.sha256(raw).hexdigest()[:16]
 
 
+def name_here(text: str) -> str:
+    """A file's name that another run noted, as this one's locale decodes its bytes: one in a C
+    locale notes `\\udcc3\\udca4` for `ä`, and cannot open a file by the name `ä`."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
 def document_digest(document: str) -> str:
     """32 hex digits that name the document's folder in OUT/.ocr2, whatever its name holds."""
     return hashlib.sha256(os.fsencode(document)).hexdigest()[:32]

@@ -188,6 +188,12 @@ class Writer:
             )  # fmt: skip
         finally:
             assembly.drop()
+            if assembly.kept:
+                logger.warning(
+                    "%s: not written by ocr2, or changed since; kept as %s",
+                    *(", ".join(map(printable, sorted(names)))
+                      for names in (assembly.kept, assembly.kept.values())),
+                )  # fmt: skip
         self._tell(assembly)
 
     def _tell(self, assembly: Assembly) -> None:

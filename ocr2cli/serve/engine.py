@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count
@@ -78,6 +78,8 @@ class ServeEngine:
         self.pages_by_status: Counter[str] = Counter()
         self.status = RunStatus()
         self.fault: str = ""
+        self.error: Ocr2Error | None = None  # what ended it
+        self.on_death: Callable[[], object] = lambda: None  # called in its thread
         self._ended = ""  # why no page is taken any more
         self._jobs: queue.SimpleQueue[PageJob | None] = queue.SimpleQueue()
         self._futures: dict[PageKey, Future[PageResult]] = {}
@@ -111,10 +113,11 @@ class ServeEngine:
         return self._thread.is_alive() and not self.fault
 
     def submit(
-        self, body: bytes, *, ending: str, ask: Ask, pages: str = ""
+        self, body: bytes, *, ending: str, ask: Ask, pages: str = "", max_pages: int = 0
     ) -> list[Future[PageResult]]:
         """Queue every page of one document; futures in page order.
 
+        max_pages: fewer than the server's limit, where that is too many.
         Raises: QueueFull, TooManyPages, UsageError for a bad page range, PageFault for a document
         without a page to read, Ocr2Error when the engine has stopped.
         """
@@ -126,7 +129,10 @@ class ServeEngine:
         try:
             path.write_bytes(body)
             # Opening a hostile file may hang or crash: that happens in a process of its own.
-            jobs = self._list(path, name, pages, ask, is_isolated=not is_plain_image(body))
+            jobs = self._list(
+                path, name, pages, ask,
+                max_pages=max_pages or self.limits.pages, is_isolated=not is_plain_image(body),
+            )  # fmt: skip
             if self.num_queued + len(jobs) > self.limits.queued:
                 raise QueueFull(self._retry_after())
             return self._enqueue(jobs, path)
@@ -139,15 +145,15 @@ class ServeEngine:
             raise Ocr2Error(self._ended)
 
     def _list(
-        self, path: Path, name: str, pages: str, ask: Ask, *, is_isolated: bool
+        self, path: Path, name: str, pages: str, ask: Ask, *, max_pages: int, is_isolated: bool
     ) -> list[PageJob]:
         jobs: list[PageJob] = []
         raster = replace(self.cfg.raster, password=ask.password)
         for job in find_jobs([str(path)], pages, raster, is_isolated=is_isolated):
             if job.error is not None:
                 raise PageFault(job.error.code, for_clients(job.error.message))
-            if len(jobs) >= self.limits.pages:
-                raise TooManyPages(f"at most {self.limits.pages} pages in one request")
+            if len(jobs) >= max_pages:
+                raise TooManyPages(f"at most {max_pages} pages in one request")
             jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
         return jobs
 
@@ -181,13 +187,15 @@ class ServeEngine:
             for result in run(self.plan.stages, self._endless(), options=options):
                 self._answer(result)
         except Ocr2Error as error:
-            self.fault = str(error)
-            logger.error("the engine stopped: %s", error)
+            self.fault, self.error = str(error), error
         except Exception as error:
             self.fault = f"a bug in ocr2: {type(error).__name__}"
+            self.error = Ocr2Error(self.fault)
             logger.exception("the engine stopped by %s", self.fault)
         finally:
             self._fail_all(self.fault or "the server is shutting down")
+            if self.error is not None:
+                self.on_death()
 
     def _endless(self) -> Iterator[PageJob | None]:
         """Jobs as they come; None tells the runner to look after its workers and ask again."""

@@ -127,8 +127,11 @@ class Server:
                 allow_http=self.settings.allow_http,
                 max_bytes=self.engine.limits.body_bytes,
             )
-            pages = await self._submit(ask.image, Ask(ask.prompt, ask.max_tokens), "1")
-            (result,) = await self._all(pages)
+            page = await self._submit(ask.image, Ask(ask.prompt, ask.max_tokens), max_pages=1)
+            (result,) = await self._all(page)
+        except TooManyPages:
+            more = "a chat takes one page, and this document has more: POST /v1/ocr reads them all"
+            return _refusal(protocol.BadRequest(more))
         except _HANDLED as error:
             return _refusal(error)
         if result.error is not None:
@@ -200,10 +203,14 @@ class Server:
                         row["error"] = for_clients(row["error"])
                     yield json.dumps(row) + "\n"
 
-    async def _submit(self, body: bytes, ask: Ask, pages: str) -> list[Future[PageResult]]:
+    async def _submit(
+        self, body: bytes, ask: Ask, pages: str = "", *, max_pages: int = 0
+    ) -> list[Future[PageResult]]:
         """Every page of one document queued, or the reason why not."""
         ending = protocol.ending_of(body)
-        submit = partial(self.engine.submit, body, ending=ending, ask=ask, pages=pages)
+        submit = partial(
+            self.engine.submit, body, ending=ending, ask=ask, pages=pages, max_pages=max_pages
+        )
         futures: list[Future[PageResult]] = await run_in_threadpool(submit)
         return futures
 

@@ -363,3 +363,16 @@ def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
     found = sorted(name for name in others if (dst / name).exists())
     if found:
         raise UsageError(f"{dst} holds another model's {found[0]}. Choose an empty folder.")
+    names = ("config.json", "tokenizer.json", *COMPANIONS)
+    found = [] if is_gguf else [name for name in names if (dst / name).is_file()]
+    if found and not _is_earlier_result(checkpoint.config, dst):
+        raise UsageError(f"{dst} holds another {found[0]}. Choose an empty folder.")
+
+
+def _is_earlier_result(config: ModelConfig, dst: Path) -> bool:
+    """By its config, in either naming."""
+    try:
+        data = json.loads((dst / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return data == original_config(config) or (not config.is_v1 and data == native_config(config))

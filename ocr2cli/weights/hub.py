@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocr2cli.errors import ModelError
+from ocr2cli.errors import ModelError, UsageError
 from ocr2cli.weights.read_safetensors import INDEX_NAME, shard_paths
 
 HUB_NAMES = {
@@ -63,10 +63,19 @@ def find_model(name: str, mmproj: str = "") -> ModelFiles | None:
     """The same without any network: None for a hub model that is not on this machine.
 
     name: nano, deepseek-ocr-2, deepseek-ocr, a folder, a .gguf file, or OWNER/NAME[@REVISION].
-    Raises: ModelError.
+    Raises: ModelError; UsageError for the vision half of what is no GGUF model.
     """
+    files = _find_model(name, mmproj)
+    if mmproj and not (files and files.is_gguf):
+        raise UsageError(f"--mmproj {mmproj}: {name} is no .gguf file. Leave --mmproj out.")
+    return files
+
+
+def _find_model(name: str, mmproj: str) -> ModelFiles | None:
     if name == "nano":
         return ModelFiles(name, bundled_folder("nano"))
+    if not name:  # the current folder, to the file system
+        raise ModelError("the model's name is empty. Use nano, a folder or a .gguf file.")
     path = Path(os.path.expanduser(name))
     if path.suffix == ".gguf":
         return _gguf_pair(name, path, mmproj)

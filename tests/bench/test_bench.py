@@ -182,6 +182,7 @@ def test_ratios_say_how_many_times_ours_is_ahead() -> None:
         "decode_tokens_s": 4.0,
         # 2 + 1 + 1,000 / 20 against 4 + 0.5 + 1,000 / 5
         "s_page_of_1000": round(204.5 / 53, 2),
+        "pages_s": 3.06,
     }
 
 
@@ -209,6 +210,8 @@ def test_the_report_is_json_and_a_table(subject) -> None:
     text = as_text(facts)
     assert "ocr2 / transformers" in text and "1.00x" in text
     assert figures(ours)["decode_tokens_s"] == 8.0
+    assert "pages/s" in text and "0.667" in text  # two pages in three seconds
+    assert "encode's ceiling is known for random-full" in text
 
 
 def test_a_repeated_block_fills_any_shape() -> None:

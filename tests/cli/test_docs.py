@@ -61,7 +61,7 @@ def test_every_option_of_run_stands_below_one_heading_that_says_what_it_is_about
     assert len(flags) == len(set(flags)) and set(flags) <= known
     below = run.options_by_topic(Context(run))
     names = {option.opts[-1] for option in below["General"]}
-    assert names == {"--verbose", "--quiet", "--log-format", "--config", "--help"}
+    assert names == {"--verbose", "--quiet", "--log-format", "--config", "--version", "--help"}
     text = ocr2("run", "--help")
     places = [text.index(f"\n{topic}:\n") for topic in below]
     assert places == sorted(places) and text.count(" --dpi ") == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr2cli.document.naming import common_root, document_ids
+from ocr2cli.document.naming import OUTPUT_ENDINGS, common_root, document_ids
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,15 @@ from ocr2cli.document.naming import common_root, document_ids
         (["/in/A.pdf", "/in/a.png", "/in/B.pdf"], "/in", ["A.pdf", "a.png", "B"]),
         (["/in/A.pdf", "/in/a.pdf"], "/in", ["A.pdf", "a.pdf~2"]),
         (["/in/X/a.pdf", "/in/x/a.pdf", "/in/x/b.pdf"], "/in", ["X/a.pdf", "x/a.pdf~2", "x/b"]),
+        # A document's file where another one's folder is.
+        (["/in/a.png", "/in/a.md/x.png"], "/in", ["a.png", "a.md/x"]),
+        (["/in/A.png", "/in/a.ocr.pdf/b/x.png"], "/in", ["A.png", "a.ocr.pdf/b/x"]),
+        (["/in/a.png", "/in/a.txt/x.png", "/in/a.mdx/x.png"], "/in", ["a", "a.txt/x", "a.mdx/x"]),
+        (
+            ["/in/a.png", "/in/a.md/x.png", "/in/a.png.md/x.png", "/in/a.png~2.md/x.png"],
+            "/in",
+            ["a.png~3", "a.md/x", "a.png.md/x", "a.png~2.md/x"],
+        ),
         # Two servers' files, or a server's and one of this machine, by their paths.
         (["/h/a.pdf", "/h/a.pdf", "/h/a.pdf"], "/h", ["a.pdf", "a.pdf~2", "a.pdf~3"]),
         (
@@ -55,8 +65,9 @@ def test_the_common_root(folders: list[str], root: str) -> None:
 
 
 PARTS = st.sampled_from(
-    ["a", "b", "A", "a.pdf", "A.pdf", "a.png", "a.pdf.pdf", "a.pdf~2", "..pdf", "...", "-", " .tif"]
-)
+    ["a", "b", "A", "a.md", "a.pdf.md", "a.pdf", "A.pdf", "a.png", "a.pdf.pdf", "a.pdf~2",
+     "..pdf", "...", "-", " .tif"]
+)  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
@@ -65,6 +76,8 @@ def test_names_are_unique_in_any_case_and_stay_below_the_output(names: list[str]
     paths = [f"/folder/{name}" for name in sorted(names)]
     ids = document_ids(paths, "/folder")
     assert len({name.casefold() for name in ids}) == len(ids)
+    files = {name.casefold() + ending for name in ids for ending in OUTPUT_ENDINGS}
     for name in ids:
+        assert not files & {str(folder) for folder in PurePosixPath(name.casefold()).parents}
         assert not {"", ".", ".."} & set(name.split("/"))
         assert os.path.normpath(f"/out/{name}").startswith("/out/")

@@ -170,6 +170,44 @@ def test_a_quoted_glob_is_expanded_in_order(tmp_path: Path, make_pdf: MakePdf) -
     assert _ids(find_sources([str(tmp_path / "*")])) == everything
 
 
+def test_a_glob_follows_no_link_to_a_folder_as_a_walk_does(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    """Two links to their own folder doubled the paths at every level: such a run never began."""
+    make_pdf("in/a.pdf")
+    (tmp_path / "in/x").symlink_to(".")
+    (tmp_path / "in/y").symlink_to(".")
+    said: list[str] = []
+    assert _ids(find_sources([str(tmp_path / "in/**/*.pdf")], tell=said.append)) == ["a"]
+    (links,) = said
+    assert "2 links to folders were not followed" in links
+    assert _ids(find_sources([str(tmp_path / "in/x/**")])) == ["a"]  # named as an input
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ids"),
+    [
+        ("**", ["a", "d/a", "d/e/a", "d/e/b"]),
+        ("**/", ["a", "d/a", "d/e/a", "d/e/b"]),
+        ("**/a.pdf", ["a", "d/a", "d/e/a"]),
+        ("d/**/a.pdf", ["d/a", "d/e/a"]),
+        ("?/**/[!a].pdf", ["d/e/b"]),
+        ("**/e/*", ["d/e/a", "d/e/b"]),
+        ("**/d/**/e/**/b.*", ["d/e/b"]),
+        ("**/f/*", ["**/f/*"]),
+    ],
+)
+def test_two_stars_stand_for_any_number_of_folders(
+    pattern: str, ids: list[str], tmp_path: Path, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "d/a", "d/e/a", "d/e/b"):
+        make_pdf(f"{name}.pdf")
+    monkeypatch.chdir(tmp_path)
+    for given in (pattern, str(tmp_path / pattern)):
+        found = [os.path.relpath(source.path) for source in find_sources([given])]
+        assert [name.removesuffix(".pdf") for name in found] == ids
+
+
 def test_a_name_with_glob_signs_is_taken_as_it_is(tmp_path: Path, make_pdf: MakePdf) -> None:
     path = make_pdf("[1]*.pdf")
     make_pdf("1.pdf")

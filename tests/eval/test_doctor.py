@@ -72,8 +72,12 @@ def test_values_are_kept_apart_by_weights_and_dtype() -> None:
     recorded = record(MODEL, half, record(MODEL, NOW, {}))
     assert states(diagnose(MODEL, NOW, recorded)) == ["same"] * 5
     assert states(diagnose(MODEL, half, recorded)) == ["same"] * 5
-    quarter = diagnose(MODEL, replace(NOW, dtype="float16"), recorded)
+    quarter = diagnose(replace(MODEL, dtype="float16"), replace(NOW, dtype="float16"), recorded)
     assert states(quarter) == ["same"] * 3 + ["not recorded"] * 2
+    assert quarter.lines()[-1] == (
+        "these weights are recorded in another dtype (bfloat16, float32), not in float16: give "
+        "that --dtype, or run with --record to record this one"
+    )
     other = replace(MODEL, name="mine", digest="cd" * 32)
     assert states(diagnose(other, NOW, recorded))[2:] == ["not recorded"] * 3
 

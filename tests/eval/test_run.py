@@ -151,6 +151,10 @@ def test_ref_none_leaves_relative_gates_unchecked_and_says_so(
     outcome.raise_for_gates()
     assert {verdict.state for verdict in outcome.verdicts} == {State.UNCHECKED}
     assert "no gate was checked: these scores prove nothing" in text_report(outcome)
+    assert "compare with --ref hf or --ref llama.cpp" in text_report(outcome)
+    report = json_report(outcome)
+    assert report["gates"] == {"passed": 0, "failed": 0, "not checked": len(outcome.verdicts)}
+    assert report["passed"] is False
 
 
 def test_a_case_for_another_model_is_not_run_and_not_passed(

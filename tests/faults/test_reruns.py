@@ -198,6 +198,25 @@ def test_inputs_that_give_nothing_are_named(tmp_path: Path, run: Run) -> None:
     assert "empty holds no document" in done.stderr
     assert "2 files were left out" in done.stderr and "notes.txt" in done.stderr
     assert run(empty, mixed, "-o", tmp_path / "out", "-q").stderr == ""
+    nothing = run(empty, "-o", tmp_path / "none", "-q")
+    assert nothing.returncode == ExitCode.INPUT and "empty holds no document" in nothing.stderr
+    no_list = run("-", "-o", tmp_path / "none", "-q", stdin=subprocess.DEVNULL)
+    assert (no_list.returncode, no_list.stderr) == (
+        ExitCode.INPUT, "ocr2: no path came on stdin, where `-` reads them from\n"
+    )  # fmt: skip
+
+
+def test_a_rerun_in_another_locale_knows_the_files_by_their_bytes(tmp_path: Path, run: Run) -> None:
+    """Names are kept as text, and in a C locale no file could be opened by them."""
+    source, out = tmp_path / "\xe4 \xf6" / "\xfc.pdf", tmp_path / "out"
+    source.parent.mkdir()
+    write_pdf(source, 1)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for formats, env in (("md,json", {}), ("md", {}), ("md", plain), ("json", plain), ("md", {})):
+        done = run(tmp_path, "-o", out, "--format", formats, env=env)
+        assert (done.returncode, "kept as" in done.stderr) == (ExitCode.OK, False), done.stderr
+    listed = run("-", "-o", out, env=plain, input=f"{source}\n")
+    assert listed.returncode == ExitCode.OK, listed.stderr
 
 
 def test_a_file_that_may_not_be_read_costs_itself_only(

@@ -21,6 +21,7 @@ import pymupdf
 import pytest
 from PIL import Image
 
+from ocr2cli.cli.main import main
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document import listing
 from ocr2cli.document.files import PLAIN_BYTES
@@ -28,7 +29,7 @@ from ocr2cli.document.preview import page_previews
 from ocr2cli.engines.choose import EnginePlan
 from ocr2cli.engines.remote import remote_spec
 from ocr2cli.engines.remote_client import make_client
-from ocr2cli.errors import EngineError, Ocr2Error, UsageError
+from ocr2cli.errors import EngineError, ExitCode, Ocr2Error, UsageError
 from ocr2cli.pages import Ask, PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.serve import fetching, protocol
@@ -61,10 +62,14 @@ class Reader:
 
 
 def make_engine(*, is_dying: bool = False) -> ServeEngine:
-    stage = Stage("read", partial(Reader, is_dying), 1, credit=2, timeout_s=60, num_threads=1)
     limits = Limits(body_bytes=LIMIT_BYTES, pages=4, queued=4, seconds=30)
-    plan = EnginePlan((stage,), "stub")
-    return ServeEngine(RunConfig(inputs=(), runner="inline", drain=1.0), limits, plan)
+    cfg = RunConfig(inputs=(), runner="inline", drain=1.0)
+    return ServeEngine(cfg, limits, make_plan(is_dying=is_dying))
+
+
+def make_plan(*, is_dying: bool) -> EnginePlan:
+    stage = Stage("read", partial(Reader, is_dying), 1, credit=2, timeout_s=60, num_threads=1)
+    return EnginePlan((stage,), "stub")
 
 
 @pytest.fixture
@@ -112,6 +117,55 @@ def test_after_the_engine_has_died_every_request_is_refused_at_once_with_the_rea
             engine.submit(page(), ending=".png", ask=Ask())
     assert engine.num_queued == 0 and not engine.is_healthy
     engine.close()
+
+
+def test_a_server_whose_engine_has_died_answers_what_waits_and_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stayed up for ever: nothing that looks after processes had a reason to start it anew."""
+    monkeypatch.setattr("ocr2cli.serve.engine.plan_engine", lambda cfg: make_plan(is_dying=True))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        for _ in range(200):
+            with contextlib.suppress(httpx.TransportError):
+                answers.append(httpx.post(f"http://127.0.0.1:{port}/v1/ocr", content=page()))
+                return
+            time.sleep(0.05)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "--port", str(port), "--runner", "inline"])
+    client.join()
+    assert end.value.code == ExitCode.ENGINE
+    assert capsys.readouterr().err == "ocr2: the device is lost\n"
+    assert [answer.status_code for answer in answers] == [503]
+    assert answers[0].json()["error"]["message"] == "the device is lost"
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PDF"])
+def test_a_chat_answers_one_page_and_refuses_a_document_of_more(
+    engine: ServeEngine, kind: str
+) -> None:
+    """It read the first and said nothing of the others."""
+
+    def document(num_pages: int) -> str:
+        buffer = io.BytesIO()
+        first, *others = [Image.new("RGB", (40, 30), "white") for _ in range(num_pages)]
+        first.save(buffer, kind, save_all=True, append_images=others)
+        return "data:;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        one = await client.post("/v1/chat/completions", content=chat(document(1)))
+        assert one.status_code == 200
+        more = await client.post("/v1/chat/completions", content=chat(document(2)))
+        assert more.status_code == 400 and "/v1/ocr reads them all" in more.text
+
+    talk(engine, work)
+    assert engine.num_queued == 0 and engine.pages_by_status == {"ok": 1}
 
 
 def test_a_request_that_is_refused_leaves_no_file(engine: ServeEngine) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from toy_checkpoint import V1_CONFIG, V2_CONFIG, original_shapes, random_tensors, write_checkpoint
 from toy_gguf import to_gguf_names
 
-from ocr2cli.errors import ModelError, OutputError, UsageError
+from ocr2cli.cli.main import main
+from ocr2cli.errors import ExitCode, ModelError, OutputError, UsageError
 from ocr2cli.weights.checkpoint import open_checkpoint
 from ocr2cli.weights.convert import convert
 from ocr2cli.weights.load import load_model
@@ -214,6 +215,31 @@ def test_a_folder_with_other_weights_is_no_place_for_a_model(tmp_path, v2_folder
     (out / name).write_text("{}")
     with pytest.raises(UsageError, match=rf"out holds another model's {name}.* an empty folder"):
         convert(v2_folder, out)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_folder_with_a_file_of_somebody_elses_is_no_place_for_a_model(tmp_path, v2_folder, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=rf"out holds another {name}.* an empty folder"):
+        convert(v2_folder, out)
+    assert (out / name).read_text() == '{"mine": 1}' and len(list(out.iterdir())) == 1
+
+
+def test_an_earlier_result_may_be_written_over_in_the_other_naming(tmp_path, v2_folder):
+    for naming in ("original", "transformers", "original"):
+        convert(v2_folder, tmp_path / "out", naming=naming)
+    assert equal_files(v2_folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [("nano", ""), ("", "out")])
+def test_a_name_that_is_empty_is_not_the_current_folder(tmp_path, monkeypatch, capsys, names):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", *names])
+    assert stop.value.code == ExitCode.USAGE
+    assert "is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])

@@ -12,9 +12,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from ocr2cli.errors import ModelError
+from ocr2cli.errors import ModelError, UsageError
 from ocr2cli.weights import hub
-from ocr2cli.weights.hub import ModelFiles, cached_folder, hub_repo, pull_model, resolve_model
+from ocr2cli.weights.hub import (
+    ModelFiles,
+    cached_folder,
+    find_model,
+    hub_repo,
+    local_model,
+    pull_model,
+    resolve_model,
+)
 
 
 @pytest.fixture
@@ -79,6 +87,20 @@ def test_the_home_of_nobody_is_no_folder(tmp_path):
     (tmp_path / "m.gguf").touch()
     with pytest.raises(ModelError, match=r"v\.gguf is not there"):
         resolve_model(str(tmp_path / "m.gguf"), "~nosuchuser/v.gguf")
+
+
+def test_an_empty_name_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="name is empty"):
+        local_model("")
+
+
+@pytest.mark.parametrize("name", ["nano", "folder", "owner/name"])
+def test_a_vision_half_beside_what_is_no_gguf_file_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=rf"--mmproj half\.gguf: {name} is no \.gguf file"):
+        find_model(name, "half.gguf")
 
 
 def test_hub_names_and_revisions():
