@@ -78,4 +78,4 @@ def test_help_and_the_dry_run_work_there(environment: Path, tmp_path: Path) -> N
     assert "serve" in ocr2(environment, tmp_path, "--help").stdout
     document = str(REPO / "examples" / "documents" / "letter.pdf")
     plan = ocr2(environment, tmp_path, "run", document, "-o", "out", "--dry-run")
-    assert plan.stdout.startswith("3 pages of 1 documents"), plan.stderr
+    assert plan.stdout.startswith("3 pages of 1 document "), plan.stderr
