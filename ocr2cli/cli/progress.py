@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import click
-
-from ocr2cli.cli.options import one_line
+from ocr2cli.cli.options import one_line, say
 from ocr2cli.output.summary import is_reused
 from ocr2cli.pages import PageResult
 
@@ -104,7 +102,7 @@ class LineProgress(Progress):
         self._last = now
         bad = f", {self.bad}" if self.bad else ""
         line = f"{self.count} pages, {self.pages_per_minute:.1f}/min{bad}"
-        click.echo(line, err=True)  # `print` would go to stdout where stderr is closed
+        say(line)  # `print` would go to stdout where stderr is closed
 
 
 class BarProgress(Progress):

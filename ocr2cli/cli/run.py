@@ -59,11 +59,11 @@ logger = logging.getLogger("ocr2")
 _COUNT = click.IntRange(min=0)
 # What Python and the libraries of a rasteriser, the smallest worker, are mapped in.
 _LEAST_WORKER_BYTES = 256_000_000
-# A stranger's first page may well be small print.
 _TEXT_HINT = (
     "PDFs among them have a text of their own: --text-layer auto takes it where it looks like the "
     "page"
 )
+# A stranger's first page may well be small print.
 _NANO_HINT = (
     "nano, the small model that comes along, reads large print only. For pages like these: "
     "ocr2 models pull deepseek-ocr-2, then --model deepseek-ocr-2"
