@@ -12,7 +12,8 @@ import click
 
 from ocr2cli import __version__
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.cli.run import engine_config, engine_options
+from ocr2cli.cli.run import engine_options
+from ocr2cli.cli.settings import engine_config
 from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.errors import ExitCode, Ocr2Error, UsageError
 

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from ocr2cli.cli.options import FiniteRange, common, option, set_up_logging
-from ocr2cli.cli.run import decode_config, decode_options, engine_config, engine_options
+from ocr2cli.cli.run import decode_options, engine_options
+from ocr2cli.cli.settings import decode_config, engine_config
 from ocr2cli.errors import EngineError, UsageError, extra_hint
 
 

@@ -435,25 +435,25 @@ def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None
 
 
 def test_a_list_that_windows_wrote_names_the_same_files(tmp_path, monkeypatch) -> None:
-    from ocr2cli.cli import run as run_module
+    from ocr2cli.cli import settings
 
     odd = tmp_path / "odd\r"
     odd.touch()
     lines = b"\xef\xbb\xbfa.pdf\r\n\r\nhttps://host/b.pdf\r\n" + bytes(odd) + b"\nc d.pdf"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     names = ("a.pdf", "https://host/b.pdf", str(odd), "c d.pdf")
-    assert run_module._inputs(("x", "-", "y"), False) == ("x", *names, "y")
+    assert settings._inputs(("x", "-", "y"), False) == ("x", *names, "y")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch) -> None:
-    from ocr2cli.cli import run as run_module
+    from ocr2cli.cli import settings
 
     lines = "é.pdf\r\nb c.pdf\r\n"
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     data = io.BytesIO(mark + lines.encode(encoding))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
-    assert run_module._inputs(("-",), False) == ("é.pdf", "b c.pdf")
+    assert settings._inputs(("-",), False) == ("é.pdf", "b c.pdf")
 
 
 @pytest.mark.parametrize(
