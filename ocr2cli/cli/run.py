@@ -179,15 +179,14 @@ def run(**flags: Any) -> int:
     A rerun reads only what is missing or changed. The exit code is 0 when every page was read,
     5 when some pages failed, looped or were cut, 3 when no input could be read.
     """
+    give_way(click.get_current_context(), flags)
     set_up_logging(
-        verbose=flags.pop("verbose"), quiet=(quiet := flags["quiet"]),
+        verbose=flags.pop("verbose"), quiet=(quiet := flags.pop("quiet")),
         log_format=(log_format := flags.pop("log_format")),
     )  # fmt: skip
     as_json, dry_run, price = (
         flags.pop("as_json"), flags.pop("dry_run"), flags.pop("price_per_hour")
     )  # fmt: skip
-    flags.pop("quiet")
-    give_way(click.get_current_context(), flags)
     cfg = run_config(flags)
     if dry_run:
         return _forecast(cfg, price_per_hour=price, as_json=as_json)

@@ -68,7 +68,15 @@ _RULED_OUT: tuple[tuple[str, Any, str, Callable[[dict[str, Any]], bool]], ...] =
     ("password_file", None, "password", lambda flags: True),
     ("state", None, "out", lambda flags: not is_url(local_path(flags["out"]))),
     ("prompt_text", "", "prompt", lambda flags: True),
-)
+    ("mmproj", "", "model", lambda flags: not os.path.exists(os.path.expanduser(flags["model"]))),
+    ("dtype", "auto", "device",
+     lambda flags: flags["dtype"] == "int8" and flags["device"] not in ("auto", "cpu")),
+    ("device", "auto", "dtype", lambda flags: flags["dtype"] == "int8"),
+    ("dry", "", "no_repeat_ngram", lambda flags: flags["no_repeat_ngram"] > 0),
+    ("dry", "", "ngram_window", lambda flags: flags["no_repeat_ngram"] > 0),
+    ("text_layer", "never", "draft", lambda flags: flags["text_layer"] == "draft"),
+    ("quiet", False, "verbose", lambda flags: flags["verbose"] > 0),
+)  # fmt: skip
 _RANKS = (
     ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP,
     ParameterSource.DEFAULT,
@@ -77,10 +85,10 @@ _RANKS = (
 
 def give_way(ctx: click.Context, flags: dict[str, Any]) -> None:
     """Flags beat the environment and that the file, also where one option rules another out: the
-    lower one counts as not given."""
+    lower one counts as not given. flags: those of the command, which need not have them all."""
     ranks = {name: _RANKS.index(ctx.get_parameter_source(name)) for name in flags}
     for name, not_given, other, is_ruled_out in _RULED_OUT:
-        if ranks[other] < ranks[name] and is_ruled_out(flags):
+        if {name, other} <= ranks.keys() and ranks[other] < ranks[name] and is_ruled_out(flags):
             flags[name] = not_given
 
 
