@@ -119,10 +119,19 @@ def run_batch(
     stages: instead of the configured engine's. summary: filled as the run goes, so that a caller
     has it of a run that an error ends too. Raises: Ocr2Error; pages read until then are kept.
     """
-    check_run(cfg)
     stop = stop or StopRequests()
     summary = summary or Summary()
     summary.min_confidence = cfg.min_confidence
+    with _ending(summary, stop):
+        check_run(cfg)
+        _run(cfg, stages, progress, stop, summary)
+    return summary
+
+
+def _run(
+    cfg: RunConfig, stages: Sequence[Stage] | None, progress: Progress | None,
+    stop: StopRequests, summary: Summary,
+) -> None:  # fmt: skip
     status = RunStatus()
     with (
         OutputLock(cfg.out),
@@ -149,23 +158,19 @@ def run_batch(
             )
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
-                for result in _results(batch, plan, options):
-                    if progress is not None:
-                        outlook = batch.outlook
-                        progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
-                        progress.page(result)
-                    _write_metrics(cfg, summary, status)
-                    if cfg.fail_fast and not result.status.is_good:
-                        break
-            except BaseException as error:
-                summary.ended_by = exit_code_of(error)
-                raise
+                with _ending(summary, stop):
+                    for result in _results(batch, plan, options):
+                        if progress is not None:
+                            outlook = batch.outlook
+                            progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
+                            progress.page(result)
+                        _write_metrics(cfg, summary, status)
+                        if cfg.fail_fast and not result.status.is_good:
+                            break
             finally:
-                summary.ended_by = summary.ended_by or stop.exit_code
                 if not stages:
                     summary.forecast = expected(cfg, summary)
                 writer.close()
-    return summary
 
 
 def _log_page(result: PageResult) -> None:
@@ -187,17 +192,24 @@ def _log_page(result: PageResult) -> None:
 
 
 @contextmanager
-def _watched(
-    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
-) -> Iterator[None]:
-    """At the end, whatever it is, the run's watchers are told of it."""
+def _ending(summary: Summary, stop: StopRequests) -> Iterator[None]:
+    """How the block ends is how the run ends, to whoever looks at the summary after it."""
     try:
         yield
     except BaseException as error:
         summary.ended_by = exit_code_of(error)
         raise
-    else:
-        summary.ended_by = stop.exit_code
+    summary.ended_by = stop.exit_code
+
+
+@contextmanager
+def _watched(
+    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
+) -> Iterator[None]:
+    """At the end, whatever it is, the run's watchers are told of it."""
+    try:
+        with _ending(summary, stop):
+            yield
     finally:
         _write_metrics(cfg, summary, status, is_finished=True)
 

@@ -34,7 +34,7 @@ from ocr2cli.config import (
     V1_MODES,
     RunConfig,
 )
-from ocr2cli.errors import OutputError, exit_code_of
+from ocr2cli.errors import OutputError
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
 
@@ -216,16 +216,14 @@ def execute(
             summary = run_batch(
                 cfg, stages=stages, progress=progress, stop=stop, summary=summary
             )
-    except Exception as error:
-        summary.ended_by = exit_code_of(error)
+    except Exception:
         if as_json:
             with contextlib.suppress(OutputError):  # what ended the run is the greater news
                 print_json(summary)
         raise
-    summary.ended_by = stop.exit_code
     if stages is None:
-        _learn(cfg, summary, progress.startup_s, is_whole=not stop.exit_code)
-    say_end(cfg, summary, quiet=quiet, as_json=as_json, is_stopped=bool(stop.exit_code))
+        _learn(cfg, summary, progress.startup_s, is_whole=not summary.ended_by)
+    say_end(cfg, summary, quiet=quiet, as_json=as_json)
     return int(summary.exit_code)
 
 

@@ -67,16 +67,15 @@ def say_stopping(drain_s: float, signum: int, *, is_over_bar: bool) -> None:
         os.write(sys.stderr.fileno(), (f"\r\x1b[K{line}" if is_over_bar else line).encode())
 
 
-def say_end(
-    cfg: RunConfig, summary: Summary, *, quiet: bool, as_json: bool, is_stopped: bool
-) -> None:
-    """The summary; on stderr only where somebody wants to hear of it, or ought to."""
+def say_end(cfg: RunConfig, summary: Summary, *, quiet: bool, as_json: bool) -> None:
+    """The summary of a run that no error ended; on stderr only where somebody wants to hear of it,
+    or ought to."""
     if as_json:
         print_json(summary)
     if summary.exit_code != ExitCode.OK or not (quiet or as_json):
         for line in (summary.to_text(), *_hints(cfg, summary)):
             say(line)
-    if is_stopped:
+    if summary.ended_by:  # by a signal, then
         say("stopped: run the same command again to go on")
 
 

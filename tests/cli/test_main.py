@@ -455,6 +455,15 @@ def test_what_a_prompt_cannot_give_is_told_once_and_before_the_run(
     assert all(word in told for word, told in zip(words, caplog.messages, strict=True))
 
 
+def test_a_run_that_never_began_says_its_exit_code_in_json_too(tmp_path, capsys) -> None:
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--json")
+    assert run_main(*argv, "--metrics-file", str(tmp_path / "gone/m")) == ExitCode.USAGE
+    assert json.loads(capsys.readouterr().out)["exit_code"] == ExitCode.USAGE
+    (tmp_path / "o").write_text("I am a file")
+    assert run_main(*argv) == ExitCode.ENGINE
+    assert json.loads(capsys.readouterr().out)["exit_code"] == ExitCode.ENGINE
+
+
 def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys) -> None:
     from ocr2cli import batch
     from ocr2cli.errors import EngineError
