@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.document.naming import folded
 from ocr2cli.document.urls import is_url
 from ocr2cli.errors import OutputError
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
@@ -203,14 +204,14 @@ class Writer:
 
     def _claim(self, assembly: Assembly) -> None:
         """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`, or
-        where the disk takes `A` for `a`; and none writes where another was read from."""
+        where the disk takes one name for the other; and none writes where another was read from."""
         for relative in assembly.files:
             if relative in self._inputs:
                 raise DocumentFault(
                     f"{printable(relative)} would replace an input of this run. "
                     "Choose another folder with `-o`."
                 )
-            owner = self._owners.setdefault(relative.casefold(), assembly.id)
+            owner = self._owners.setdefault(folded(relative), assembly.id)
             if owner != assembly.id:
                 raise DocumentFault(
                     f"{printable(relative)} already belongs to {printable(owner)}. "
