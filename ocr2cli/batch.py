@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
-from ocr2cli.output.writer import Writer
+from ocr2cli.output.writer import SUMMARY_PATH, Writer
 from ocr2cli.pages import PageJob, PageKey, PageResult, Unchanged
 from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.lock import OutputLock
@@ -136,6 +136,8 @@ def _run(
     with (
         OutputLock(cfg.out),
         _watched(cfg, summary, status, stop),
+        ExitStack() as after_uploads,
+        _ending(summary, stop),
         _bucket(cfg, summary, stop) as bucket,
     ):
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
@@ -156,21 +158,21 @@ def _run(
             writer = Writer(
                 cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
             )
+            after_uploads.callback(_sum_up, writer, bucket)
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
-                with _ending(summary, stop):
-                    for result in _results(batch, plan, options):
-                        if progress is not None:
-                            outlook = batch.outlook
-                            progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
-                            progress.page(result)
-                        _write_metrics(cfg, summary, status)
-                        if cfg.fail_fast and not result.status.is_good:
-                            break
+                for result in _results(batch, plan, options):
+                    if progress is not None:
+                        outlook = batch.outlook
+                        progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
+                        progress.page(result)
+                    _write_metrics(cfg, summary, status)
+                    if cfg.fail_fast and not result.status.is_good:
+                        break
             finally:
                 if not stages:
                     summary.forecast = expected(cfg, summary)
-                writer.close()
+                writer.finish()
 
 
 def _log_page(result: PageResult) -> None:
@@ -214,6 +216,13 @@ def _watched(
         _write_metrics(cfg, summary, status, is_finished=True)
 
 
+def _sum_up(writer: Writer, bucket: Bucket | None) -> None:
+    """When all else is done and its faults are known."""
+    writer.close()
+    if bucket is not None:
+        bucket.put_last(SUMMARY_PATH)
+
+
 @contextmanager
 def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bucket | None]:
     """Where finished documents go besides OUT; at the end its uploads are waited for, and faults
@@ -223,12 +232,14 @@ def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bu
         return
     bucket = Bucket(cfg.out_url, cfg.out, stop=stop)
     try:
-        yield bucket
-    except BaseException:
-        bucket.close(is_failing=True)
-        raise
-    bucket.close()
-    summary.document_faults += bucket.faults
+        try:
+            yield bucket
+        except BaseException:
+            bucket.close(is_failing=True)
+            raise
+        bucket.close()
+    finally:
+        summary.document_faults += bucket.faults
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 
