@@ -48,6 +48,15 @@ def neutralise(text: str) -> str:
     return _neutralise_tags(text) if "<" in text else text
 
 
+def literal(text: str) -> str:
+    """Plain text as markdown whose reader sees all of it: no tag, image or reference was meant.
+
+    Signs such as `#` and `*` stay, for they hide nothing but themselves, and text is searched.
+    """
+    text = _REFERENCE.sub(lambda reference: "&amp;" + reference.group()[1:], text)
+    return _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;["))
+
+
 def safe_html(text: str) -> str:
     """HTML of a text: escaped, except tables (with their spans) and simple formatting.
 
