@@ -402,7 +402,8 @@ def _cluster_options(cfg: RunConfig, plan: EnginePlan) -> ClusterOptions:
         address=cfg.ray_address,
         make_plan=None if is_given else partial(plan_for_cores, there, _cache_opener(there)),
         fingerprint=plan.fingerprint,
-        uses_gpus=cfg.engine.device in ("auto", "cuda"),
+        # A runner on a GPU sees that one alone, and calls it cuda:0.
+        uses_gpus=engine.device in ("auto", "cuda", "cuda:0") and engine.dtype != "int8",
     )
 
 

@@ -63,10 +63,13 @@ class EnginePlan:
 OpenCache = Callable[[str], Any]
 
 
-def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePlan:
+def plan_engine(
+    cfg: RunConfig, open_cache: OpenCache | None = None, *, cores: int = 0
+) -> EnginePlan:
     """Check model and prompt, size the workers.
 
-    open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest).
+    open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest). cores:
+    that the workers share; 0: all that this process may use.
     Raises: ModelError, UsageError.
     """
     prompt = check_request(cfg)
@@ -92,7 +95,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     identity = weights_digest(files)
     fingerprint = run_fingerprint(cfg, prompt, model=identity, tiles=spec.tiles)
     cache = open_cache(fingerprint) if open_cache else None
-    stages = _native_stages(cfg, spec, cache)
+    stages = _native_stages(cfg, spec, cache, cores or num_cores())
     return EnginePlan(stages, fingerprint, cache, num_workers(cfg))
 
 
@@ -112,6 +115,7 @@ def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> 
     return plan_engine(
         dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, rasterizers=rasterizers)),
         open_cache,
+        cores=cores,
     )
 
 
@@ -140,7 +144,9 @@ def native_spec(
     )
 
 
-def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage, ...]:
+def _native_stages(
+    cfg: RunConfig, spec: NativeSpec, cache: Any, cores: int
+) -> tuple[Stage, ...]:
     rasterizers, encoders, decoders = num_workers(cfg)
     stages = native_stages(
         spec,
@@ -153,7 +159,7 @@ def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage,
         recycle_after=cfg.recycle_after,
         memory_limit=cfg.worker_memory,
         # Encoder and decoder are rarely both busy to the full: each may use all cores.
-        threads=max(1, num_cores() // max(encoders, decoders)),
+        threads=max(1, cores // max(encoders, decoders)),
     )
     return tuple(stages)
 
