@@ -153,11 +153,15 @@ class Writer:
             document = self._complete.pop()
             if _is_nowhere(document.job):
                 continue  # the summary has it; no file is to bear a mistyped name
+            why = ""
             try:
                 self._assemble(document)
             except DocumentFault as fault:
-                name = printable(document.job.key.document)
-                self.summary.document_faults.append((name, str(fault)))
+                why = str(fault)
+            except MemoryError:  # a large page drawn again for its figures, beside the workers
+                why = "no memory to write its files. Run the same command again to write them."
+            if why:
+                self.summary.document_faults.append((printable(document.job.key.document), why))
             # Kept as a finished document without its pages: ten thousand of them stay small.
             document.parts = dict.fromkeys(document.parts, "")
 
