@@ -74,6 +74,14 @@ def without_tags(text: str) -> str:
     return unescape(_SAFE_TAG.sub(" ", text))
 
 
+def pipe_cells(line: str) -> list[str]:
+    """The cells of a markdown table's row, empty ones included; `\\|` is a pipe in a cell."""
+    inner = line.strip().removeprefix("|")
+    if inner.endswith("|") and not inner.endswith("\\|"):
+        inner = inner[:-1]
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inner)]
+
+
 def unescape(text: str) -> str:
     """Character references as the characters they stand for; unknown ones stay, as in markdown."""
     return _REFERENCE.sub(_character, text)

@@ -549,6 +549,8 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
         ("1.5 m\n2.5 m", "<p>1.5 m\n2.5 m</p>"),
         ("| a | b |\n|---|---|\n| 1 | 2 |",
          "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"),
+        ("| | b |\n|---|---|\n| 1 \\| 2 | |",
+         "<table><tr><td></td><td>b</td></tr><tr><td>1 | 2</td><td></td></tr></table>"),
         ('<table><tr><td colspan="2">x</td></tr></table>',
          '<table><tr><td colspan="2">x</td></tr></table>'),
         ("```\n# a < b\n```", "<pre># a &lt; b</pre>"),

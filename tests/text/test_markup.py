@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr2cli.text.markup import literal, neutralise, safe_html, without_tags
+from ocr2cli.text.markup import literal, neutralise, pipe_cells, safe_html, without_tags
 
 TABLE = '<table><tr><td rowspan="2">a &amp; b</td><td colspan=3>1 < 2</td></tr></table>'
 
@@ -58,6 +58,24 @@ def test_what_would_load_or_run_becomes_text(text: str, expected: str) -> None:
 def test_plain_text_becomes_markdown_that_shows_all_of_it(text: str, expected: str) -> None:
     assert literal(text) == expected
     assert without_tags(expected) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "cells"),
+    [
+        ("| a | b |", ["a", "b"]),
+        ("| | b | |", ["", "b", ""]),
+        ("|||", ["", ""]),
+        (r"| a \| b | c |", ["a | b", "c"]),
+        (r"a | b \|", ["a", "b |"]),
+        ("  a|b  ", ["a", "b"]),
+        ("|", [""]),
+    ],
+)
+def test_a_row_between_pipes_keeps_its_empty_cells_and_its_pipes(
+    line: str, cells: list[str]
+) -> None:
+    assert pipe_cells(line) == cells
 
 
 def test_safe_html_keeps_tables_and_escapes_the_rest() -> None:
