@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ocr2")
 
+_MAX_RASTERIZERS = 16  # where no number was asked for
 # KV cache of a decoder when nothing was asked for: what it may take of the free memory.
 _KV_SHARE = 0.3
 _MAX_BATCH = 32  # on a CPU, and where a card does not tell its memory
@@ -167,11 +168,11 @@ def _native_stages(
 def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
     """(rasterizers, encoders, decoders), counts not given worked out from the cores."""
     rasterizers = cfg.engine.rasterizers or _rasterizers_for(num_cores())
-    return min(rasterizers, 16), cfg.engine.encoders or 1, cfg.engine.decoders or 1
+    return rasterizers, cfg.engine.encoders or 1, cfg.engine.decoders or 1
 
 
 def _rasterizers_for(cores: int) -> int:
-    return max(1, cores - 2)
+    return max(1, min(_MAX_RASTERIZERS, cores - 2))
 
 
 def default_batch(

@@ -202,6 +202,16 @@ def test_a_runner_with_a_share_of_a_machine_plans_threads_for_its_share(
     assert choose.plan_engine(cfg).stages[2].num_threads == 64 // decoders
 
 
+def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 there were 16, without a word."""
+    monkeypatch.setattr(choose, "num_cores", lambda: 64)
+    wanted = EngineConfig(rasterizers=32)
+    assert choose.num_workers(RunConfig(engine=wanted)) == (32, 1, 1)
+    assert choose.plan_for_cores(RunConfig(engine=wanted), None, 4).num_workers == (32, 1, 1)
+    assert choose.num_workers(RunConfig()) == (16, 1, 1)
+    assert choose.plan_for_cores(RunConfig(), None, 40).num_workers == (16, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "expected"),
     [("auto", "auto", True), ("cuda", "f16", True), ("cuda:0", "auto", True),
