@@ -27,8 +27,9 @@ from typing import Any
 from ocr2cli.document.urls import connect, without_password
 from ocr2cli.errors import OutputError, PageFault, UsageError
 from ocr2cli.home import user_folder
-from ocr2cli.output.names import document_digest, printable
+from ocr2cli.output.names import document_digest
 from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
-from ocr2cli.output.names import printable
 from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
+from ocr2cli.printing import printable
 
 # A page that failed with one of these never reached the model: the input is at fault.
 INPUT_CODES = frozenset(

@@ -30,10 +30,11 @@ from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
 from ocr2cli.output.formats import LINKING_FORMATS, load_formats
 from ocr2cli.output.index_html import INDEX, write_index
-from ocr2cli.output.names import document_stem, printable
+from ocr2cli.output.names import document_stem
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 

@@ -25,11 +25,11 @@ from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.figures import encode
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
-from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread, text_lines
 from ocr2cli.output.writer import Writer
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.printing import printable
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
