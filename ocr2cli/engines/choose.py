@@ -46,6 +46,9 @@ _CUDA_SHARE = 0.92
 _CUDA_WORKING_BYTES = 6_000_000_000
 _TYPICAL_PAGE_TOKENS = 2_400
 
+# Fingerprint of runs whose stages were handed in.
+STUB = "stub"
+
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ocr2cli.batch import _cluster_options
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.engines import choose, host
 from ocr2cli.engines.native import ENCODE_PAGES, encode_credit
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
+from ocr2cli.runners.options import cluster_options
 from ocr2cli.weights.hub import ModelFiles
 
 FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 32
@@ -222,7 +222,7 @@ def test_a_card_of_a_node_is_claimed_by_runs_that_may_use_it_only(
 ) -> None:
     """With int8 a node of eight cards had eight runners, each on an eighth of its cores."""
     engine = EngineConfig(device=device, dtype=dtype)
-    options = _cluster_options(RunConfig(engine=engine), choose.EnginePlan((), ""))
+    options = cluster_options(RunConfig(engine=engine), choose.EnginePlan((), ""))
     assert options.uses_gpus == expected
 
 
