@@ -148,7 +148,6 @@ class Staff:
         now = time.monotonic()
         busy = [worker for worker in self.live if worker.held]
         slowest = min(busy, key=lambda worker: worker.quiet_since, default=None)
-        ages = [now - worker.last_sign for worker in self.live]
         return StageStatus(
             self.stage.name,
             self.stage.num_workers,
@@ -161,5 +160,4 @@ class Staff:
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
             oldest=str(next(iter(slowest.held.values())).job.key) if slowest else "",
-            heartbeat_age_s=max(ages, default=0.0),
         )
