@@ -118,6 +118,8 @@ def make_config(inputs: tuple[str, ...], /, **settings: Any) -> RunConfig:
             raise UsageError(f"read() has no setting {name!r}.{_nearest(name, known)}")
         part = next((parts[part] for part in parts if name in names[part]), defaults)
         settings[name] = _checked(name, value, getattr(part, name))
+    if settings.get("dry"):
+        settings.setdefault("no_repeat_ngram", 0)  # one rule instead of the other, as --dry is
     if settings.get("text_layer") == "draft":
         settings["draft"] = "text-layer"  # as the command line has it
     for part, value in parts.items():
@@ -141,6 +143,8 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         if not math.isfinite(value) or value < least or (most is not None and value > most):
             limits = f"{least} or more" if most is None else f"{least} to {most}"
             raise UsageError(f"{name}={value!r}: give a number of {limits}")
+    if isinstance(value, DryConfig) and value.fault:
+        raise UsageError(f"{name}={value!r}: {value.fault}")
     if value not in _WORDS.get(name, (value,)):
         raise UsageError(f"{name}={value!r}: choose from {', '.join(_WORDS[name])}")
     return value

@@ -7,6 +7,7 @@ where a value came from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,19 @@ class DryConfig:
     multiplier: float = 0.8
     base: float = 1.75
     allowed_length: int = 2
-    last_n: int = 64
+    last_n: int = 64  # below 0: all
+
+    @property
+    def fault(self) -> str:
+        """What a number must be so that this forbids anything; "" when all are so."""
+        rules = {
+            "MULTIPLIER is more than 0": 0 < self.multiplier < math.inf,
+            "BASE is 1 or more": 1 <= self.base < math.inf,
+            "LENGTH is 0 or more": self.allowed_length >= 0,
+            "LAST_N is not 0": self.last_n != 0,
+        }
+        broken = [rule for rule, holds in rules.items() if not holds]
+        return f"{broken[0]}. For no rule at all use --no-repeat-ngram 0" if broken else ""
 
 
 @dataclass(frozen=True, slots=True)

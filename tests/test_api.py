@@ -116,6 +116,25 @@ def test_values_that_make_sense_are_taken(tmp_path) -> None:
     assert (cfg.engine.model, cfg.page_timeout) == (str(tmp_path), 5)
 
 
+def test_dry_stands_in_for_the_ngram_rule_unless_that_is_given_too() -> None:
+    """As --dry does: both were on."""
+    assert make_config((), dry=DryConfig()).decode.no_repeat_ngram == 0
+    assert make_config((), dry=DryConfig(), no_repeat_ngram=9).decode.no_repeat_ngram == 9
+    assert make_config((), dry=None).decode.no_repeat_ngram == 20
+
+
+@pytest.mark.parametrize(
+    ("dry", "reason"),
+    [(DryConfig(multiplier=0), "--no-repeat-ngram 0"), (DryConfig(base=0.5), "BASE"),
+     (DryConfig(last_n=0), "LAST_N"), (DryConfig(allowed_length=-1), "LENGTH"),
+     (DryConfig(multiplier=float("nan")), "MULTIPLIER")],
+    ids=str,
+)  # fmt: skip
+def test_a_dry_that_would_be_no_rule_is_refused(dry: DryConfig, reason: str) -> None:
+    with pytest.raises(UsageError, match=f"^dry.*{reason}"):
+        make_config((), dry=dry)
+
+
 @pytest.mark.parametrize("path", ["", b"a.png", 7, None, [""], [b"a.png"], [None]], ids=str)
 @pytest.mark.parametrize("name", ["read", "read_documents", "read_pages"])
 def test_what_is_no_path_is_refused(name: str, path) -> None:

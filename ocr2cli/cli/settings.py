@@ -152,7 +152,10 @@ def _dry(text: str) -> DryConfig | None:
     if len(parts) > len(kinds):
         raise UsageError(f"--dry {text}: at most four numbers, e.g. --dry 0.8,1.75,2,64")
     names = ("multiplier", "base", "allowed_length", "last_n")
-    return DryConfig(**dict(zip(names, values, strict=False)))
+    config = DryConfig(**dict(zip(names, values, strict=False)))
+    if config.fault:
+        raise UsageError(f"--dry {text}: {config.fault}")
+    return config
 
 
 def _password(text: str, file: Path | None) -> str:

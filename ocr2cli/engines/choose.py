@@ -81,16 +81,13 @@ def plan_engine(
         from ocr2cli.engines.remote import plan_remote
 
         return plan_remote(cfg, prompt, open_cache)
-    from ocr2cli.weights.checkpoint import check_tensors, open_checkpoint
+    from ocr2cli.weights.checkpoint import open_checkpoint
     from ocr2cli.weights.digest import weights_digest
 
     files = resolve_model(cfg.engine.model, cfg.engine.mmproj)
     checkpoint = open_checkpoint(files)
-    try:
-        check_tensors(checkpoint)
-        config, num_bytes = checkpoint.config, checkpoint.num_bytes()
-    finally:
-        checkpoint.close()
+    checkpoint.close()
+    config, num_bytes = checkpoint.config, checkpoint.num_bytes()
     spec = native_spec(cfg, files, config, prompt, num_bytes)
     logger.info(
         "model: %s, %s parameters; a decoder reads up to %d pages together, of %s tokens in all",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 from ocr2cli.engines.recovery import TURNED
 from ocr2cli.pages import (
@@ -23,6 +24,10 @@ from ocr2cli.pages import (
 )
 from ocr2cli.text.grounding import parse, text_spans, to_markdown
 from ocr2cli.text.witness import share_found
+
+if TYPE_CHECKING:
+    from ocr2cli.generate.track import Finished
+    from ocr2cli.text.tokenizer import Tokenizer
 
 _STATUS = {
     FinishReason.STOP: Status.OK,
@@ -43,9 +48,37 @@ class PageFacts:
     own_text: str = ""  # the PDF's own, where all of the page's text was asked for
 
 
-def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
+def to_generation(
+    key: PageKey, finished: Finished, tokenizer: Tokenizer, num_visual_tokens: int,
+    step: str = "first",
+) -> Generation | PageError:  # fmt: skip
+    """What our own decoder wrote for the page, or why it broke off."""
+    if finished.error is not None or finished.finish_reason is None:
+        return finished.error or PageError("internal", "the page ended without a reason")
+    return Generation(
+        key=key,
+        token_ids=tuple(finished.token_ids),
+        text=tokenizer.decode(finished.token_ids),
+        finish_reason=finished.finish_reason,
+        num_prompt_tokens=finished.num_prompt,
+        num_visual_tokens=num_visual_tokens,
+        logprobs=tuple(finished.logprobs),
+        pieces=tuple(map(tokenizer.bytes_of, finished.token_ids)),
+        step=step,
+    )
+
+
+def to_attempt(one: Generation) -> Attempt:
+    """A try as the sidecar has it."""
+    return Attempt(one.step, one.finish_reason, one.num_new_tokens)
+
+
+def to_result(
+    tries: Sequence[Generation], facts: PageFacts, attempts: Sequence[Attempt] = ()
+) -> PageResult:
     """The page's result. tries: in order; all but the last are no good. A good last one of several
-    is `recovered`; if it is no good either, the first saw most of the page and counts."""
+    is `recovered`; if it is no good either, the first saw most of the page and counts.
+    attempts: the tries and, where there were such, those that broke off."""
     generation = tries[-1] if tries[-1].finish_reason is FinishReason.STOP else tries[0]
     grounded, logprobs = parse(generation.text), text_logprobs(generation)
     status = _STATUS[generation.finish_reason]
@@ -66,9 +99,7 @@ def to_result(tries: Sequence[Generation], facts: PageFacts) -> PageResult:
         confidence=mean_confidence(logprobs),
         confidence_p5=low_confidence(logprobs),
         seconds={**facts.seconds, **generation.seconds},
-        attempts=tuple(
-            Attempt(one.step, one.finish_reason, one.num_new_tokens) for one in tries
-        ),
+        attempts=tuple(attempts or map(to_attempt, tries)),
         pixels_sha256=facts.pixels_sha256,
         warnings=facts.warnings,
         token_ids=generation.token_ids,

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.document.tiles import num_visual_tokens
-from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.finish import PageFacts, failed, to_attempt, to_generation, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker, asks_for_all
 from ocr2cli.engines.recovery import Step, decoder_steps
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import FinishReason, Generation, PageError, PageKey, Views, VisualTokens
+from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 
 if TYPE_CHECKING:
@@ -180,19 +180,20 @@ def _visual_tokens(page: Views, tokens: torch.Tensor, seconds: float) -> VisualT
 @dataclass(slots=True)
 class _Page:
     """A page inside the decoder, with the tries it has had. steps: the first try and those after
-    it. prompt_tokens and visual_tokens: of the try under way. seconds: of all tries."""
+    it. visual_tokens: of the try under way. attempts: all tries, and seconds: of all of them;
+    tries: those that did not break off."""
 
     visual: VisualTokens
     steps: tuple[Step, ...]
-    prompt_tokens: int = 0
     visual_tokens: int = 0
     tries: list[Generation] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def step(self) -> Step:
         """Of the try under way, or of the next one."""
-        return self.steps[len(self.tries)]
+        return self.steps[len(self.attempts)]
 
 
 class DecodeWorker:
@@ -253,7 +254,7 @@ class DecodeWorker:
         ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], config.image_token_id)
         # Pages wait for a slot in the host's memory: on a card nothing is planned for them.
         x_TD = embed_prompt(self.decoder, ids, tokens, config.image_token_id).cpu()
-        page.prompt_tokens, page.visual_tokens = len(ids), tokens.shape[0]
+        page.visual_tokens = tokens.shape[0]
         try:
             self._add(page, x_TD, ids)
         except PageFault as fault:
@@ -274,34 +275,29 @@ class DecodeWorker:
         page = self.pages.pop(finished.key)
         for name, value in finished.seconds.items():
             page.seconds[name] = page.seconds.get(name, 0.0) + value
-        if finished.error is not None or finished.finish_reason is None:
-            error = finished.error or PageError("internal", "the page ended without a reason")
-            emit(failed(page.visual.key, error.code, error.message, _facts(page)))
-            return
-        page.tries.append(
-            Generation(
-                key=page.visual.key,
-                token_ids=tuple(finished.token_ids),
-                text=self.tokenizer.decode(finished.token_ids),
-                finish_reason=finished.finish_reason,
-                num_prompt_tokens=page.prompt_tokens,
-                num_visual_tokens=page.visual_tokens,
-                logprobs=tuple(finished.logprobs),
-                pieces=tuple(map(self.tokenizer.bytes_of, finished.token_ids)),
-                step=page.step.name,
-            )
+        written = to_generation(
+            finished.key, finished, self.tokenizer, page.visual_tokens, page.step.name
         )
+        if isinstance(written, Generation):
+            page.attempts.append(to_attempt(written))
+            page.tries.append(written)
+        elif page.tries:
+            num_new = len(finished.token_ids)
+            page.attempts.append(Attempt(page.step.name, None, num_new, written.message))
+        else:
+            emit(failed(finished.key, written.code, written.message, _facts(page)))
+            return
         if self._is_tried_again(page):
             self._admit(page, emit)
         else:
             facts = replace(_facts(page), own_text=self._witness(page.visual))
-            emit(to_result(page.tries, facts))
+            emit(to_result(page.tries, facts, page.attempts))
 
     def _is_tried_again(self, page: _Page) -> bool:
         """True while a page that looped has not been read to its end and a step is left."""
         has_looped = page.tries[0].finish_reason is FinishReason.LOOP
         is_read = page.tries[-1].finish_reason is FinishReason.STOP
-        has_steps = len(page.tries) < len(page.steps)
+        has_steps = len(page.attempts) < len(page.steps)
         return self.spec.recover and has_looped and has_steps and not is_read
 
     def _draft(self, visual: VisualTokens) -> list[int] | None:

@@ -77,7 +77,7 @@ def plan_remote(
     )  # fmt: skip
     if flag := untold_rule(spec):
         logger.warning(
-            "%s cannot be told %s: nothing keeps its pages from looping", spec.shown, flag
+            "%s cannot be told %s, which keeps pages from looping", spec.shown, flag
         )
     fingerprint = fingerprint_of(cfg, prompt, server_model=spec.model, flavour=spec.flavour)
     cache = open_cache(fingerprint) if open_cache else None

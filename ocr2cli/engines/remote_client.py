@@ -27,6 +27,8 @@ _TRIES = 6
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _CONNECT_S = 20.0
+# Of the published models. vLLM refuses a window of 0, and newer ones one that is longer than this.
+_CONTEXT = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _rules(spec: RemoteSpec) -> dict[str, Any]:
         return {
             "vllm_xargs": {
                 "ngram_size": decode.no_repeat_ngram,
-                "window_size": decode.ngram_window,
+                "window_size": min(decode.ngram_window or _CONTEXT, _CONTEXT),
                 "whitelist_token_ids": [128821, 128822],
             }
         }
@@ -115,10 +117,12 @@ def _rules(spec: RemoteSpec) -> dict[str, Any]:
 def untold_rule(spec: RemoteSpec) -> str:
     """The flag of a rule against repeats that this kind of server cannot be told; "" for none. Our
     own has rules of its own."""
-    if spec.flavour == "ocr2" or _rules(spec):
+    rules, decode = _rules(spec), spec.decode
+    if spec.flavour == "ocr2":
         return ""
-    is_on = spec.decode.no_repeat_ngram > 0
-    return "--dry" if spec.decode.dry else "--no-repeat-ngram" if is_on else ""
+    if decode.dry is not None and "dry_multiplier" not in rules:
+        return "--dry"
+    return "--no-repeat-ngram" if decode.no_repeat_ngram and "vllm_xargs" not in rules else ""
 
 
 def make_client(spec: RemoteSpec) -> httpx.Client:

@@ -13,12 +13,12 @@ import numpy as np
 
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.document.tiles import make_views, v1_tile_config
-from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.finish import PageFacts, failed, to_generation, to_result
 from ocr2cli.errors import PageFault
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.reference import Logits
-from ocr2cli.pages import Generation, PageImage, PageKey, PageResult, Views
+from ocr2cli.pages import PageError, PageImage, PageKey, PageResult, Views
 from ocr2cli.text.prompt import prompt_ids, prompt_text
 from ocr2cli.text.tokenizer import Tokenizer
 
@@ -120,19 +120,10 @@ class ModelStages:
         visual = self.visual_tokens(self.views(page))
         ids = self.prompt(case.prompt, case.prompt_text, len(visual))
         (finished,) = self.generate([(ids, self.embeddings(ids, visual))], case.decode)
-        if finished.error is not None or finished.finish_reason is None:
-            return failed(key, "internal", str(finished.error))
-        generation = Generation(
-            key=key,
-            token_ids=tuple(finished.token_ids),
-            text=self.tokenizer.decode(finished.token_ids),
-            finish_reason=finished.finish_reason,
-            num_prompt_tokens=len(ids),
-            num_visual_tokens=len(visual),
-            logprobs=tuple(finished.logprobs),
-            pieces=tuple(map(self.tokenizer.bytes_of, finished.token_ids)),
-        )
-        return to_result([generation], PageFacts())
+        written = to_generation(key, finished, self.tokenizer, len(visual))
+        if isinstance(written, PageError):
+            return failed(key, written.code, written.message)
+        return to_result([written], PageFacts())
 
 
 def load_stages(engine: EngineConfig) -> ModelStages:

@@ -5,6 +5,7 @@ Knows nothing about text, pages or processes; keys are opaque.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ from ocr2cli.model.memory import empty_cache, is_out_of_memory
 from ocr2cli.pages import PageError
 
 __all__ = ["Finished", "Generator", "Statistics"]
+
+logger = logging.getLogger("ocr2")
 
 MakeCache = Callable[[int, int], Cache]
 
@@ -342,7 +345,13 @@ class Generator:
             if self._cache.lengths[running.slot] > running.num_cached:
                 self._cache.truncate(running.slot, running.num_cached)
         if self.num_running > 1:  # as long as no one has ended with what was just read
+            num_running, budget = self.num_running, self._scheduler.kv_tokens
             self._start_over(self._scheduler.shrink())
+            logger.warning(
+                "no memory for %d pages together: up to %d tokens at once instead of %d, "
+                "and again more after a while; a lower --batch-size needs less",
+                num_running, self._scheduler.kv_tokens, budget,
+            )  # fmt: skip
         empty_cache()
 
     def _fixed_step(self) -> FixedStep | None:

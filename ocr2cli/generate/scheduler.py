@@ -12,6 +12,9 @@ from ocr2cli.generate.sequence import Sequence, State
 
 # What waits for company keeps slots empty: one of so many is little beside a prompt's cost.
 SLOTS_FOR_ONE_EMPTY = 32
+# Steps until a budget that was cut for lack of memory is doubled: others may have needed it for a
+# moment only. Each time that it lacks again they are twice as many.
+GROW_AFTER, GROW_AFTER_AT_MOST = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Scheduler:
         admit_patience: int = 0,
     ) -> None:
         self.num_slots = num_slots
-        self.kv_tokens = kv_tokens
+        self.kv_tokens = self._whole_budget = kv_tokens
+        self._grow_after = self._steps_to_grow = 0
         self.expected_new = expected_new
         self.prefill_tokens = prefill_tokens
         self.prefill_chunk = prefill_chunk
@@ -97,6 +101,7 @@ class Scheduler:
 
     def schedule(self, lookahead: int = 1) -> Plan:
         """Decide one step. lookahead: most tokens a decode step adds to a sequence."""
+        self._grow()
         preempted = self._preempt(lookahead)
         self._admit(lookahead)
         decodes = tuple(s for s in self.running if s.state is State.DECODE)
@@ -108,12 +113,22 @@ class Scheduler:
         heapq.heappush(self._free_slots, sequence.slot)
 
     def shrink(self) -> tuple[Sequence, ...]:
-        """After out of memory: half of what is in use becomes the budget; it never grows back.
+        """After out of memory: half of what is in use becomes the budget, for some steps.
 
         Returns the sequences sent back to wait: at least the youngest of several.
         """
-        self.kv_tokens = min(self.kv_tokens, self.used_tokens()) // 2
+        self.kv_tokens = max(1, min(self.kv_tokens, self.used_tokens()) // 2)
+        self._grow_after = min(2 * self._grow_after or GROW_AFTER, GROW_AFTER_AT_MOST)
+        self._steps_to_grow = self._grow_after
         return self._preempt(0)
+
+    def _grow(self) -> None:
+        if self.kv_tokens >= self._whole_budget:
+            return
+        self._steps_to_grow -= 1
+        if self._steps_to_grow == 0:
+            self.kv_tokens = min(2 * self.kv_tokens, self._whole_budget)
+            self._steps_to_grow = self._grow_after
 
     def _preempt(self, lookahead: int) -> tuple[Sequence, ...]:
         preempted = []

@@ -5,9 +5,10 @@ Only ever changes which drafts are worth a try, never a token. Knows nothing abo
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 # A first sample may hold the making of a kernel; the least of a few is what a step costs.
 LEAST_SAMPLES, KEPT_SAMPLES = 2, 4
@@ -39,15 +40,20 @@ class StepCosts:
 
     def table(self) -> Table:
         """(tokens, cost) ascending: timed where there are samples, else the prior, scaled as at
-        the nearest count that was timed."""
-        factors = {count: self._timed(count) / cost for count, cost in self._prior
-                   if self._is_known(count)}  # fmt: skip
-        if not factors:
+        the nearest count that was timed. More tokens never cost less: noise only adds, so what was
+        timed is held to be no more than what a larger count took."""
+        known = [count for count, _ in self._prior if self._is_known(count)]
+        if not known:
             return self._prior
-        return [
-            (count, cost * factors[min(factors, key=lambda known: abs(known - count))])
-            for count, cost in self._prior
-        ]
+        timed = {count: min(map(self._timed, known[i:])) for i, count in enumerate(known)}
+        factors = {count: timed[count] / cost for count, cost in self._prior if count in timed}
+        counts, costs = [], []
+        for count, cost in self._prior:
+            nearest = min(factors, key=lambda other: abs(other - count))
+            most = next((timed[other] for other in known if other >= count), math.inf)
+            counts.append(count)
+            costs.append(min(cost * factors[nearest], most))
+        return list(zip(counts, accumulate(costs, max), strict=True))
 
     def _is_known(self, count: int) -> bool:
         kept = self._samples.get(count, deque())

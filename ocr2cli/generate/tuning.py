@@ -10,9 +10,10 @@ from ocr2cli.generate.loops import LoopLimits
 
 # The full-size decoder's matrix products in bf16 on an AMD EPYC with avx512_bf16, one thread,
 # relative to one token (CPU time, 2026-11-24): experts are read once for all tokens that chose
-# them, so 9 tokens cost 3.2 of one, 72 cost 7.6.
+# them, so 9 tokens cost 3.2 of one, 72 cost 7.6. Beyond, on the same line: nobody measured it.
 CPU_STEP_COSTS = (
     (1, 1.0), (2, 1.2), (4, 1.9), (8, 3.0), (16, 4.4), (32, 5.8), (64, 7.2), (72, 7.6),
+    (128, 10.4), (256, 16.8), (512, 29.6),
 )  # fmt: skip
 
 
@@ -26,8 +27,8 @@ class Tuning:
     draft_batch_limit: with draft "auto", no drafts while more sequences than this decode
     together.
     step_costs: with draft "auto", what a step costs by the tokens it is fed: (tokens, cost),
-    ascending, until steps were timed. Guesses are cut to where the expected tokens a second are
-    most.
+    ascending, up to the most that such a step is fed, until steps were timed. Guesses are cut to
+    where the expected tokens a second are most.
     batch_buckets, feed_buckets: see `StepRunner`.
     fixed_steps: run steps without drafts through `FixedStep` (as CUDA graphs on a CUDA device);
     the decoder must have `decode_fixed`.

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from ocr2cli.model.compiled.token_attention import TokenAttention, token_attention
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
-from ocr2cli.model.layers import rotate
+from ocr2cli.model.layers import CosSin, rotate
 from ocr2cli.model.linear import Linear
 from ocr2cli.model.processor import has_amx
 
-Turn = tuple[Tensor, Tensor]
 Widen = Callable[[Tensor], Tensor]
 
 # What a score that must not count is lowered by: finite in float16, and its share is an exact 0.
@@ -145,29 +144,31 @@ class CausalAttention(nn.Module):
         if rows == torch.float32 or (rows == torch.bfloat16 and not has_amx()):
             self.kernel = token_attention(rows)
 
-    def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos_sin: CosSin) -> Tensor:
         """Whole sequences from position 0 on, no cache; differentiable."""
-        q_BHTC, k_BHTC, v_BHTC = self._project(x_BTD, turn)
+        q_BHTC, k_BHTC, v_BHTC = self._project(x_BTD, cos_sin)
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, layer: int, plan: Plan) -> Tensor:
+    def extend(
+        self, x_BTD: Tensor, cos_sin: CosSin, cache: KVCache, layer: int, plan: Plan
+    ) -> Tensor:
         """T more tokens of each slot: write their keys and values, attend to all so far."""
         batch, tokens, _ = x_BTD.shape
         if self.kernel is not None and isinstance(plan, RaggedPlan) and tokens <= FEW_TOKENS:
             qkv_BT3HC = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
-            cos, sin = (part[:, 0] for part in turn)
+            cos, sin = (part[:, 0] for part in cos_sin)
             keys, values = cache.keys[layer], cache.values[layer]
             y_BTHC = self.kernel(qkv_BT3HC, cos, sin, keys, values, plan.slots, plan.starts)
             return self.out(y_BTHC.flatten(2))
-        y_BTHC = plan.attend(cache, layer, *self._project(x_BTD, turn))
+        y_BTHC = plan.attend(cache, layer, *self._project(x_BTD, cos_sin))
         return self.out(y_BTHC.flatten(2))
 
-    def _project(self, x_BTD: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x_BTD: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, tokens, 3, self.num_heads, self.head_dim)
         qk_BTHC, v_BTHC = qkv.split((2, 1), dim=2)
-        q_BHTC, k_BHTC = rotate(qk_BTHC.permute(2, 0, 3, 1, 4), *turn)
+        q_BHTC, k_BHTC = rotate(qk_BTHC.permute(2, 0, 3, 1, 4), *cos_sin)
         return q_BHTC, k_BHTC, v_BTHC.squeeze(2).transpose(1, 2)
 
 

@@ -15,10 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ocr2cli.model.attention import CausalAttention, DensePlan, Plan, Turn, plan_slots
+from ocr2cli.model.attention import CausalAttention, DensePlan, Plan, plan_slots
 from ocr2cli.model.config import DecoderConfig
 from ocr2cli.model.kv_cache import KVCache
-from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU
+from ocr2cli.model.layers import CosSin, RMSNorm, Rotary, SwiGLU
 from ocr2cli.model.linear import Linear
 from ocr2cli.model.moe import MixtureOfExperts
 
@@ -45,9 +45,9 @@ class Decoder(nn.Module):
     def hidden(self, x_BTD: Tensor) -> Tensor:
         """Whole sequences, causal, no cache, differentiable. Returns the normed [B, T, D]."""
         cos, sin = self.rotary.tables(x_BTD.device)
-        turn = cos[: x_BTD.shape[1]], sin[: x_BTD.shape[1]]
+        cos_sin = cos[: x_BTD.shape[1]], sin[: x_BTD.shape[1]]
         for layer in self.layers:
-            x_BTD = layer(x_BTD, turn)
+            x_BTD = layer(x_BTD, cos_sin)
         return self.norm(x_BTD)
 
     def logits(self, h: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ class Decoder(nn.Module):
 
     def _extend(self, x_BTD: Tensor, cache: KVCache, plan: Plan, positions_BT: Tensor) -> Tensor:
         cos, sin = self.rotary.at(positions_BT)
-        turn = cos[:, None], sin[:, None]
+        cos_sin = cos[:, None], sin[:, None]
         for index, layer in enumerate(self.layers):
-            x_BTD = cast(DecoderLayer, layer).extend(x_BTD, turn, cache, index, plan)
+            x_BTD = cast(DecoderLayer, layer).extend(x_BTD, cos_sin, cache, index, plan)
         return x_BTD
 
     def prepare(self) -> None:
@@ -128,11 +128,13 @@ class DecoderLayer(nn.Module):
             else MixtureOfExperts(config)
         )
 
-    def forward(self, x_BTD: Tensor, turn: Turn) -> Tensor:
-        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), turn)
+    def forward(self, x_BTD: Tensor, cos_sin: CosSin) -> Tensor:
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), cos_sin)
         return x_BTD + self.mlp(self.ffn_norm(x_BTD))
 
-    def extend(self, x_BTD: Tensor, turn: Turn, cache: KVCache, index: int, plan: Plan) -> Tensor:
+    def extend(
+        self, x_BTD: Tensor, cos_sin: CosSin, cache: KVCache, index: int, plan: Plan
+    ) -> Tensor:
         """As forward, but over a cache; `index` is this layer's."""
-        x_BTD = x_BTD + self.attn.extend(self.attn_norm(x_BTD), turn, cache, index, plan)
+        x_BTD = x_BTD + self.attn.extend(self.attn_norm(x_BTD), cos_sin, cache, index, plan)
         return x_BTD + self.mlp(self.ffn_norm(x_BTD))

@@ -78,6 +78,10 @@ class Derived:
         return found[1]
 
 
+# What `Rotary` gives and `rotate` takes.
+CosSin = tuple[Tensor, Tensor]
+
+
 class Rotary:
     """cos and sin of the rotary angles as `rotate` reads them, made once per device, in float32.
 
@@ -89,9 +93,9 @@ class Rotary:
         self.head_dim = head_dim
         self.theta = theta
         self.max_positions = max_positions
-        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[torch.device, CosSin] = {}
 
-    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def tables(self, device: torch.device) -> CosSin:
         """(cos, sin): each float32 [max_positions, C]; element i's angle, and that of i + C/2, is
         position * theta^(-2i/C). The first half of sin is negative."""
         if device not in self._tables:
@@ -105,7 +109,7 @@ class Rotary:
                 self._tables[device] = (cos.to(device), sin.to(device))
         return self._tables[device]
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, positions: Tensor) -> CosSin:
         """positions: int64 [...]. Returns (cos, sin) float32 [..., C]."""
         cos, sin = self.tables(positions.device)
         return cos[positions], sin[positions]

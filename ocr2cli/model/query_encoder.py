@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocr2cli.model.config import QueryEncoderConfig
-from ocr2cli.model.layers import RMSNorm, Rotary, SwiGLU, rotate
+from ocr2cli.model.layers import CosSin, RMSNorm, Rotary, SwiGLU, rotate
 from ocr2cli.model.linear import Linear
 from ocr2cli.model.processor import has_masked_gqa
-
-Turn = tuple[Tensor, Tensor]
 
 
 class QueryEncoder(nn.Module):
@@ -42,11 +40,11 @@ class QueryEncoder(nn.Module):
         x_BTD = torch.cat((image_BnD, queries), dim=1)
         mask_TT = query_mask(num_image, x_BTD.device)
         cos, sin = self.rotary.tables(x_BTD.device)
-        turn = cos[: 2 * num_image], sin[: 2 * num_image]
+        cos_sin = cos[: 2 * num_image], sin[: 2 * num_image]
         spread = not has_masked_gqa(x_BTD.device)
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
-            x_BTD = layer(x_BTD, mask_TT, turn, skip=num_image if is_last else 0, spread=spread)
+            x_BTD = layer(x_BTD, mask_TT, cos_sin, skip=num_image if is_last else 0, spread=spread)
         return self.norm(x_BTD)
 
     def queries_for(self, num_image: int) -> Tensor:
@@ -84,11 +82,11 @@ class QueryEncoderLayer(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x_BTD: Tensor, mask_TT: Tensor, turn: Turn, *, skip: int, spread: bool = False
+        self, x_BTD: Tensor, mask_TT: Tensor, cos_sin: CosSin, *, skip: int, spread: bool = False
     ) -> Tensor:
         """skip: the first rows that nobody reads any more (the image's, in the last layer).
         spread: give each head a copy of its key head."""
-        y_BTD = self.attn(self.input_norm(x_BTD), mask_TT, turn, skip=skip, spread=spread)
+        y_BTD = self.attn(self.input_norm(x_BTD), mask_TT, cos_sin, skip=skip, spread=spread)
         x_BTD = x_BTD[:, skip:] + y_BTD
         return x_BTD + self.mlp(self.post_norm(x_BTD))
 
@@ -105,19 +103,19 @@ class GroupedAttention(nn.Module):
         self.out = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
-        self, x_BTD: Tensor, mask_TT: Tensor, turn: Turn, *, skip: int, spread: bool
+        self, x_BTD: Tensor, mask_TT: Tensor, cos_sin: CosSin, *, skip: int, spread: bool
     ) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         qkv = self.qkv(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         q_BHTC, k_BKTC, v_BKTC = qkv.split(
             (self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1
         )
-        k_BKTC = rotate(k_BKTC, *turn)
+        k_BKTC = rotate(k_BKTC, *cos_sin)
         if spread:
             shared = self.num_heads // self.num_kv_heads
             k_BKTC, v_BKTC = (part.repeat_interleave(shared, 1) for part in (k_BKTC, v_BKTC))
         y_BHTC = F.scaled_dot_product_attention(
-            rotate(q_BHTC, *turn)[:, :, skip:],
+            rotate(q_BHTC, *cos_sin)[:, :, skip:],
             k_BKTC,
             v_BKTC,
             attn_mask=mask_TT[skip:],

@@ -40,10 +40,9 @@ class Kind(IntEnum):
     READY = 4
     TAKEN = 5
     RESULT = 6
-    HEARTBEAT = 7
-    FAILED = 8
-    LOG = 9
-    PROGRESS = 10
+    FAILED = 7
+    LOG = 8
+    PROGRESS = 9
 
 
 @dataclass(slots=True)
@@ -113,11 +112,6 @@ class FrameReader:
         self._header = bytearray(_HEADER.size)
         self._frame: Frame | None = None
         self._num_filled = 0
-
-    @property
-    def has_partial(self) -> bool:
-        """A frame's header is here, its body not yet."""
-        return self._frame is not None
 
     def read_available(self) -> tuple[list[Frame], bool]:
         """Whole frames that can be read now from a non-blocking pipe, and whether it has ended."""

@@ -45,7 +45,6 @@ class Setup:
     """First message to a worker."""
 
     stage: Stage
-    heartbeat_s: float
     log_level: int
 
 
@@ -80,7 +79,6 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
     is_loading = True
     try:
         setup: Setup = pickle.loads(first.body)
-        uplink.start_heartbeat(setup.heartbeat_s)
         _log_to_parent(uplink, setup.log_level)
         _limit_memory(setup.stage.memory_limit_bytes)
         worker = setup.stage.make_worker()
@@ -103,7 +101,7 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
 
 
 class _Uplink:
-    """The pipe to the parent, shared by the worker's thread and the heartbeat's."""
+    """The pipe to the parent, shared by the worker's threads: any of them may log."""
 
     def __init__(self, fd: int) -> None:
         self._writer = FrameWriter(fd)
@@ -113,15 +111,6 @@ class _Uplink:
         with self._lock:
             self._writer.push(kind, serial, body)
             self._writer.flush()
-
-    def start_heartbeat(self, interval_s: float) -> None:
-        threading.Thread(target=self._beat, args=(interval_s,), daemon=True).start()
-
-    def _beat(self, interval_s: float) -> None:
-        pause = threading.Event()
-        with contextlib.suppress(BrokenPipeError):
-            while not pause.wait(interval_s):
-                self.send(Kind.HEARTBEAT)
 
 
 class _ParentHandler(logging.Handler):

@@ -174,7 +174,7 @@ class _Supervisor:
     def _start(self, index: int, slot: int) -> None:
         state = self._stages[index]
         try:
-            worker = WorkerProcess(state.stage, index, slot, self._options.heartbeat_s)
+            worker = WorkerProcess(state.stage, index, slot)
         except OSError as error:
             raise EngineError(
                 f"the {state.stage.name} worker could not be started: {error.strerror}; use fewer "

@@ -18,8 +18,7 @@ class StageStatus:
     num_held: items inside workers. num_emitted, num_restarts, busy_s: totals of the run; busy_s
     adds up the seconds in which each worker held something. num_moves: how often workers told of
     progress with pages that are not done. silence_s: the longest time a worker that holds an item
-    has told of nothing; `oldest` names a page it holds. heartbeat_age_s: the
-    longest time since a live worker gave a sign of life (0 in the inline runner).
+    has told of nothing; `oldest` names a page it holds.
     """
 
     name: str
@@ -33,7 +32,6 @@ class StageStatus:
     busy_s: float = 0.0
     silence_s: float = 0.0
     oldest: str = ""
-    heartbeat_age_s: float = 0.0
 
 
 def _no_stages() -> tuple[StageStatus, ...]:
@@ -85,7 +83,6 @@ class RunnerOptions:
     retries: times a page goes back after its worker died or was killed by the watchdog.
     stop: number of stop requests so far: 1 drains, 2 ends at once (`StopRequests` is one).
     drain_s: seconds that pages under way may still take after the first stop request.
-    heartbeat_s: how often a worker process gives a sign of life.
     hopeless_after: deaths of one stage before its first item is out, after which the run ends;
     those of a page that was alone with its worker, and has failed by name, do not count.
     cluster: for a runner on many machines; the others do not look at it.
@@ -95,6 +92,5 @@ class RunnerOptions:
     stop: Callable[[], int] = _never
     drain_s: float = 20.0
     status: RunStatus = field(default_factory=RunStatus)
-    heartbeat_s: float = 1.0
     hopeless_after: int = 20
     cluster: ClusterOptions = field(default_factory=ClusterOptions)

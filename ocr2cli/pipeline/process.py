@@ -48,7 +48,7 @@ class WorkerProcess:
     quiet_since: when it last emitted, or first held something after that; moved on by `excuse`.
     """
 
-    def __init__(self, stage: Stage, stage_index: int, slot: int, heartbeat_s: float) -> None:
+    def __init__(self, stage: Stage, stage_index: int, slot: int) -> None:
         self.stage = stage
         self.stage_index = stage_index
         self.slot = slot
@@ -59,11 +59,8 @@ class WorkerProcess:
         self.is_exclusive = False
         self.is_timed_out = False
         self.failure: Failure | None = None
-        now = time.monotonic()
-        self.quiet_since = self.busy_since = self.last_sign = now
-        setup = pickle.dumps(
-            Setup(stage, heartbeat_s, logging.getLogger("ocr2").getEffectiveLevel())
-        )
+        self.quiet_since = self.busy_since = time.monotonic()
+        setup = pickle.dumps(Setup(stage, logging.getLogger("ocr2").getEffectiveLevel()))
         child_in, self.down_fd = open_pipe()
         self.up_fd, child_out = open_pipe()
         try:
@@ -121,7 +118,6 @@ class WorkerProcess:
     def excuse(self, seconds: float) -> None:
         """Do not count a time in which nobody listened as the worker's silence."""
         self.quiet_since += seconds
-        self.last_sign += seconds
 
     def close_inbox(self) -> None:
         """No further item will come; the worker finishes what it holds and exits."""
@@ -137,8 +133,6 @@ class WorkerProcess:
     def read(self) -> tuple[list[Frame], bool]:
         """Frames that have arrived, and whether the process is gone."""
         frames, is_ended = self._reader.read_available()
-        if frames or self._reader.has_partial:
-            self.last_sign = time.monotonic()
         for frame in frames:
             if frame.kind is Kind.FAILED:
                 self.failure = Failure(**json.loads(frame.body))

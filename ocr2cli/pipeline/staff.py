@@ -160,7 +160,6 @@ class Staff:
         busy = [worker for worker in self.live if worker.held]
         slowest = min(busy, key=lambda worker: worker.quiet_since, default=None)
         held = slowest.held.copy() if slowest else {}
-        ages = [now - worker.last_sign for worker in self.live]
         return StageStatus(
             self.stage.name,
             self.stage.num_workers,
@@ -173,5 +172,4 @@ class Staff:
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
             oldest=next((str(ticket.job.key) for ticket in held.values()), ""),
-            heartbeat_age_s=max(ages, default=0.0),
         )

@@ -91,10 +91,4 @@ def _added(one: StageStatus, other: StageStatus) -> StageStatus:
         for name in fields(StageStatus)
         if name.name.startswith("num_") or name.name == "busy_s"
     }
-    return StageStatus(
-        one.name,
-        silence_s=slower.silence_s,
-        oldest=slower.oldest,
-        heartbeat_age_s=max(one.heartbeat_age_s, other.heartbeat_age_s),
-        **totals,
-    )
+    return StageStatus(one.name, silence_s=slower.silence_s, oldest=slower.oldest, **totals)

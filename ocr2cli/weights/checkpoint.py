@@ -62,7 +62,7 @@ def open_checkpoint(model: ModelFiles | Path | str) -> Checkpoint:
     files = resolve_model(model) if isinstance(model, str) else model
     checkpoint = _open_gguf(files) if files.is_gguf else _open_folder(files)
     try:
-        check_tensors(checkpoint)
+        _check_tensors(checkpoint)
     except ModelError:
         checkpoint.close()
         raise
@@ -76,7 +76,7 @@ def config_of(files: ModelFiles) -> ModelConfig:
     return checkpoint.config
 
 
-def check_tensors(checkpoint: Checkpoint) -> None:
+def _check_tensors(checkpoint: Checkpoint) -> None:
     """Raises: ModelError with one line for each tensor that is not as the config says."""
     params = model_params(checkpoint.config)
     problems = list(_problems(checkpoint, params))

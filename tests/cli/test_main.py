@@ -373,7 +373,8 @@ def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
         )),
         *(f"--{name} {value}" for value in ("nan", "inf", "-inf")
           for name in ("page-timeout", "min-confidence", "price-per-hour", "dry")),
-        "--dry 0.8,nan", "--worker-memory 8", "--worker-memory 255M",
+        "--dry 0.8,nan", "--dry 0", "--dry -1", "--dry 0.8,0.5", "--dry 0.8,1.75,-1",
+        "--dry 0.8,1.75,2,0", "--worker-memory 8", "--worker-memory 255M",
         "--page-timeout 0", "--cache-size inf", "--cache-size nan", "--dtype foo", "--device xpu",
         "--server http://127.0.0.1:1", "--address auto",
         "--save-tokens --engine openai --server http://127.0.0.1:1",

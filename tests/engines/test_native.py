@@ -18,8 +18,8 @@ from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
 from ocr2cli.engines.native import DecodeWorker, EncodeWorker
 from ocr2cli.errors import UsageError
-from ocr2cli.generate.track import Finished
-from ocr2cli.pages import Ask, FinishReason, PageImage, PageKey, PageResult, Status
+from ocr2cli.generate.track import NAN_LOGITS, Finished
+from ocr2cli.pages import Ask, FinishReason, PageError, PageImage, PageKey, PageResult, Status
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_looping_page_is_recovered_by_a_named_step(tmp_path, pages) -> None:
 class Scripted:
     """A generator whose sequences end as told; the n-th writes the text "n"."""
 
-    def __init__(self, worker: DecodeWorker, *ends: FinishReason) -> None:
+    def __init__(self, worker: DecodeWorker, *ends: FinishReason | PageError) -> None:
         self.worker, self.ends = worker, ends
         self.num_added = 0
         self.waiting: list[Finished] = []
@@ -153,14 +153,17 @@ class Scripted:
         self.num_added += 1
         text = tuple(self.worker.tokenizer.encode(str(self.num_added)))
         seconds = {"decode": 1.0}
-        self.waiting.append(Finished(key, text, (-0.1,), end, len(ids), seconds))
+        reason, error = (None, end) if isinstance(end, PageError) else (end, None)
+        self.waiting.append(Finished(key, text, (-0.1,), reason, len(ids), seconds, error))
 
     def step(self) -> list[Finished]:
         done, self.waiting = self.waiting, []
         return done
 
 
-def read_with_ends(model: Path, *ends: FinishReason, **decoding: Any) -> PageResult:
+def read_with_ends(
+    model: Path, *ends: FinishReason | PageError, **decoding: Any
+) -> PageResult:
     """A page of three tiles whose tries end so."""
     encode, decode = plan_engine(config(model, [], **decoding)).stages[1:]
     page = PageImage(PageKey("p", 0), np.full((300, 900, 3), 90, np.uint8), 144.0)
@@ -192,6 +195,30 @@ def test_a_page_whose_tries_all_fail_keeps_its_first_reading(model: Path, ends) 
 def test_a_second_try_that_reaches_the_token_limit_is_followed_by_the_next(model: Path) -> None:
     page = read_with_ends(model, LOOP, LENGTH, STOP)
     assert (page.status, page.raw, page.visual_tokens) == (Status.RECOVERED, "3", 257)
+
+
+@pytest.mark.parametrize("ends", [(LOOP, NAN_LOGITS, LOOP), (LOOP, LOOP, NAN_LOGITS)])
+def test_a_later_try_that_breaks_off_is_noted_and_the_first_reading_kept(model: Path, ends) -> None:
+    """The page failed, without a text and without its tries."""
+    page = read_with_ends(model, *ends)
+    assert (page.status, page.raw, page.error) == (Status.LOOP, "1", None)
+    reasons = [None if end is NAN_LOGITS else end for end in ends]
+    assert [a.finish_reason for a in page.attempts] == reasons
+    assert [a.step for a in page.attempts] == ["first", "wider-ngram", "global-view"]
+    notes = [NAN_LOGITS.message if end is NAN_LOGITS else "" for end in ends]
+    assert [a.note for a in page.attempts] == notes
+    assert page.seconds["decode"] == 3.0
+
+
+def test_a_try_after_one_that_broke_off_may_read_the_page(model: Path) -> None:
+    page = read_with_ends(model, LOOP, NAN_LOGITS, STOP)
+    assert (page.status, page.raw, page.visual_tokens) == (Status.RECOVERED, "3", 257)
+    assert len(page.attempts) == 3
+
+
+def test_a_first_try_that_breaks_off_fails_the_page(model: Path) -> None:
+    page = read_with_ends(model, NAN_LOGITS)
+    assert (page.status, page.error, page.markdown) == (Status.FAILED, NAN_LOGITS, "")
 
 
 def test_a_step_whose_rules_are_the_runs_own_is_left_out(model: Path) -> None:

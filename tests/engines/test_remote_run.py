@@ -231,6 +231,25 @@ def test_a_rule_that_a_server_cannot_be_told_is_named(read, caplog, owner, rule)
     assert all(("--dry" if "dry" in rule else "--no-repeat-ngram") in note for note in notes)
 
 
+@pytest.mark.parametrize(("owner", "flag"), [("vllm", "--dry"), ("llamacpp", "--no-repeat-ngram")])
+def test_of_two_rules_the_one_that_a_server_cannot_be_told_is_named(
+    read, caplog, owner, flag
+) -> None:
+    read(lambda number: chat(), owner=owner, decode=DecodeConfig(dry=DryConfig()))
+    (record,) = caplog.records
+    assert f"cannot be told {flag}" in record.getMessage()
+
+
+@pytest.mark.parametrize(("window", "sent"), [(90, 90), (0, 8192), (9000, 8192)])
+def test_a_window_without_an_end_is_the_whole_context_for_vllm(window: int, sent: int) -> None:
+    """Its processor refuses a window of 0."""
+    cfg = RunConfig(
+        engine=EngineConfig(server="http://host"), decode=DecodeConfig(ngram_window=window)
+    )
+    spec = replace(remote.remote_spec(cfg, "<image>\nx"), flavour="vllm")
+    assert request_body(spec, b"png")["vllm_xargs"]["window_size"] == sent
+
+
 def test_our_own_server_is_sent_no_rules_that_it_does_not_read() -> None:
     spec = remote.remote_spec(RunConfig(engine=EngineConfig(server="http://host")), "<image>\nx")
     assert "vllm_xargs" not in request_body(replace(spec, flavour="ocr2"), b"png")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pymupdf
 import pytest
+import torch
 from eval_toys import draw_page
 from toy_checkpoint_hf import write_checkpoint
 
@@ -15,6 +17,7 @@ from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.recognize import batch_recognizer
 from ocr2cli.eval.stages import load_stages
+from ocr2cli.generate.track import NAN_LOGITS
 from ocr2cli.pages import PageKey, PageResult, Status
 
 DECODE = DecodeConfig(max_new_tokens=6)
@@ -58,6 +61,16 @@ def test_every_case_gets_its_own_result_in_order(engine: EngineConfig, cases: li
     assert len({r.token_ids for r in alone}) >= 4
     error = results[2].error
     assert error is not None and "gone.png" in error.message
+
+
+def test_a_page_whose_logits_are_not_finite_fails_with_the_decoders_own_words(
+    engine: EngineConfig, cases: list[Case]
+) -> None:
+    stages = load_stages(engine)
+    with torch.no_grad():
+        stages.model.decoder.norm.weight.fill_(math.nan)
+    (page,) = stages.recognize(cases[:1])
+    assert (page.status, page.error) == (Status.FAILED, NAN_LOGITS)
 
 
 def test_a_case_without_a_mode_of_its_own_has_the_engines(

@@ -307,6 +307,32 @@ def test_out_of_memory_goes_on_with_fewer_and_the_same_text(
     assert box.statistics.out_of_memory > 0
 
 
+def test_out_of_memory_is_said_once_and_many_go_together_again_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of 2,000 tokens 15 were left for good, without a word."""
+    failures = iter([MemoryError()])
+
+    def fail_once(rows: int) -> None:
+        if rows == 6:
+            for error in failures:
+                raise error
+
+    config = DecodeConfig(max_new_tokens=40)
+    inputs = prompts(90)
+    toy = ToyDecoder(order=2, eos_bias=-9, fails=fail_once)
+    box = generator(toy, config, num_slots=6, tuning=Tuning(expected_new=40))
+    for key, prompt in enumerate(inputs):
+        add(box, toy, key, prompt)
+    done = drain(box)
+    assert ends([done[key] for key in range(90)]) == expected(toy, inputs, config)
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert record.levelname == "WARNING" and "6 pages" in text and "instead of 2000" in text
+    first = toy.shapes.index((6, 1))
+    assert (6, 1) not in toy.shapes[first + 1 : first + 65] and (6, 1) in toy.shapes[first + 65 :]
+
+
 def test_out_of_memory_with_one_sequence_names_the_flag() -> None:
     toy = ToyDecoder(fails=out_of_memory_above(0, MemoryError()))
     box = generator(toy)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocr2cli.generate.scheduler import Plan, Scheduler
+from ocr2cli.generate.scheduler import GROW_AFTER, Plan, Scheduler
 from ocr2cli.generate.sequence import Sequence, State
 
 
@@ -143,6 +145,44 @@ def test_out_of_memory_halves_what_is_in_use_and_sends_the_youngest_back() -> No
     assert keys(box.shrink()) == [3, 2]
     assert box.kv_tokens == 22
     assert keys(box.running) == [0, 1]
+
+
+def play(box: Scheduler, room: Callable[[int], int], max_new: int = 400) -> Iterator[int]:
+    """Until all are done; yields the budget after each step. room: of the n-th step, in tokens."""
+    for step in itertools.count():
+        if not box.running and not box.num_waiting:
+            return
+        plan = box.schedule()
+        if box.used_tokens(1) > room(step):
+            assert len(box.running) > 1, "what is left alone fits"
+            running = len(box.running)
+            assert box.shrink() and len(box.running) < running
+        else:
+            feed(plan)
+            for one in [s for s in box.running if len(s.token_ids) >= max_new]:
+                box.finish(one)
+        yield box.kv_tokens
+
+
+def test_memory_that_lacked_for_a_moment_narrows_a_budget_for_a_while_only() -> None:
+    """Of 300,000 tokens it left 2,252 for the rest of the run: two pages."""
+    box = Scheduler(4, 300_000)
+    for arrival in range(30):
+        box.add(sequence(arrival, 1126, 7000))
+    budgets = list(play(box, lambda step: 4000 if step == 1 else 10**6))
+    assert budgets[:2] == [300_000, 2252]
+    assert budgets[1:] == sorted(budgets[1:]) and budgets[8 * GROW_AFTER + 1] == 300_000
+    assert len(budgets) < 3600, "30 pages of 400 steps, 4 together: 3,000"
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_memory_that_lacks_for_good_is_asked_for_ever_less_often(pages: int) -> None:
+    box = Scheduler(8, 300_000)
+    for arrival in range(60):
+        box.add(sequence(arrival, 1126, 7000))
+    budgets = list(play(box, lambda step: pages * 1600))
+    num_failures = sum(after < before for before, after in itertools.pairwise(budgets))
+    assert num_failures < 20 and len(budgets) < 60 * 402 + 20
 
 
 def test_prompts_are_fed_within_a_budget_of_tokens_a_step() -> None:

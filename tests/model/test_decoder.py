@@ -316,6 +316,15 @@ def test_an_expert_that_overflows_is_heard_only_where_it_was_chosen(decoder: Dec
     assert not bool(got[uses].isfinite().any())
 
 
+def test_six_experts_in_bf16_are_added_up_in_float32_and_rounded_once() -> None:
+    numbers = torch.Generator().manual_seed(6)
+    y_TKD = torch.randn(300, 6, 32, generator=numbers).bfloat16()
+    weights_TK = torch.randn(300, 64, generator=numbers).softmax(dim=1).topk(6).values
+    exact_TD = (y_TKD.double() * weights_TK.double()[..., None]).sum(dim=1)
+    error_TD = (moe.sum_by_weight(y_TKD, weights_TK).double() - exact_TD).abs()
+    assert bool((error_TD <= exact_TD.abs() * 2**-8 + 1e-6).all())
+
+
 def test_short_sort_keys_keep_the_order_of_experts() -> None:
     experts_R = torch.randint(0, 64, (6 * 500,), generator=torch.Generator().manual_seed(2))
     keys = moe.sort_keys(experts_R.to("meta"))

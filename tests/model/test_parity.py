@@ -23,6 +23,16 @@ def test_sam_map_equals_the_reference(reference: Any, ours: OcrModel, side: int)
     assert relative_error(ours.vision.sam(pixels), expected) < TOLERANCE
 
 
+def test_an_almost_even_map_is_normed_as_in_the_reference(reference: Any, ours: OcrModel) -> None:
+    """There the number that keeps a norm from dividing by 0 counts: elsewhere no error shows it."""
+    x_BGGD = 1e-3 * torch.randn(1, 48, 48, 16, generator=torch.Generator().manual_seed(48))
+    theirs, sam = reference.model.vision_tower.sam_encoder, ours.vision.sam
+    for layer, block in zip(theirs.layers, sam.blocks, strict=True):
+        assert relative_error(block(x_BGGD), layer(x_BGGD)) < TOLERANCE
+    neck = sam.neck(x_BGGD.permute(0, 3, 1, 2))
+    assert relative_error(neck, theirs.neck(x_BGGD)) < TOLERANCE
+
+
 @pytest.mark.parametrize("count", [144, 256])
 def test_query_encoder_equals_the_reference(reference: Any, ours: OcrModel, count: int) -> None:
     image = torch.randn(2, count, 24, generator=torch.Generator().manual_seed(count))

@@ -200,6 +200,13 @@ def test_windows_are_filled_with_zeros_at_the_right_and_bottom() -> None:
     assert windows[12, 6:].eq(0).all()
 
 
+def test_bf16_positions_are_resized_in_float32_and_rounded_once() -> None:
+    positions = torch.randn(1, 64, 64, 8, generator=torch.Generator().manual_seed(3)).bfloat16()
+    exact = sam.resize_positions(positions.double(), 48)
+    error = (sam.resize_positions(positions, 48).double() - exact).abs()
+    assert bool((error <= exact.abs() * 2**-8 + 1e-6).all())
+
+
 def test_kept_tables_follow_the_weights(ours: OcrModel) -> None:
     encoder = ours.vision.sam
     pixels = normalise(random_views(1, 768, seed=12))

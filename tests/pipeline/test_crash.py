@@ -184,11 +184,10 @@ def test_a_stuck_stage_is_named_while_it_is_stuck() -> None:
     results: list[PageResult] = []
     watcher = threading.Thread(target=watch)
     watcher.start()
-    options = RunnerOptions(status=status, retries=0, heartbeat_s=0.1)
+    options = RunnerOptions(status=status, retries=0)
     results.extend(local.run(stages, jobs(1), options=options))
     watcher.join()
     assert seen[0].name == "a" and seen[0].oldest == "doc page 1"
-    assert seen[0].heartbeat_age_s < 0.3, "a sleeping worker still gives signs of life"
 
 
 def test_a_slow_consumer_does_not_look_like_a_hanging_worker() -> None:

@@ -78,7 +78,7 @@ def test_killing_the_parent_leaves_no_orphans() -> None:
 
 def test_the_end_of_the_pipe_is_enough_to_end_a_worker() -> None:
     """PR_SET_PDEATHSIG is Linux's own; here the parent lives on and only hangs up."""
-    worker = WorkerProcess(stage(Recipe("a", misdeeds=((0, "hang"),))), 0, 0, 1.0)
+    worker = WorkerProcess(stage(Recipe("a", misdeeds=((0, "hang"),))), 0, 0)
     worker.flush()
     (job,) = jobs(1)
     worker.send(Ticket(1, job))
@@ -99,7 +99,7 @@ def test_a_worker_that_is_just_starting_leaves_signals_to_its_parent(
 ) -> None:
     """Ctrl-C reaches the whole group, and importing takes a while."""
     for wait_s in (0.0, 0.01, 0.03, 0.06):
-        worker = WorkerProcess(stage(Recipe("a")), 0, 0, 1.0)
+        worker = WorkerProcess(stage(Recipe("a")), 0, 0)
         worker.flush()
         time.sleep(wait_s)
         os.kill(worker.pid, signum)

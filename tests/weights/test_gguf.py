@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import struct
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -18,6 +19,7 @@ from ocr2cli.text.tokenizer import BOS_TOKEN, EOS_TOKEN
 from ocr2cli.text.vocabulary import tokenizer_json
 from ocr2cli.weights.checkpoint import open_checkpoint, read_tokenizer
 from ocr2cli.weights.convert import convert
+from ocr2cli.weights.gguf_config import gguf_config
 from ocr2cli.weights.hub import ModelFiles, resolve_model
 from ocr2cli.weights.load import load_decoder, load_model
 from ocr2cli.weights.read_config import parse_config
@@ -259,3 +261,22 @@ def test_a_vocabulary_that_does_not_fit_is_refused(change, word):
     config["language_config"]["vocab_size"] = 288
     with pytest.raises(ModelError, match=word):
         vocabulary_metadata(json.dumps(vocabulary), parse_config(config, "toy"), "tokenizer.json")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("expert_gating_func", 2), ("expert_weights_scale", 2.5), ("expert_group_count", 8),
+    ("expert_weights_norm", True), ("attention.head_count_kv", 1),
+])
+def test_a_decoder_that_computes_otherwise_is_refused(tmp_path, toy, toy_tensors, key, value):
+    """Other DeepSeek models have tensors of the same names, and these keys with other values."""
+    path = write_pair(tmp_path, toy, to_gguf_names(toy_tensors))
+    headers = []
+    for name in ("m.gguf", "mmproj-m.gguf"):
+        with WeightFile(path.with_name(name)) as file:
+            headers.append(read_header(file))
+    text, vision = headers
+    where = ("m.gguf", "mmproj-m.gguf")
+    gguf_config(text, vision, where)
+    changed = replace(text, metadata={**text.metadata, f"deepseek2-ocr.{key}": value})
+    with pytest.raises(ModelError, match=f"{key} is {value}; only"):
+        gguf_config(changed, vision, where)
