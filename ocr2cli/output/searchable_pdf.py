@@ -13,6 +13,7 @@ from statistics import median
 
 from ocr2cli.document.ink import ink_box
 from ocr2cli.output.assembly import Assembly
+from ocr2cli.output.bidi import is_rtl
 from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import encode, jpeg_size
 from ocr2cli.output.names import printable
@@ -181,7 +182,8 @@ def spread(lines: list[str], area: Area) -> Iterator[TextLine]:
     for index, row in enumerate(rows):
         baseline = top + (index + 0.8) * row_height
         size = max(1.0, min(row_height, 200.0))
-        yield TextLine(left, baseline, column * _columns(row), size, row)
+        taken = column * _columns(row)
+        yield TextLine(right - taken if is_rtl(row) else left, baseline, taken, size, row)
 
 
 def _columns(text: str) -> int:
