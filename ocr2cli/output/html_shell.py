@@ -41,7 +41,7 @@ rect:hover, rect.hot { fill: var(--hot); fill-opacity: .35; stroke-opacity: 1; }
 .block { padding: 2px 8px; border-left: 3px solid transparent; }
 .block.hot { background: #fff6d1; border-left-color: var(--hot); }
 .block h3, .block h4, .block h5, .block h6 { margin: 8px 0; line-height: 1.25; }
-.block p { margin: 8px 0; white-space: pre-line; }
+.block p, .block center { margin: 8px 0; white-space: pre-line; }
 .block img { display: block; max-width: 100%; height: auto; margin: 8px 0; }
 table { border-collapse: collapse; font-size: 14px; }
 td, th { border: 1px solid var(--line); padding: 2px 6px; vertical-align: top; }

@@ -256,6 +256,14 @@ def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
         ("AT&amp;T &#65;&#x42; &eacute; R&D &copy &notes", ["AT&T AB \u00e9 R&D &copy &notes"]),
         ("a &#" + "1" * 5000 + "; b", ["a &#" + "1" * 5000 + "; b"]),
         ("<script>x</script> 5 * 3 * 2 a_b_c", ["<script>x</script> 5 * 3 * 2 a_b_c"]),
+        ("***a*** **b *c* d** __e__", ["a b c d e"]),
+        ("<center>Figure 1: *x*</center>", ["Figure 1: x"]),
+        ("\\[ E = mc^2 \\]\n\n\\[\n|x| \\\\[2pt]\n\\]",
+         ["\\[ E = mc^2 \\]", "\\[", "|x| \\\\[2pt]", "\\]"]),
+        ("*a* \\(x*y \\) - \\(\\{z*2\\}\\) b*c*d",
+         ["a \\(x*y \\) - \\(\\{z*2\\}\\) bcd"]),
+        ("<td>\\(</td><td>a &lt; \\(b&lt;c\\)</td>", ["\\( a < \\(b<c\\)"]),
+        ("[l](\\(u\\)) \\(a\\) \\[1, \\_\\[2\\]", ["l \\(a\\) [1, _\\[2\\]"]),
     ],
 )  # fmt: skip
 def test_plain_lines_are_what_a_reader_sees(markdown: str, lines: list[str]) -> None:
@@ -611,6 +619,10 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
          "<p>R&amp;D \u00a9 &amp;copy &amp;section; &amp;#" + "1" * 5000 + ";</p>"),
         ("```\n&lt;script> a&#33;[b] &copy;\n```", "<pre>&lt;script&gt; a![b] &amp;copy;</pre>"),
         ("\\( a &lt; b \\)", "<p><code>\\( a &lt; b \\)</code></p>"),
+        # As the model writes captions; a browser ends a paragraph before this tag.
+        ("<center>Figure 1: *a* < b</center>", "<center>Figure 1: <em>a</em> &lt; b</center>"),
+        ("<center>a\nb\n\nc", "<p><center>a\nb</center></p>\n<p>c</p>"),
+        ("text <center>a</center>", "<p>text <center>a</center></p>"),
         ("a < b <script> ![x](y)", "<p>a &lt; b &lt;script&gt; ![x](y)</p>"),
         ("", ""),
     ],
@@ -635,6 +647,7 @@ def test_markdown_becomes_html(markdown: str, expected: str) -> None:
         "<" * 100_000,
         "![](" * 20_000,
         "\\[" * 40_000,
+        "\\(\\\\" * 20_000,
         "`" * 100_000,
         "[" * 100_000,
         "<b>" * 15_000 + "</i>" * 15_000,
