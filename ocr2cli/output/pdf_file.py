@@ -40,11 +40,12 @@ class TextLine:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The page's JPEG (RGB) and its size in pixels."""
+    """The page's JPEG, in RGB or grey, and its size in pixels."""
 
     jpeg: bytes
     width: int
     height: int
+    is_grey: bool
 
 
 class PdfFile:
@@ -128,9 +129,10 @@ class PdfFile:
         self._write(number, head + data + b"\nendstream")
 
     def _write_picture(self, number: int, picture: Picture) -> None:
+        space = "/DeviceGray" if picture.is_grey else "/DeviceRGB"
         entries = (
             f"/Type /XObject /Subtype /Image /Width {picture.width} /Height {picture.height} "
-            "/ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode"
+            f"/ColorSpace {space} /BitsPerComponent 8 /Filter /DCTDecode"
         )
         self._write_stream(number, entries, picture.jpeg, is_flate=False)
 

@@ -15,7 +15,7 @@ from ocr2cli.document.ink import ink_box
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.bidi import is_rtl
 from ocr2cli.output.blocks import page_blocks
-from ocr2cli.output.figures import encode, jpeg_size
+from ocr2cli.output.figures import encode, jpeg_size, without_colour
 from ocr2cli.output.names import printable
 from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
@@ -64,7 +64,10 @@ def page_points(
 
 def picture(rgb: Uint8Array | None) -> Picture | None:
     """The page as JPEG at quality 85."""
-    return None if rgb is None else Picture(encode(rgb, "JPEG"), *jpeg_size(rgb))
+    if rgb is None:
+        return None
+    pixels = without_colour(rgb)
+    return Picture(encode(pixels, "JPEG"), *jpeg_size(pixels), is_grey=pixels.ndim == 2)
 
 
 def failed_note(result: PageResult) -> list[str]:

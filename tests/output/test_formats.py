@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pymupdf
 import pytest
-from page_factory import HEIGHT, WIDTH, failed, job, page, write
+from page_factory import HEIGHT, WIDTH, failed, gradient, job, page, write
 from PIL import Image
 
 from ocr2cli.errors import ExitCode
@@ -236,6 +237,33 @@ def test_a_block_without_a_box_keeps_its_words_where_there_is_no_room() -> None:
     found = {line.text: line for line in lines}
     assert list(found) == ["above", "between", "below"]
     assert 499 < found["between"].y < 502 and found["between"].size <= 1
+
+
+def _photocopy(job: PageJob) -> PageImage:
+    """The same page without its colours."""
+    return replace(gradient(job), rgb=np.repeat(gradient(job).rgb[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["pdf", "html"])
+@pytest.mark.parametrize(("render", "mode"), [(gradient, "RGB"), (_photocopy, "L")])
+def test_a_page_without_colour_is_a_grey_jpeg(
+    tmp_path: Path, name: str, render: Callable[[PageJob], PageImage], mode: str
+) -> None:
+    one = Writer(tmp_path, OutputSettings((name,), "f"), render=render)
+    one.expect(job("d"))
+    one.add(page("d"))
+    one.close()
+    if name == "html":
+        (data,) = re.findall(r"base64,([^\"]+)", (tmp_path / "d.html").read_text())
+        jpeg = base64.b64decode(data)
+    else:
+        with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+            jpeg = pdf.extract_image(pdf[0].get_images()[0][0])["image"]
+            seen = pdf[0].get_pixmap(dpi=144)
+        assert abs(seen.pixel(150, 10)[0] - 150) < 12
+        assert mode == "RGB" or len({*seen.pixel(150, 10)}) == 1
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert image.mode == mode
 
 
 def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
