@@ -1,7 +1,8 @@
 """An OCRmyPDF plug-in: `ocrmypdf --plugin examples/ocrmypdf_plugin.py IN.pdf OUT.pdf`.
 
 OCRmyPDF rasterises, straightens and writes the PDF; ocr2 reads the pages. The model gives boxes of
-blocks, so lines and words are spread over each block: their places are estimated.
+blocks, so lines and words are spread over each block as `--format pdf` spreads them: their places
+are estimated.
 OCRmyPDF refuses a PDF that has text already (PriorOcrFoundError), unless `--skip-text` leaves such
 pages as they are or `--force-ocr` has them read anew.
 OCR2_MODEL and OCR2_SERVER choose model and server, as for `ocr2 run`; a server saves loading the
@@ -9,8 +10,8 @@ model once a page. Needs no tesseract and no Ghostscript (`--output-type pdf`).
 """
 
 import os
-import re
 
+import numpy as np
 import ocrmypdf
 from ocrmypdf import BoundingBox, OcrClass, OcrElement, OrientationConfidence
 
@@ -19,8 +20,8 @@ from ocrmypdf.builtin_plugins.tesseract_ocr import add_options, register_options
 from PIL import Image
 
 import ocr2cli
-
-BLOCK = re.compile(r"<\|det\|>\[\[(\d+), *(\d+), *(\d+), *(\d+)\]\]<\|/det\|>([^<]*)")
+from ocr2cli.output.bidi import is_rtl
+from ocr2cli.output.searchable_pdf import text_lines
 
 
 class Ocr2Engine(ocrmypdf.OcrEngine):
@@ -43,29 +44,31 @@ class Ocr2Engine(ocrmypdf.OcrEngine):
         if page.error:
             raise ocrmypdf.exceptions.SubprocessOutputError(page.error.message)
         with Image.open(input_file) as image:
-            width, height = image.size
             dpi = float(image.info.get("dpi", (72, 72))[0])
-        blocks = [(tuple(map(int, found[:4])), found[4]) for found in BLOCK.findall(page.raw)]
-        blocks = blocks or [((50, 50, 949, 949), page.markdown)]
-        lines = [line for block in blocks for line in spread(*block, width / 999, height / 999)]
+            pixels = np.asarray(image.convert("RGB"))
+        height, width = pixels.shape[:2]
+        scale = dpi / 72  # pixels of a point
+        found = text_lines(page, (width / scale, height / scale), pixels)
+        lines = [line_element(line, scale) for line in found]
         box = BoundingBox(0, 0, width, height)
         tree = OcrElement(OcrClass.PAGE, box, children=lines, dpi=dpi, page_number=page_number)
         return tree, page.markdown
 
 
-def spread(box, text, x_scale, y_scale):
-    """A block's lines, one below the other over its box, their words by length."""
-    (x1, x2), (y1, y2) = sorted(box[::2]), sorted(box[1::2])  # corners come in any order
-    x1, y1, x2, y2 = x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale
-    rows = [row.strip("#* ") for row in text.splitlines() if row.strip("#* ")]
-    for number, row in enumerate(rows):
-        top, step = y1 + number * (y2 - y1) / len(rows), (y2 - y1) / len(rows)
-        column, at, words = (x2 - x1) / max(len(row), 1), 0, []
-        for word in row.split(" "):
-            place = (x1 + at * column, top, x1 + (at + len(word)) * column, top + step)
-            words += [OcrElement(OcrClass.WORD, BoundingBox(*place), text=word)] * bool(word)
-            at += len(word) + 1
-        yield OcrElement(OcrClass.LINE, BoundingBox(x1, top, x2, top + step), children=words)
+def line_element(line, scale):
+    """A line with its words by length, in the order of reading; scale: pixels of a point."""
+    left, right = line.x * scale, (line.x + line.width) * scale
+    top, bottom = (line.y - 0.8 * line.size) * scale, (line.y + 0.2 * line.size) * scale
+    column, at, words = (right - left) / len(line.text), 0, []
+    for word in line.text.split(" "):
+        sides = left + at * column, left + (at + len(word)) * column
+        if is_rtl(line.text):
+            sides = left + right - sides[1], left + right - sides[0]
+        words.append(
+            OcrElement(OcrClass.WORD, BoundingBox(sides[0], top, sides[1], bottom), text=word)
+        )
+        at += len(word) + 1
+    return OcrElement(OcrClass.LINE, BoundingBox(left, top, right, bottom), children=words)
 
 
 @ocrmypdf.hookimpl

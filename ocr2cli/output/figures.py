@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 from PIL import Image
 
 from ocr2cli.output.assembly import Assembly
@@ -57,22 +58,28 @@ def crop(rgb: Uint8Array, box: Box) -> Uint8Array:
     return rgb[top:bottom, left:right]
 
 
-def encode(rgb: Uint8Array, kind: str, quality: int = 85) -> bytes:
+def without_colour(rgb: Uint8Array) -> Uint8Array:
+    """uint8 [H, W] of a picture whose three channels are alike, for a smaller JPEG; else `rgb`."""
+    red = rgb[:, :, 0]
+    return red if all(np.array_equal(red, rgb[:, :, other]) for other in (1, 2)) else rgb
+
+
+def encode(pixels: Uint8Array, kind: str, quality: int = 85) -> bytes:
     """PNG or JPEG bytes, the same for the same pixels. quality: 0-95, JPEG only.
 
-    A JPEG has `jpeg_size(rgb)`.
+    pixels: uint8 [H, W, 3], or [H, W] for a grey picture. A JPEG has `jpeg_size(pixels)`.
     """
     buffer = io.BytesIO()
-    image = Image.fromarray(rgb, "RGB")
+    image = Image.fromarray(pixels)
     options = {"quality": quality} if kind == "JPEG" else {}
-    if kind == "JPEG" and jpeg_size(rgb) != image.size:
-        image = image.resize(jpeg_size(rgb), Image.Resampling.LANCZOS)
+    if kind == "JPEG" and jpeg_size(pixels) != image.size:
+        image = image.resize(jpeg_size(pixels), Image.Resampling.LANCZOS)
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def jpeg_size(rgb: Uint8Array) -> tuple[int, int]:
+def jpeg_size(pixels: Uint8Array) -> tuple[int, int]:
     """(width, height) of the picture as a JPEG: its own, or smaller where a side is too long."""
-    height, width = rgb.shape[:2]
+    height, width = pixels.shape[:2]
     factor = min(1.0, MAX_JPEG_SIDE / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))

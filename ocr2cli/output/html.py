@@ -15,7 +15,7 @@ from PIL import Image
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.blocks import page_blocks
-from ocr2cli.output.figures import crop, encode
+from ocr2cli.output.figures import crop, encode, without_colour
 from ocr2cli.output.html_shell import head, tail
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.summary import BADLY_READ
@@ -156,7 +156,7 @@ def _scaled(rgb: Uint8Array) -> Uint8Array:
 
 
 def _img(rgb: Uint8Array, alternative: str) -> str:
-    data = base64.b64encode(encode(rgb, "JPEG", _QUALITY)).decode()
+    data = base64.b64encode(encode(without_colour(rgb), "JPEG", _QUALITY)).decode()
     height, width = rgb.shape[:2]
     return (
         f'<img src="data:image/jpeg;base64,{data}" alt="{alternative}" '

@@ -38,18 +38,31 @@ rect.image { stroke: #1b7837; } rect.title, rect.sub_title { stroke: #b2182b; }
 rect.table { stroke: #762a83; }
 rect:hover, rect.hot { fill: var(--hot); fill-opacity: .35; stroke-opacity: 1; }
 .text { min-width: 0; overflow-wrap: anywhere; }
-.block { padding: 2px 8px; border-left: 3px solid transparent; }
+.block { overflow-x: auto; padding: 2px 8px; border-left: 3px solid transparent; }
 .block.hot { background: #fff6d1; border-left-color: var(--hot); }
 .block h3, .block h4, .block h5, .block h6 { margin: 8px 0; line-height: 1.25; }
-.block p { margin: 8px 0; white-space: pre-line; }
+.block p, .block center { margin: 8px 0; white-space: pre-line; }
+.block ul, .block ol { margin: 4px 0; }
+/* Hebrew and Arabic begin at the right. */
+.block :is(p, center, li, h3, h4, h5, h6, td, th) { unicode-bidi: plaintext; }
 .block img { display: block; max-width: 100%; height: auto; margin: 8px 0; }
-table { border-collapse: collapse; font-size: 14px; }
+table { border-collapse: collapse; font-size: 14px; overflow-wrap: normal; }
 td, th { border: 1px solid var(--line); padding: 2px 6px; vertical-align: top; }
 pre, code { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; }
 .failure { max-width: 80ch; margin: 0; overflow-wrap: anywhere; }
 .empty { color: var(--soft); font-style: italic; }
 @media (max-width: 800px) { .pair { grid-template-columns: minmax(0, 1fr); } }
-@media print { header { position: static; } section { break-inside: avoid-page; } }
+@media print {
+  body { font-size: 13px; background: none; } header { position: static; } label { display: none; }
+  main { display: block; padding: 0; } section + section { margin-top: 12px; }
+  section + section:has(.pair) { break-before: page; margin-top: 0; }
+  h2 { break-after: avoid; } tr { break-inside: avoid; }
+  /* Floats, for Chromium moves a grid that needs a second sheet there whole. */
+  .pair { display: flow-root; } .text { margin-left: 51%; }
+  .scan, .pair > .empty { float: left; max-width: 48%; }
+  .scan img { width: auto; max-width: 100%; max-height: 90vh; }
+  .block { overflow: visible; } table { font-size: 11px; overflow-wrap: anywhere; }
+}
 """
 
 SCRIPT = """

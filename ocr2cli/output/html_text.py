@@ -191,7 +191,10 @@ def _rows(lines: list[str]) -> str:
 
 
 def _paragraph(lines: list[str]) -> str:
-    return f"<p>{_inline(chr(10).join(lines))}</p>"
+    text = _inline("\n".join(lines))
+    # A caption: a browser ends a paragraph before this tag.
+    is_centred = text.startswith("<center>") and text.endswith("</center>")
+    return text if is_centred else f"<p>{text}</p>"
 
 
 def _inline(text: str) -> str:

@@ -32,12 +32,13 @@ body { margin: 0; padding: 20px; font: 16px/1.5 system-ui, sans-serif; color: #1
   background: #f2f2f4; }
 h1 { margin: 0; font-size: 18px; } p { margin: 0 0 14px; color: #6b6b70; }
 table { border-collapse: collapse; background: #fff; border: 1px solid #d9d9de; }
-th, td { padding: 5px 14px; border-bottom: 1px solid #d9d9de; text-align: left;
-  overflow-wrap: anywhere; }
+th, td { padding: 5px 14px; border-bottom: 1px solid #d9d9de; text-align: left; }
+td:first-child { min-width: 9em; overflow-wrap: anywhere; }
 th { font-weight: 600; color: #6b6b70; } .number { text-align: right; }
+tr > :first-child { border-left: 6px solid transparent; }
 .bad td:first-child { border-left: 6px solid #c4262e; }
 .unsure td:first-child { border-left: 6px solid #e08a00; }
-.fine td:first-child { border-left: 6px solid transparent; }
+@media (max-width: 600px) { body { padding: 8px; } th, td { padding: 5px 6px; } }
 """
 
 

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ocr2cli.output.bidi import visual
 from ocr2cli.output.folder import StagedWriter
 
 # Objects with fixed numbers; pages take the numbers after them.
@@ -28,7 +29,7 @@ _MIN_SIDE, _MAX_SIDE = 3.0, 14_400.0
 @dataclass(frozen=True, slots=True)
 class TextLine:
     """One line of invisible text. x, y: left end of the baseline in points from the page's top
-    left; width: what it is stretched to; size: font size; both in points."""
+    left; width: what it is stretched to; size: font size; both in points. text: as it is read."""
 
     x: float
     y: float
@@ -39,11 +40,12 @@ class TextLine:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The page's JPEG (RGB) and its size in pixels."""
+    """The page's JPEG, in RGB or grey, and its size in pixels."""
 
     jpeg: bytes
     width: int
     height: int
+    is_grey: bool
 
 
 class PdfFile:
@@ -102,7 +104,8 @@ class PdfFile:
         self._stream.write(f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode())
 
     def _show(self, line: TextLine, page_height: float) -> str:
-        codes = "".join(f"{self._cid(char):04x}" for char in line.text)
+        # As on paper: readers turn Hebrew and Arabic round again.
+        codes = "".join(f"{self._cid(char):04x}" for char in visual(line.text))
         natural = max(len(line.text) * _ADVANCE * line.size, 0.01)
         stretch = 100 * line.width / natural
         return (
@@ -126,9 +129,10 @@ class PdfFile:
         self._write(number, head + data + b"\nendstream")
 
     def _write_picture(self, number: int, picture: Picture) -> None:
+        space = "/DeviceGray" if picture.is_grey else "/DeviceRGB"
         entries = (
             f"/Type /XObject /Subtype /Image /Width {picture.width} /Height {picture.height} "
-            "/ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode"
+            f"/ColorSpace {space} /BitsPerComponent 8 /Filter /DCTDecode"
         )
         self._write_stream(number, entries, picture.jpeg, is_flate=False)
 

@@ -13,8 +13,9 @@ from statistics import median
 
 from ocr2cli.document.ink import ink_box
 from ocr2cli.output.assembly import Assembly
+from ocr2cli.output.bidi import is_rtl
 from ocr2cli.output.blocks import page_blocks
-from ocr2cli.output.figures import encode, jpeg_size
+from ocr2cli.output.figures import encode, jpeg_size, without_colour
 from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import PageImage, PageResult, Status, Uint8Array
@@ -63,7 +64,10 @@ def page_points(
 
 def picture(rgb: Uint8Array | None) -> Picture | None:
     """The page as JPEG at quality 85."""
-    return None if rgb is None else Picture(encode(rgb, "JPEG"), *jpeg_size(rgb))
+    if rgb is None:
+        return None
+    pixels = without_colour(rgb)
+    return Picture(encode(pixels, "JPEG"), *jpeg_size(pixels), is_grey=pixels.ndim == 2)
 
 
 def failed_note(result: PageResult) -> list[str]:
@@ -181,7 +185,8 @@ def spread(lines: list[str], area: Area) -> Iterator[TextLine]:
     for index, row in enumerate(rows):
         baseline = top + (index + 0.8) * row_height
         size = max(1.0, min(row_height, 200.0))
-        yield TextLine(left, baseline, column * _columns(row), size, row)
+        taken = column * _columns(row)
+        yield TextLine(right - taken if is_rtl(row) else left, baseline, taken, size, row)
 
 
 def _columns(text: str) -> int:

@@ -26,6 +26,7 @@ _TAG_OPENS = re.compile(r"<(?=[a-zA-Z/!?])")
 
 _SAFE_TAGS = (
     "table|thead|tbody|tfoot|tr|td|th|caption|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol|li"
+    "|center"
 )
 _SAFE_ATTRIBUTE = r"\s+(?:rowspan|colspan)\s*=\s*(?:\"[0-9]{1,4}\"|'[0-9]{1,4}'|[0-9]{1,4})"
 _SAFE_TAG = re.compile(rf"(</?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)

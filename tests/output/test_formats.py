@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import pymupdf
 import pytest
-from page_factory import HEIGHT, WIDTH, failed, job, page, write
+from page_factory import HEIGHT, WIDTH, failed, gradient, job, page, write
 from PIL import Image
 
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.bidi import visual
 from ocr2cli.output.figures import encode
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
@@ -85,6 +87,53 @@ def test_the_text_layer_is_invisible_over_the_scan(tmp_path: Path) -> None:
     assert (seen.width, seen.height) == (WIDTH, HEIGHT) and seen.samples == bare.samples
     pixels = np.frombuffer(seen.samples, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert abs(int(pixels[10, 150, 0]) - 150) < 12  # the scan's own colours
+
+
+# Hebrew and Arabic, as they are read: words, then numbers, marks and brackets between them.
+RTL = "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd"
+ARABIC = "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645"
+RTL_MIXED = f"{RTL} 123 (\u05de\u05d7\u05d9\u05e8) $5 \u05d0\u05d5 10% \u05d4\u05e0\u05d7\u05d4"
+
+
+@pytest.mark.parametrize("text", [RTL, ARABIC, "plain (Latin) 1-2"])
+def test_text_from_right_to_left_is_found_in_a_searchable_pdf(tmp_path: Path, text: str) -> None:
+    """Readers turn it round, as it stands on paper: it was written in the order of reading."""
+    write(tmp_path, grounded("d", 0, ("text", [100, 100, 900, 130], text)), formats=("pdf",))
+    with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+        assert pdf[0].get_text().strip() == text
+        assert pdf[0].search_for(text.split()[-1])
+
+
+@pytest.mark.parametrize("text", [RTL, ARABIC, RTL_MIXED])
+def test_pdfium_reads_text_from_right_to_left_with_its_numbers(tmp_path: Path, text: str) -> None:
+    pdfium = pytest.importorskip("pypdfium2")
+    write(tmp_path, grounded("d", 0, ("text", [100, 100, 900, 130], text)), formats=("pdf",))
+    pdf = pdfium.PdfDocument(tmp_path / "d.ocr.pdf")
+    words = pdf[0].get_textpage().get_text_range()
+    pdf.close()
+    assert words.split() == text.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain (Latin)", "plain (Latin)"),
+        ("\u05d0\u05d1 12.5 (\u05d2)", "(\u05d2) 12.5 \u05d1\u05d0"),
+        ("\u05d0\u05d1\u05d2 A b \u05d3", "\u05d3 A b \u05d2\u05d1\u05d0"),
+        ("In \u05d0\u05d1 \u05d2, Latin", "In \u05d2 \u05d1\u05d0, Latin"),
+        ("A \u05d0\u05d1\u05d2\u05d3.", ".\u05d3\u05d2\u05d1\u05d0 A"),
+        ("\u0645\u0631 12-3 \u0661\u0662", "\u0661\u0662 3-12 \u0631\u0645"),
+    ],
+    ids=["latin", "number", "foreign words", "in Latin text", "foreign first", "Arabic numbers"],
+)
+def test_a_line_stands_on_paper_as_unicode_has_it(text: str, expected: str) -> None:
+    assert visual(text) == expected
+
+
+def test_lines_from_right_to_left_end_at_the_right_of_their_block() -> None:
+    long, short = spread([f"{RTL} {RTL}", RTL], (100, 0, 200, 20))
+    assert long.x == pytest.approx(100) and long.x + long.width == pytest.approx(200)
+    assert short.width < 60 and short.x + short.width == pytest.approx(200)
 
 
 def test_words_lie_inside_the_box_of_their_block(tmp_path: Path) -> None:
@@ -190,6 +239,33 @@ def test_a_block_without_a_box_keeps_its_words_where_there_is_no_room() -> None:
     assert 499 < found["between"].y < 502 and found["between"].size <= 1
 
 
+def _photocopy(job: PageJob) -> PageImage:
+    """The same page without its colours."""
+    return replace(gradient(job), rgb=np.repeat(gradient(job).rgb[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["pdf", "html"])
+@pytest.mark.parametrize(("render", "mode"), [(gradient, "RGB"), (_photocopy, "L")])
+def test_a_page_without_colour_is_a_grey_jpeg(
+    tmp_path: Path, name: str, render: Callable[[PageJob], PageImage], mode: str
+) -> None:
+    one = Writer(tmp_path, OutputSettings((name,), "f"), render=render)
+    one.expect(job("d"))
+    one.add(page("d"))
+    one.close()
+    if name == "html":
+        (data,) = re.findall(r"base64,([^\"]+)", (tmp_path / "d.html").read_text())
+        jpeg = base64.b64decode(data)
+    else:
+        with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
+            jpeg = pdf.extract_image(pdf[0].get_images()[0][0])["image"]
+            seen = pdf[0].get_pixmap(dpi=144)
+        assert abs(seen.pixel(150, 10)[0] - 150) < 12
+        assert mode == "RGB" or len({*seen.pixel(150, 10)}) == 1
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert image.mode == mode
+
+
 def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
     write(tmp_path, *(failed("d", n, "empty", f"number {n}") for n in range(60)), formats=("pdf",))
     with pymupdf.open(tmp_path / "d.ocr.pdf") as pdf:
@@ -208,6 +284,14 @@ def test_sixty_pages_make_a_pdf_with_sixty_pages(tmp_path: Path) -> None:
         ("AT&amp;T &#65;&#x42; &eacute; R&D &copy &notes", ["AT&T AB \u00e9 R&D &copy &notes"]),
         ("a &#" + "1" * 5000 + "; b", ["a &#" + "1" * 5000 + "; b"]),
         ("<script>x</script> 5 * 3 * 2 a_b_c", ["<script>x</script> 5 * 3 * 2 a_b_c"]),
+        ("***a*** **b *c* d** __e__", ["a b c d e"]),
+        ("<center>Figure 1: *x*</center>", ["Figure 1: x"]),
+        ("\\[ E = mc^2 \\]\n\n\\[\n|x| \\\\[2pt]\n\\]",
+         ["\\[ E = mc^2 \\]", "\\[", "|x| \\\\[2pt]", "\\]"]),
+        ("*a* \\(x*y \\) - \\(\\{z*2\\}\\) b*c*d",
+         ["a \\(x*y \\) - \\(\\{z*2\\}\\) bcd"]),
+        ("<td>\\(</td><td>a &lt; \\(b&lt;c\\)</td>", ["\\( a < \\(b<c\\)"]),
+        ("[l](\\(u\\)) \\(a\\) \\[1, \\_\\[2\\]", ["l \\(a\\) [1, _\\[2\\]"]),
     ],
 )  # fmt: skip
 def test_plain_lines_are_what_a_reader_sees(markdown: str, lines: list[str]) -> None:
@@ -565,6 +649,10 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
          "<p>R&amp;D \u00a9 &amp;copy &amp;section; &amp;#" + "1" * 5000 + ";</p>"),
         ("```\n&lt;script> a&#33;[b] &copy;\n```", "<pre>&lt;script&gt; a![b] &amp;copy;</pre>"),
         ("\\( a &lt; b \\)", "<p><code>\\( a &lt; b \\)</code></p>"),
+        # As the model writes captions; a browser ends a paragraph before this tag.
+        ("<center>Figure 1: *a* < b</center>", "<center>Figure 1: <em>a</em> &lt; b</center>"),
+        ("<center>a\nb\n\nc", "<p><center>a\nb</center></p>\n<p>c</p>"),
+        ("text <center>a</center>", "<p>text <center>a</center></p>"),
         ("a < b <script> ![x](y)", "<p>a &lt; b &lt;script&gt; ![x](y)</p>"),
         ("", ""),
     ],
@@ -589,6 +677,7 @@ def test_markdown_becomes_html(markdown: str, expected: str) -> None:
         "<" * 100_000,
         "![](" * 20_000,
         "\\[" * 40_000,
+        "\\(\\\\" * 20_000,
         "`" * 100_000,
         "[" * 100_000,
         "<b>" * 15_000 + "</i>" * 15_000,

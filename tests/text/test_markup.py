@@ -82,6 +82,7 @@ def test_safe_html_keeps_tables_and_escapes_the_rest() -> None:
     assert safe_html('<table><tr><td rowspan="2">1 < 2</td></tr></table>') == (
         '<table><tr><td rowspan="2">1 &lt; 2</td></tr></table>'
     )
+    assert safe_html("<center>Figure 1</center>") == "<center>Figure 1</center>"
     assert safe_html("<td onclick=x>&<br/>") == "&lt;td onclick=x&gt;&amp;<br/>"
 
 
