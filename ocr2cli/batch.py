@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from ocr2cli.output.metrics import PipelineGauges, write_metrics
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
-from ocr2cli.output.writer import Writer
+from ocr2cli.output.writer import SUMMARY_PATH, Writer
 from ocr2cli.pages import PageJob, PageKey, PageResult, Unchanged
 from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.lock import OutputLock
@@ -119,14 +119,25 @@ def run_batch(
     stages: instead of the configured engine's. summary: filled as the run goes, so that a caller
     has it of a run that an error ends too. Raises: Ocr2Error; pages read until then are kept.
     """
-    check_run(cfg)
     stop = stop or StopRequests()
     summary = summary or Summary()
     summary.min_confidence = cfg.min_confidence
+    with _ending(summary, stop):
+        check_run(cfg)
+        _run(cfg, stages, progress, stop, summary)
+    return summary
+
+
+def _run(
+    cfg: RunConfig, stages: Sequence[Stage] | None, progress: Progress | None,
+    stop: StopRequests, summary: Summary,
+) -> None:  # fmt: skip
     status = RunStatus()
     with (
         OutputLock(cfg.out),
         _watched(cfg, summary, status, stop),
+        ExitStack() as after_uploads,
+        _ending(summary, stop),
         _bucket(cfg, summary, stop) as bucket,
     ):
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
@@ -147,6 +158,7 @@ def run_batch(
             writer = Writer(
                 cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
             )
+            after_uploads.callback(_sum_up, writer, bucket)
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
                 for result in _results(batch, plan, options):
@@ -157,15 +169,10 @@ def run_batch(
                     _write_metrics(cfg, summary, status)
                     if cfg.fail_fast and not result.status.is_good:
                         break
-            except BaseException as error:
-                summary.ended_by = exit_code_of(error)
-                raise
             finally:
-                summary.ended_by = summary.ended_by or stop.exit_code
                 if not stages:
                     summary.forecast = expected(cfg, summary)
-                writer.close()
-    return summary
+                writer.finish()
 
 
 def _log_page(result: PageResult) -> None:
@@ -187,19 +194,33 @@ def _log_page(result: PageResult) -> None:
 
 
 @contextmanager
-def _watched(
-    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
-) -> Iterator[None]:
-    """At the end, whatever it is, the run's watchers are told of it."""
+def _ending(summary: Summary, stop: StopRequests) -> Iterator[None]:
+    """How the block ends is how the run ends, to whoever looks at the summary after it."""
     try:
         yield
     except BaseException as error:
         summary.ended_by = exit_code_of(error)
         raise
-    else:
-        summary.ended_by = stop.exit_code
+    summary.ended_by = stop.exit_code
+
+
+@contextmanager
+def _watched(
+    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
+) -> Iterator[None]:
+    """At the end, whatever it is, the run's watchers are told of it."""
+    try:
+        with _ending(summary, stop):
+            yield
     finally:
         _write_metrics(cfg, summary, status, is_finished=True)
+
+
+def _sum_up(writer: Writer, bucket: Bucket | None) -> None:
+    """When all else is done and its faults are known."""
+    writer.close()
+    if bucket is not None:
+        bucket.put_last(SUMMARY_PATH)
 
 
 @contextmanager
@@ -211,12 +232,14 @@ def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bu
         return
     bucket = Bucket(cfg.out_url, cfg.out, stop=stop)
     try:
-        yield bucket
-    except BaseException:
-        bucket.close(is_failing=True)
-        raise
-    bucket.close()
-    summary.document_faults += bucket.faults
+        try:
+            yield bucket
+        except BaseException:
+            bucket.close(is_failing=True)
+            raise
+        bucket.close()
+    finally:
+        summary.document_faults += bucket.faults
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 

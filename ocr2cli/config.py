@@ -1,8 +1,8 @@
 """Every setting of a run, as frozen dataclasses with defaults that work.
 
-Most fields have the names of their flags, with underscores. Filled by `cli/run.py` for a command
-and by `api.py` for a program; passed, never imported as a value. Knows nothing about where a value
-came from.
+Most fields have the names of their flags, with underscores. Filled by `cli/settings.py` for a
+command and by `api.py` for a program; passed, never imported as a value. Knows nothing about
+where a value came from.
 """
 
 from __future__ import annotations

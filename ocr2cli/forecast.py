@@ -7,15 +7,17 @@ else from docs/speed.md, and the report says which; of another model it then for
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ocr2cli.config import RunConfig, TileConfig
+from ocr2cli.document.listing import PageEstimates
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import v1_tile_config, view_layout
 from ocr2cli.engines.choose import check_request, plan_engine
 from ocr2cli.engines.remote import remote_spec
-from ocr2cli.errors import ExitCode, PageFault
+from ocr2cli.errors import ExitCode
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.output.assembly import written_files
 from ocr2cli.output.jsonl import rounded
@@ -112,38 +114,32 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
 
     Raises: UsageError; ModelError for a model that the run itself would not find.
     """
-    from ocr2cli.document.raster import page_estimate
-
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
     where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
     model = _model(cfg)
     journal = Journal.peek(cfg.out, model.fingerprint)
     most = cfg.decode.max_new_tokens or model.max_positions
-    for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
-        seen.add(job.key.document)
-        if job.error is not None:
-            plan.unreadable.append(f"{job.key.document}: {job.error.message}")
-            continue
-        if cfg.resume and journal.find(job, retry_failed=cfg.retry_failed):
-            plan.pages_done += 1
-            continue
-        try:
-            width, height, num_characters = page_estimate(job, cfg.raster)
-        except PageFault as fault:
-            plan.unreadable.append(f"{job.key}: {fault.message}")
-            continue
-        except MemoryError:
-            plan.unreadable.append(f"{job.key}: there is not enough memory to look at it.")
-            continue
-        layout = view_layout(width, height, model.tiles, is_v1=model.is_v1)
-        plan.pages += 1
-        plan.tiles += layout.num_tiles
-        plan.visual_tokens += layout.visual_tokens
-        expected = int(num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
-        plan.new_tokens += min(most, expected)
-        plan.grids["x".join(map(str, layout.grid))] += 1
-    journal.close()
+    with closing(journal), PageEstimates(cfg.raster) as pages:
+        for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
+            seen.add(job.key.document)
+            if job.error is not None:
+                plan.unreadable.append(f"{job.key.document}: {job.error.message}")
+                continue
+            if cfg.resume and journal.find(job, retry_failed=cfg.retry_failed):
+                plan.pages_done += 1
+                continue
+            page = pages.of(job)
+            if page.error is not None:
+                plan.unreadable.append(f"{job.key}: {page.error.message}")
+                continue
+            layout = view_layout(page.width, page.height, model.tiles, is_v1=model.is_v1)
+            plan.pages += 1
+            plan.tiles += layout.num_tiles
+            plan.visual_tokens += layout.visual_tokens
+            expected = int(page.num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
+            plan.new_tokens += min(most, expected)
+            plan.grids["x".join(map(str, layout.grid))] += 1
     plan.documents = len(seen)
     plan.seconds, plan.basis = _time(cfg, plan)
     store_forecast(cfg, plan.to_json())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -18,13 +19,14 @@ from PIL import Image
 from ocr2cli.cli.main import main
 from ocr2cli.cli.progress import Progress
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
+from ocr2cli.document import listing
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import plan_engine
-from ocr2cli.errors import ModelError, PageFault
+from ocr2cli.errors import ModelError
 from ocr2cli.forecast import Forecast, forecast
 from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
 from ocr2cli.output.summary import Summary
-from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import PageKey, PageResult, Status
 from ocr2cli.pipeline.journal import Journal
 
 REPO = Path(__file__).parents[1]
@@ -87,20 +89,47 @@ def test_a_forecast_speaks_as_people_do(
     assert all(text.startswith(line) for text, line in zip(told, lines, strict=True)), told
 
 
-@pytest.mark.parametrize("error", [PageFault("unreadable", "it is torn."), MemoryError()])
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("raise PageFault('unreadable', 'it is torn.')", "it is torn."),
+        ("raise MemoryError", "not enough memory"),
+        ("ctypes.PyDLL(None).sleep(600)", "took too long"),  # holds the interpreter's lock
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended the process that opened it"),
+    ],
+)
 def test_a_page_that_cannot_be_looked_at_is_named_and_the_others_are_counted(
-    cfg: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+    deed: str, words: str, cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def estimate(job: PageJob, raster: RasterConfig) -> tuple[int, int, int]:
-        if job.key.page == 0:
-            raise error
-        return 1190, 1684, 200
+    """One that MuPDF hangs or crashes on did so to the dry run."""
+    (tmp_path / "hostile_page.py").write_text(
+        textwrap.dedent(f"""
+        import ctypes, os, signal
+        from ocr2cli.document import listing, raster
+        from ocr2cli.errors import PageFault
 
-    monkeypatch.setattr("ocr2cli.document.raster.page_estimate", estimate)
+        listing.BASE_DEADLINE_S = 3
+
+        def page_estimate(job, cfg):
+            if job.key.page == 0:
+                {deed}
+            return 1190, 1684, 200
+
+        raster.page_estimate = page_estimate
+        """)
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(listing, "_BOOT", f"import hostile_page; {listing._BOOT}")
     plan = forecast(cfg)
     assert (plan.documents, plan.pages, plan.new_tokens) == (1, 1, 100)
     (told,) = plan.unreadable
-    assert told.startswith("two page 1: ") and ("torn" in told or "not enough memory" in told)
+    assert told.startswith("two page 1: ") and words in told
+    assert children() == [], "the process that looked is gone"
+
+
+def children() -> list[int]:
+    task = f"/proc/{os.getpid()}/task/{os.getpid()}/children"
+    return [int(pid) for pid in Path(task).read_text().split()]
 
 
 def test_a_damaged_frame_of_a_tiff_costs_a_forecast_its_page_alone(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import click
 
 from ocr2cli import __version__
 from ocr2cli.cli.options import common, option, set_up_logging
-from ocr2cli.cli.run import engine_config, engine_options
+from ocr2cli.cli.run import engine_options
+from ocr2cli.cli.settings import engine_config, give_way
 from ocr2cli.config import RunConfig, TileConfig
 from ocr2cli.errors import ExitCode, Ocr2Error, UsageError
 
@@ -35,6 +36,7 @@ def info(size: str, as_json: bool, **flags: Any) -> int:
     memory_plan: bytes of the weights in each encoder and each decoder, of each decoder's KV cache
     for its batch, and of all of that together. Python, torch and the pages under way come on top.
     """
+    give_way(click.get_current_context(), flags)
     set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
     cfg = RunConfig(engine=engine_config(flags))
     facts = page_facts(size, cfg) if size else install_facts(cfg)

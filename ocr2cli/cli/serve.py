@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from ocr2cli.cli.options import FiniteRange, common, option, set_up_logging
-from ocr2cli.cli.run import decode_config, decode_options, engine_config, engine_options
+from ocr2cli.cli.run import decode_options, engine_options
+from ocr2cli.cli.settings import decode_config, engine_config, give_way
 from ocr2cli.errors import EngineError, UsageError, extra_hint
 
 
@@ -35,6 +36,7 @@ def serve(
     max_queue: int, max_seconds: float, runner: str, **flags: Any,
 ) -> None:  # fmt: skip
     """Serve /v1/chat/completions, /v1/ocr, /v1/models, /health, /metrics, and a page at /."""
+    give_way(click.get_current_context(), flags)
     set_up_logging(**{name: flags.pop(name) for name in ("verbose", "quiet", "log_format")})
     if not api_key and not is_loopback(host):
         raise UsageError(f"--host {host} is open to others: give --api-key KEY as well")

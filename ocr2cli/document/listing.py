@@ -1,4 +1,5 @@
-"""How many pages a file has and what its digest is, found out where it cannot do harm.
+"""How many pages a file has, its digest, and how large a page is, found out where it cannot do
+harm.
 
 MuPDF and image libraries can hang or crash in C on a hostile file, and no Python code in the same
 process can stop that. So a child process opens the files; the kernel ends it when a file takes too
@@ -17,12 +18,13 @@ import sys
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import open_input, shown, sniff
 from ocr2cli.document.urls import is_url
 from ocr2cli.errors import PageFault
-from ocr2cli.pages import PageError
+from ocr2cli.pages import PageError, PageJob, PageKey
 
 # Time to open a file and count, on top of reading it once at a slow disk's speed.
 BASE_DEADLINE_S = 20
@@ -43,6 +45,17 @@ class Listing:
 
     sha256: str = ""
     num_pages: int = 0
+    error: PageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A page before it is drawn: its pixels, and the characters of its text layer. All are 0 when
+    `error` is set."""
+
+    width: int = 0
+    height: int = 0
+    num_characters: int = 0
     error: PageError | None = None
 
 
@@ -70,8 +83,10 @@ def list_documents(
             child.name(waiting)
             while not child.has_answer(_TICK_S):
                 yield None
-            listing = child.next_listing()
-            if listing is None:
+            answer = child.next_answer()
+            if answer is not None:
+                listing = Listing(**answer)
+            else:
                 death = child.death_of(waiting[0])
                 child = None
                 stack.close()
@@ -102,8 +117,59 @@ def inspect(path: str, cfg: RasterConfig) -> Listing:
     return Listing(sha256, num_pages)
 
 
+class PageEstimates:
+    """Looks at pages, one after the other, in the process that opens files."""
+
+    def __init__(self, cfg: RasterConfig) -> None:
+        self._cfg = cfg
+        self._stack = contextlib.ExitStack()
+        self._child: _Child | None = None
+
+    def __enter__(self) -> PageEstimates:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def of(self, job: PageJob) -> Estimate:
+        """Nothing here raises for what a file holds."""
+        found = self._ask(job)
+        # As in a listing: it may have died of something else.
+        if found.error is not None and found.error.code == "worker_died":
+            found = self._ask(job)
+        return found
+
+    def _ask(self, job: PageJob) -> Estimate:
+        if self._child is None:
+            self._child = self._stack.enter_context(_Child(self._cfg))
+        child = self._child
+        child.name([[job.path, job.key.page, job.sha256, job.dpi]])
+        while not child.has_answer(_TICK_S):
+            pass
+        answer = child.next_answer()
+        if answer is not None:
+            return Estimate(**answer)
+        death = child.death_of(job.path)
+        self._child = None
+        self._stack.close()
+        return Estimate(error=death)
+
+
+def estimate(job: PageJob, cfg: RasterConfig) -> Estimate:
+    """Look at one page in this process. Its faults become `error`; a hang stays a hang."""
+    from ocr2cli.document.raster import page_estimate
+
+    try:
+        return Estimate(*page_estimate(job, cfg))
+    except PageFault as fault:
+        return Estimate(error=PageError(fault.code, fault.message))
+    except MemoryError:
+        message = "there is not enough memory to look at it."
+        return Estimate(error=PageError("out_of_memory", message))
+
+
 def serve() -> None:
-    """The child: reads one JSON line a file from stdin, answers with one on stdout."""
+    """The child: reads one JSON line a file or page from stdin, answers with one on stdout."""
     from ocr2cli.document.raster import load_libraries
 
     _die_with_parent()
@@ -113,12 +179,17 @@ def serve() -> None:
     os.dup2(2, 1)  # nothing a library prints may look like an answer
     cfg = RasterConfig(**json.loads(sys.stdin.readline()))
     for line in sys.stdin:
-        path = json.loads(line)
+        question = json.loads(line)
+        path, *page = [question] if isinstance(question, str) else question
         _limit_seconds(path)
-        listing = inspect(path, cfg)
+        answer = estimate(_job(path, *page), cfg) if page else inspect(path, cfg)
         signal.alarm(0)
-        answers.write(json.dumps(asdict(listing)) + "\n")
+        answers.write(json.dumps(asdict(answer)) + "\n")
         answers.flush()
+
+
+def _job(path: str, page: int, sha256: str, dpi: int) -> PageJob:
+    return PageJob(PageKey("", page), path, sha256, num_pages=1, dpi=dpi)
 
 
 class _Child:
@@ -149,14 +220,14 @@ class _Child:
                 assert pipe is not None
                 pipe.close()
 
-    def name(self, waiting: deque[str]) -> None:
-        """Tell it the next files, so that it is never idle."""
+    def name(self, waiting: Sequence[object]) -> None:
+        """Tell it the next files, or the next page, so that it is never idle."""
         while self._num_named < min(len(waiting), _AHEAD):
             self._say(waiting[self._num_named])
             self._num_named += 1
 
     def has_answer(self, within_s: float) -> bool:
-        """Wait so long at most until there is a listing, or the child has died."""
+        """Wait so long at most until there is an answer, or the child has died."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         if not (self._is_dead or b"\n" in self._answers):
@@ -169,15 +240,16 @@ class _Child:
                 self._is_dead = not arrived
         return self._is_dead or b"\n" in self._answers
 
-    def next_listing(self) -> Listing | None:
-        """The listing of the first file it was told of; None when the child died of it."""
+    def next_answer(self) -> dict[str, Any] | None:
+        """What it says of the first file or page it was told of; None when it died of that."""
         answer, newline, self._answers = self._answers.partition(b"\n")
         if not newline:
             return None
         self._num_named -= 1
-        fields = json.loads(answer)
-        error = PageError(**fields["error"]) if fields["error"] else None
-        return Listing(fields["sha256"], fields["num_pages"], error)
+        fields: dict[str, Any] = json.loads(answer)
+        if fields["error"]:
+            fields["error"] = PageError(**fields["error"])
+        return fields
 
     def death_of(self, path: str) -> PageError:
         """Why the child died while it had this file open."""

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence, Set
+from unicodedata import normalize
 
 # Of all formats, whichever a run writes: a document has one name.
 OUTPUT_ENDINGS = (
@@ -25,8 +26,14 @@ def common_root(folders: Sequence[str]) -> str:
         return os.path.abspath(os.sep)
 
 
+def folded(name: str) -> str:
+    """The same for all names of which some file systems keep one: they differ in case alone, or in
+    how a letter with an accent is spelled, as one character or as two."""
+    return normalize("NFD", normalize("NFD", name).casefold())
+
+
 def document_ids(paths: Sequence[str], root: str) -> list[str]:
-    """One id a path, `/`-separated, all different even in lower case, none with a part `..`, and
+    """One id a path, `/`-separated, all different even when folded, none with a part `..`, and
     none of a document whose file would stand where another one's folder does.
 
     paths: absolute. Where two would share a name both keep their ending; where those are alike as
@@ -41,8 +48,7 @@ def document_ids(paths: Sequence[str], root: str) -> list[str]:
             full if keeps else stem
             for full, stem, keeps in zip(relative, stems, has_ending, strict=True)
         ]
-        # Some file systems keep one file of two whose names differ in case alone.
-        alike = [name.casefold() for name in ids]
+        alike = [folded(name) for name in ids]
         counts = Counter(alike)
         # A full name may meet another one's stem (a.pdf, a.png and a.pdf.pdf), hence the loop.
         clashing = [n for n, name in enumerate(alike) if not has_ending[n]
@@ -54,10 +60,10 @@ def document_ids(paths: Sequence[str], root: str) -> list[str]:
 
 
 def _folders(names: Sequence[str]) -> set[str]:
-    """All folders of these files, in lower case."""
+    """All folders of these files, folded."""
     found: set[str] = set()
     for name in names:
-        folder = os.path.dirname(name.casefold())
+        folder = os.path.dirname(folded(name))
         while folder and folder not in found:
             found.add(folder)
             folder = os.path.dirname(folder)
@@ -70,16 +76,16 @@ def _is_in_the_way(name: str, folders: Set[str]) -> bool:
 
 def _numbered(names: Sequence[str], folders: Set[str]) -> list[str]:
     """Every name that is like none before it as it is; the others with a number that is free."""
-    taken = {name.casefold() for name in names}
+    taken = {folded(name) for name in names}
     seen: set[str] = set()
     ids = []
     for name in names:
-        if name.casefold() in seen or _is_in_the_way(name.casefold(), folders):
+        if folded(name) in seen or _is_in_the_way(folded(name), folders):
             numbered = (f"{name}~{number}" for number in itertools.count(2))
-            name = next(one for one in numbered if one.casefold() not in taken
-                        and not _is_in_the_way(one.casefold(), folders))  # fmt: skip
-            taken.add(name.casefold())
-        seen.add(name.casefold())
+            name = next(one for one in numbered if folded(one) not in taken
+                        and not _is_in_the_way(folded(one), folders))  # fmt: skip
+            taken.add(folded(name))
+        seen.add(folded(name))
         ids.append(name)
     return ids
 

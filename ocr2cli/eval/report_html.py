@@ -43,10 +43,9 @@ _SHOWN = (
 
 def html_report(outcome: EvalOutcome) -> str:
     """The whole page as text."""
-    failed = {verdict.where for verdict in outcome.failed}
     sections = [_summary(outcome), _gates(outcome)]
     for suite in outcome.suites:
-        sections.append(_suite(suite, failed, outcome.options.raster))
+        sections.append(_suite(suite, outcome.options.raster))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -90,7 +89,8 @@ def _gates(outcome: EvalOutcome) -> str:
     for group in group_failed(outcome.verdicts):
         where = ", ".join(f"{v.where} {_number(v.value, 4)}".strip() for v in group)
         rows.append(_gate_row(group[0], State.FAILED.value, where))
-    overall = [v for v in outcome.verdicts if v.where == "overall" and v.state is not State.FAILED]
+    means = {outcome.place(suite, "overall") for suite in outcome.suites}
+    overall = [v for v in outcome.verdicts if v.where in means and v.state is not State.FAILED]
     for verdict in [*overall, *without_case(outcome.verdicts)]:
         state = ": ".join(filter(None, (verdict.state.value, verdict.note)))
         where = f"{verdict.where} {_number(verdict.value, 4)}".strip()
@@ -108,11 +108,12 @@ def _gate_row(verdict: Verdict, state: str, where: str) -> str:
     return f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _suite(suite: SuiteOutcome, failed: set[str], raster: RasterConfig) -> str:
+def _suite(suite: SuiteOutcome, raster: RasterConfig) -> str:
     worst_first = sorted(suite.cases, key=lambda case: (-badness(case), case.case.id))
     parts = [f"<section><h2>{escape(suite.suite.name)}</h2>"]
     if suite.suite.about:
         parts.append(f"<p>{escape(suite.suite.about)}</p>")
+    failed = {verdict.where for verdict in suite.verdicts if verdict.state is State.FAILED}
     passed = {verdict.where for verdict in suite.verdicts if verdict.state is State.PASSED}
     parts.append(_plots(worst_first, suite.suite.name, failed, passed))
     parts.append(_table(suite, failed))

@@ -87,7 +87,15 @@ class EvalOutcome:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        return [verdict for suite in self.suites for verdict in suite.verdicts]
+        """All suites'; where several ran, each says in which: ids are unique in a suite only."""
+        return [
+            replace(verdict, where=self.place(suite, verdict.where))
+            for suite in self.suites
+            for verdict in suite.verdicts
+        ]
+
+    def place(self, suite: SuiteOutcome, where: str) -> str:
+        return where if len(self.suites) == 1 else f"{suite.suite.name}/{where}"
 
     @property
     def failed(self) -> list[Verdict]:

@@ -120,6 +120,17 @@ class Bucket:
             self._pending.clear()
             self._pool.shutdown(wait=not is_failing and self._stop() < 2, cancel_futures=True)
 
+    def put_last(self, name: str) -> None:
+        """The run's own word on how it went, after `close` and also where uploads failed. That it
+        cannot be put is told, and changes nothing."""
+        if self._stop() >= 2:
+            return
+        data = (self._staging / name).read_bytes()
+        try:
+            self._retried(name, lambda: self._system.pipe_file(self._path(name), data), tries=1)
+        except OutputError as error:
+            logger.warning("%s", error)
+
     def _take(self) -> None:
         first = self._pending[0]
         while not first.done() and self._stop() < 2:

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.document.naming import folded
 from ocr2cli.document.urls import is_url
 from ocr2cli.errors import OutputError
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, Render
@@ -47,7 +48,7 @@ class Writer:
     """OUT of one run. Make it under the output folder's lock: it sweeps OUT/.ocr2/tmp.
 
     For every page of the run, in any order: `expect(job)`, then either `restore` (an earlier run
-    read it) or `add`. At the end, also of an interrupted run: `close`.
+    read it) or `add`. At the end, also of an interrupted run: `finish`, then `close`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Writer:
         self._owners: dict[str, str] = {}
         self._inputs: frozenset[str] = frozenset()
         self._on_document = on_document
+        self._is_finished = False
         self._clock = clock
         self._start = clock()
         self.summary = summary or Summary(min_confidence=settings.min_confidence)
@@ -202,14 +204,14 @@ class Writer:
 
     def _claim(self, assembly: Assembly) -> None:
         """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`, or
-        where the disk takes `A` for `a`; and none writes where another was read from."""
+        where the disk takes one name for the other; and none writes where another was read from."""
         for relative in assembly.files:
             if relative in self._inputs:
                 raise DocumentFault(
                     f"{printable(relative)} would replace an input of this run. "
                     "Choose another folder with `-o`."
                 )
-            owner = self._owners.setdefault(relative.casefold(), assembly.id)
+            owner = self._owners.setdefault(folded(relative), assembly.id)
             if owner != assembly.id:
                 raise DocumentFault(
                     f"{printable(relative)} already belongs to {printable(owner)}. "
@@ -223,18 +225,30 @@ class Writer:
         if sha256 and self._on_document is not None:
             self._on_document(f"/{INDEX}", {INDEX: sha256}, ())  # no document has such a name
 
-    def close(self) -> Summary:
-        """Assembles what is complete, writes OUT/.ocr2/summary.json and lets go of OUT.
+    def finish(self) -> None:
+        """Assembles what is complete: the last documents that `on_document` is told of.
 
         Raises: OutputError when OUT cannot be written.
         """
+        if self._is_finished:
+            return
+        self._is_finished = True
         try:
             self.assemble_complete()
             self._write_index()
+        finally:
             self.summary.documents_incomplete = sum(
                 not document.is_complete for document in self._documents.values()
             )
             self.summary.wall_seconds = self._clock() - self._start
+
+    def close(self) -> Summary:
+        """`finish` if that was not called, then writes OUT/.ocr2/summary.json and lets go of OUT.
+
+        Raises: OutputError when OUT cannot be written.
+        """
+        try:
+            self.finish()
             text = json.dumps(self.summary.to_json(), indent=2)
             with _state_errors():
                 self._folder.write(SUMMARY_PATH, text.encode() + b"\n")

@@ -95,6 +95,7 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
     except BrokenPipeError:
         raise
     except BaseException as error:
+        _limit_memory(sys.maxsize)  # within the limit there may be none left to describe it with
         facts = asdict(describe(error, is_loading=is_loading))
         uplink.send(Kind.FAILED, body=[json.dumps(facts).encode()])
         return 1

@@ -128,10 +128,20 @@ class Staff:
         self, worker: WorkerProcess, exit_status: int, hopeless_after: int
     ) -> Ocr2Error | None:
         """The end of the run, where another try cannot help."""
-        name = self.stage.name
-        if worker.failure and (error := worker.failure.run_error(name)):
+        name, failure = self.stage.name, worker.failure
+        limit = self.stage.memory_limit_bytes
+        is_mute = not failure and worker.phase is Phase.LOADING and not self.was_ready
+        is_foreign = failure is not None and failure.is_loading and not failure.is_ours
+        # Libraries that want memory say so in many ways: an import error, a signal.
+        if limit and (is_mute or is_foreign):
+            why = failure.message if failure else f"it {describe_exit(exit_status)}"
+            return EngineError(
+                f"the {name} worker could not be loaded in {limit / 1e9:g} GB. Give it more with "
+                f"--worker-memory, or leave that out ({why})"
+            )
+        if failure and (error := failure.run_error(name)):
             return error
-        if not worker.failure and worker.phase is Phase.LOADING and not self.was_ready:
+        if is_mute:
             return EngineError(
                 f"the {name} worker {describe_exit(exit_status)} while loading; "
                 "if that was for want of memory, use fewer workers or a smaller --dtype"

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ocr2cli.output.markdown import document_markdown
+from ocr2cli.output.html_text import text_html
+from ocr2cli.output.markdown import FIGURE_PLACE, document_markdown
 from ocr2cli.pages import Document, FinishReason, PageResult
 from ocr2cli.serve.fetching import FETCH_ERRORS, NotPublic, TooLarge, download
 from ocr2cli.text.prompt import PROMPTS, is_text
@@ -198,6 +199,11 @@ def page_row(result: PageResult) -> dict[str, Any]:
             "code": result.error.code, "message": result.error.message,
         },
     }  # fmt: skip
+
+
+def page_html(result: PageResult) -> str:
+    """The page's text as `ocr2 run --format html` lays it out, escaped and without figures."""
+    return text_html(FIGURE_PLACE.sub("", result.markdown))
 
 
 def as_markdown(results: Sequence[PageResult]) -> str:

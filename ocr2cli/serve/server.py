@@ -146,7 +146,8 @@ class Server:
         """A PDF or an image (raw body, or a form's `file` and `password`) to markdown or JSON.
 
         Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json|ndjson. ndjson: a
-        line a page as each is done, in no order, after a line with their number.
+        line a page as each is done, in no order, after a line with their number; html=yes: with
+        the page's text laid out as `html`.
         """
         if refusal := self._refuse(request):
             return refusal
@@ -160,7 +161,8 @@ class Server:
             ask = replace(ask, password=password)
             pages = await self._submit(body, ask, query.get("pages", ""))
             if wanted == "ndjson":
-                return StreamingResponse(self._rows(pages), media_type="application/x-ndjson")
+                rows_of = self._rows(pages, has_html=query.get("html") == "yes")
+                return StreamingResponse(rows_of, media_type="application/x-ndjson")
             results = await self._all(pages)
         except _HANDLED as error:
             return _refusal(error)
@@ -224,13 +226,19 @@ class Server:
             gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise Ocr2Error("the server is shutting down") from None
 
-    async def _rows(self, pages: list[Future[PageResult]]) -> AsyncIterator[str]:
+    async def _rows(
+        self, pages: list[Future[PageResult]], *, has_html: bool
+    ) -> AsyncIterator[str]:
         """The ndjson answer. What goes wrong after its first line is its last line."""
         yield json.dumps({"num_pages": len(pages)}) + "\n"
         try:
             waiting = map(asyncio.wrap_future, pages)
             for page in asyncio.as_completed(waiting, timeout=self.engine.limits.seconds):
-                yield json.dumps(protocol.page_row(await page)) + "\n"
+                result = await page
+                row = protocol.page_row(result)
+                if has_html:
+                    row["html"] = protocol.page_html(result)
+                yield json.dumps(row) + "\n"
         except _HANDLED as error:
             yield bytes(_refusal(error).body).decode() + "\n"
 

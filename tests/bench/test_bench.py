@@ -20,6 +20,7 @@ from ocr2cli.bench.raster import measure_raster
 from ocr2cli.bench.report import (
     as_text,
     dtype_of,
+    encode_flops,
     figures,
     least_bytes_a_step,
     rasterizers_needed,
@@ -43,7 +44,7 @@ from ocr2cli.engines.encoding import encode_pages
 from ocr2cli.errors import UsageError
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.tuning import Tuning
-from ocr2cli.model.config import ClipConfig
+from ocr2cli.model.config import ClipConfig, ModelConfig
 from ocr2cli.model.kv_cache import KVCache
 from ocr2cli.weights.names import count_parameters
 
@@ -211,7 +212,27 @@ def test_the_report_is_json_and_a_table(subject) -> None:
     assert "ocr2 / transformers" in text and "1.00x" in text
     assert figures(ours)["decode_tokens_s"] == 8.0
     assert "pages/s" in text and "0.667" in text  # two pages in three seconds
-    assert "encode's ceiling is known for random-full" in text
+    assert "encode reaches" in text and "decode reaches" in text
+
+
+def test_the_encoders_work_is_counted_from_the_models_sizes() -> None:
+    """Against what is worked out by hand for the published size."""
+    views = [64] + 6 * [48]  # patches a side
+    sam = sum(g**2 * 12 * 2 * 768 * (4 * 768 + 2 * 3072) for g in views)
+    sam += sum(4 * 4 * g**4 * 768 for g in views)  # scores and sums of four global blocks
+    padded = [-(-g // 14) * 14 for g in views]
+    sam += sum(8 * p**2 * 4 * 196 * 768 for p in padded)  # and of eight windowed ones
+    sam += sum(8 * (p**2 - g**2) * 2 * 4 * 768**2 for p, g in zip(padded, views, strict=True))
+    tokens = sum(2 * (g // 4) ** 2 for g in views)
+    queries = tokens * 24 * 2 * 896 * (2 * 896 + 256 + 3 * 4864)
+    assert encode_flops(ModelConfig()) == pytest.approx(sam + queries, rel=0.04)
+
+
+def test_a_v1_models_work_is_counted_too() -> None:
+    clip = ClipConfig(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2)
+    one = replace(RANDOM_MODELS["random-tiny"], query_encoder=None, clip=clip)
+    two = replace(one, clip=replace(clip, num_layers=2))
+    assert 0 < encode_flops(one) < encode_flops(two)
 
 
 def test_a_repeated_block_fills_any_shape() -> None:

@@ -5,6 +5,7 @@ Needs Chromium. Where CI is set a missing one is a failure, elsewhere the tests 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,33 @@ def test_pages_appear_beside_their_pictures_as_they_are_read(browser, server, tw
     assert ratio(text_of(browser, 1)[: len(TITLE)], TITLE) > 85
     title = browser.evaluate("document.querySelector('h2').textContent")
     assert "two <b>pages.pdf" in title and "2 pages" in title
+
+
+def test_a_pages_text_is_shown_as_markdown_or_laid_out(browser, two_pages) -> None:
+    browser.choose_files("#file", two_pages)
+    browser.wait_for(ALL_DONE.format(1))
+    shown = "[...document.querySelectorAll('section pre, section .view')].filter(node => " \
+            "node.checkVisibility()).map(node => node.className)"  # fmt: skip
+    assert browser.evaluate(shown) == ["", ""]
+    browser.evaluate("document.getElementById('view').value = 'text'")
+    browser.evaluate("document.getElementById('view').dispatchEvent(new Event('change'))")
+    assert browser.evaluate(shown) == ["view", "view"]
+    text = browser.evaluate("document.querySelector('.view').innerText")
+    assert ratio(text[: len(TITLE)], TITLE) > 85 and "#" not in text[: len(TITLE)]
+
+
+def test_no_element_or_attribute_that_acts_comes_into_the_page(browser) -> None:
+    hostile = (
+        "<h3 onclick='x()' id=drop>A</h3><img src=x onerror='x()'><script>x()</script>"
+        "<svg><a href='javascript:x()'>s</a></svg><iframe src='//evil'></iframe><form><input>"
+        "</form><table style='position:fixed'><tr><td colspan=2 rowspan='x'>c</td></tr></table>"
+        "<ol start=7><li value=9>d</li></ol>"
+    )
+    browser.evaluate(f"layOut(byId('documents'), parsed({json.dumps(hostile)}))")
+    assert browser.evaluate("byId('documents').innerHTML") == (
+        '<h3>A</h3><table><tbody><tr><td colspan="2">c</td></tr></tbody></table>'
+        '<ol start="7"><li value="9">d</li></ol>'
+    )
 
 
 def test_boxes_stand_over_the_picture(browser, tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -250,12 +251,39 @@ def test_values_of_the_right_kind_in_the_file_are_taken(tmp_path, monkeypatch) -
         ('password-file = "word"', "--password typed", {"raster.password": "typed"}),
         ('out = "s3://b"\nstate = "s"', "-o out", {"out_url": ""}),
         ('prompt-text = "mine"', "--prompt ocr", {"engine.prompt_text": ""}),
+        ('mmproj = "m.gguf"\nmodel = "t.gguf"', "--model nano", {"engine.mmproj": ""}),
+        ('mmproj = "m.gguf"', "--model word", {"engine.mmproj": "m.gguf"}),
+        ('dtype = "int8"', "--device cuda", {"engine.dtype": "auto"}),
+        ('dtype = "int8"', "--device cpu", {"engine.dtype": "int8"}),
+        ('device = "cuda"', "--dtype int8", {"engine.device": "auto"}),
+        ('device = "cuda"', "--dtype f32", {"engine.device": "cuda"}),
+        ("dry = 0.8", "--no-repeat-ngram 30",
+         {"decode.dry": None, "decode.no_repeat_ngram": 30}),
+        ("dry = 0.8", "--ngram-window 30",
+         {"decode.dry": None, "decode.no_repeat_ngram": 20, "decode.ngram_window": 30}),
+        ("dry = 0.8", "--no-repeat-ngram 0",
+         {"decode.dry.multiplier": 0.8, "decode.no_repeat_ngram": 0}),
+        ("no-repeat-ngram = 30", "--dry 0.8",
+         {"decode.dry.multiplier": 0.8, "decode.no_repeat_ngram": 0}),
+        ("dry = 0.8\nno-repeat-ngram = 30", "",
+         {"decode.dry.multiplier": 0.8, "decode.no_repeat_ngram": 0}),
+        ("", "--dry 0.8 --no-repeat-ngram 30",
+         {"decode.dry.multiplier": 0.8, "decode.no_repeat_ngram": 0}),
+        ('text-layer = "draft"', "--draft ngram",
+         {"decode.draft": "ngram", "raster.text_layer": "never"}),
+        ('text-layer = "draft"', "--draft off", {"decode.draft": "off"}),
+        ('text-layer = "auto"', "--draft ngram",
+         {"decode.draft": "ngram", "raster.text_layer": "auto"}),
+        ('draft = "ngram"', "--text-layer draft", {"decode.draft": "text-layer"}),
+        ('text-layer = "draft"\ndraft = "ngram"', "", {"decode.draft": "text-layer"}),
+        ("", "--text-layer draft --draft ngram", {"decode.draft": "text-layer"}),
     ],
-)
+)  # fmt: skip
 def test_a_value_of_the_file_gives_way_to_a_flag_that_rules_it_out(
     lines, flags, kept, tmp_path, monkeypatch
 ) -> None:
-    """It was refused with "leave --server out", which was not on the command line."""
+    """It was refused with "leave --server out", which was not on the command line, or it won. Of
+    two from the same place the same one stands as ever."""
     from ocr2cli.cli import run as run_module
 
     seen = []
@@ -285,6 +313,38 @@ def test_a_password_of_the_environment_gives_way_to_a_flag_and_the_files_to_it(
     monkeypatch.setenv("OCR2_PASSWORD_FILE", "word")
     assert run_main("run", "a.pdf", "-o", "out") == ExitCode.USAGE
     assert "not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "info"])
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [("-v", logging.INFO), ("-q", logging.ERROR), ("", logging.ERROR), ("-v -q", logging.ERROR)],
+)
+def test_more_words_on_the_command_line_beat_silence_in_the_file(
+    command, flags, level, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text("quiet = true\n")
+    words = {"run": "a.pdf -o out --pages x", "serve": "--host 1.2.3.4", "info": "--size x"}
+    assert run_main(command, *words[command].split(), *flags.split()) == ExitCode.USAGE
+    assert logging.getLogger("ocr2").level == level
+
+
+def test_a_server_takes_the_command_lines_word_against_the_files(tmp_path, monkeypatch) -> None:
+    from ocr2cli.serve import engine
+
+    seen = []
+
+    def keep(cfg, _limits):
+        seen.append(cfg.decode)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(engine, "ServeEngine", keep)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ocr2.toml").write_text("[serve]\ndry = 0.8\n")
+    for flags in ("", "--no-repeat-ngram 30"):
+        assert run_main("serve", *flags.split()) == ExitCode.USAGE
+    assert [(each.dry is None, each.no_repeat_ngram) for each in seen] == [(False, 0), (True, 30)]
 
 
 def test_a_password_file_that_is_no_text_is_one_line(tmp_path, capsys) -> None:
@@ -396,6 +456,15 @@ def test_what_a_prompt_cannot_give_is_told_once_and_before_the_run(
     assert all(word in told for word, told in zip(words, caplog.messages, strict=True))
 
 
+def test_a_run_that_never_began_says_its_exit_code_in_json_too(tmp_path, capsys) -> None:
+    argv = ("run", "a.pdf", "-o", str(tmp_path / "o"), "--json")
+    assert run_main(*argv, "--metrics-file", str(tmp_path / "gone/m")) == ExitCode.USAGE
+    assert json.loads(capsys.readouterr().out)["exit_code"] == ExitCode.USAGE
+    (tmp_path / "o").write_text("I am a file")
+    assert run_main(*argv) == ExitCode.ENGINE
+    assert json.loads(capsys.readouterr().out)["exit_code"] == ExitCode.ENGINE
+
+
 def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys) -> None:
     from ocr2cli import batch
     from ocr2cli.errors import EngineError
@@ -436,25 +505,25 @@ def test_an_empty_name_is_no_folder(argv, tmp_path, monkeypatch, capsys) -> None
 
 
 def test_a_list_that_windows_wrote_names_the_same_files(tmp_path, monkeypatch) -> None:
-    from ocr2cli.cli import run as run_module
+    from ocr2cli.cli import settings
 
     odd = tmp_path / "odd\r"
     odd.touch()
     lines = b"\xef\xbb\xbfa.pdf\r\n\r\nhttps://host/b.pdf\r\n" + bytes(odd) + b"\nc d.pdf"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     names = ("a.pdf", "https://host/b.pdf", str(odd), "c d.pdf")
-    assert run_module._inputs(("x", "-", "y"), False) == ("x", *names, "y")
+    assert settings._inputs(("x", "-", "y"), False) == ("x", *names, "y")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch) -> None:
-    from ocr2cli.cli import run as run_module
+    from ocr2cli.cli import settings
 
     lines = "é.pdf\r\nb c.pdf\r\n"
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     data = io.BytesIO(mark + lines.encode(encoding))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
-    assert run_module._inputs(("-",), False) == ("é.pdf", "b c.pdf")
+    assert settings._inputs(("-",), False) == ("é.pdf", "b c.pdf")
 
 
 @pytest.mark.parametrize(

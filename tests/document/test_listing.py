@@ -14,7 +14,14 @@ import pytest
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document import listing
-from ocr2cli.document.listing import Listing, inspect, list_documents
+from ocr2cli.document.listing import (
+    Listing,
+    PageEstimates,
+    estimate,
+    inspect,
+    list_documents,
+)
+from ocr2cli.pages import PageJob, PageKey
 
 MakePdf = Callable[..., Path]
 
@@ -91,6 +98,19 @@ def test_the_caller_is_not_kept_while_a_file_is_being_opened(make_pdf: MakePdf) 
     assert time.perf_counter() - start < 2
     entries.close()  # type: ignore[attr-defined]
     assert _children() == []
+
+
+def test_the_child_sees_pages_as_this_process_does(tmp_path: Path, make_pdf: MakePdf) -> None:
+    good, cfg = make_pdf("good.pdf", pages=3), RasterConfig()
+    sha256 = hashlib.sha256(good.read_bytes()).hexdigest()
+    jobs = [PageJob(PageKey("good", page), str(good), sha256, 3, dpi=100) for page in (2, 0, 7)]
+    jobs.append(PageJob(PageKey("other", 0), str(good), "0" * 64, 1))
+    with PageEstimates(cfg) as pages:
+        seen = [pages.of(job) for job in jobs]
+    assert seen == [estimate(job, cfg) for job in jobs]
+    assert seen[0].width > 0 and seen[0].num_characters > 0 and seen[0].error is None
+    codes = [each.error.code for each in seen if each.error is not None]
+    assert codes == ["unreadable", "changed"] and _children() == []
 
 
 def test_the_child_is_gone_when_the_listing_is_dropped(make_pdf: MakePdf) -> None:

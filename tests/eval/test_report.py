@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import pytest
 from eval_toys import TRUTH, failed_result, page_result
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.errors import OutputError
+from ocr2cli.errors import GateFailed, OutputError
 from ocr2cli.eval import report_html
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.diff import diff_html, diff_words
@@ -92,6 +93,37 @@ def test_a_page_cannot_send_escape_codes_to_the_terminal(
 def test_secrets_stay_out_of_the_report(outcome: EvalOutcome) -> None:
     settings = json_report(outcome)["settings"]
     assert "api_key" not in settings["engine"] and "password" not in settings["raster"]
+
+
+def test_pages_of_one_name_in_two_suites_are_told_apart(
+    make_suite: Callable[..., Path], v2_model: ModelFacts, tmp_path: Path
+) -> None:
+    gates = "".join(
+        f'[[gate]]\nmetric = "whole_cer"\nat_most = 0.01\nreason = "strict"\n{more}\n'
+        for more in ("", "is_overall = true")
+    )
+    folder = make_suite(("good", "one"), gates=gates)
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    text = (other / "suite.toml").read_text().replace('"toy"', '"other"')
+    (other / "suite.toml").write_text(text)
+
+    def reader(cases: Sequence[Case]) -> list[PageResult]:
+        words = {("toy", "one"): "wrong"}
+        return [page_result(case, words.get((case.suite, case.id), TRUTH)) for case in cases]
+
+    outcome = run_eval(
+        EvalOptions(suites=(str(folder), str(other)), ref="none"), reader, model=v2_model
+    )
+    report = text_report(outcome)
+    assert re.search(r"FAILED whole_cer <= 0\.01: toy/one 0\.\d+, toy/overall 0\.\d+\n", report)
+    with pytest.raises(GateFailed, match="gate failed: toy/one: whole_cer"):
+        outcome.raise_for_gates()
+    html = html_report(outcome)
+    assert "toy/one 0." in html and "other/overall 0.0000" in html
+    # The row of the page that failed, and the gates'.
+    assert html.count('<tr class="failed"><td><a') == 1
+    suites = json_report(outcome)["suites"]
+    assert [v["where"] for v in suites[1]["verdicts"]] == ["good", "one", "overall"]
 
 
 def test_the_terminal_names_failed_gates_with_value_limit_and_reason(outcome: EvalOutcome) -> None:

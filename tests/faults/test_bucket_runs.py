@@ -11,16 +11,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stub import stub_stages
 from stub_runs import Run, command, complaints, environment, write_pdf
 from test_faults import summary, whole
 
+from ocr2cli.batch import run_batch
+from ocr2cli.config import RunConfig
 from ocr2cli.errors import ExitCode, OutputError
 from ocr2cli.output.bucket import Bucket, staging_folder
 from ocr2cli.output.canonical import canonical_bytes
+from ocr2cli.output.summary import Summary
+from ocr2cli.output.writer import SUMMARY_PATH
 
 
 class Store:
@@ -138,6 +144,10 @@ def test_a_name_too_long_for_the_store_is_its_documents_fault_alone(
     assert "\nocr2_exit_code 5\n" in metrics.read_text()
     (fault,) = summary(done)["document_errors"]
     assert fault["document"].endswith("/deep") and "1,024 bytes" in fault["message"]
+    kept = (staging_folder("s3://paper/out", None) / SUMMARY_PATH).read_bytes()
+    assert json.loads(kept) == summary(done)
+    there = store.client.get_object(Bucket="paper", Key=f"out/{SUMMARY_PATH}")
+    assert there["Body"].read() == kept
     assert set(store.objects("out")) == {"b.md", "b.jsonl"}
 
 
@@ -346,6 +356,57 @@ def test_an_upload_that_is_refused_ends_the_run_at_once(
     with pytest.raises(OutputError, match="finished pages are kept"):
         bucket.close()
     assert len(flaky.order) == 1
+
+
+@pytest.fixture
+def two_documents(tmp_path: Path) -> RunConfig:
+    """A run of two files into the bucket in memory."""
+    sources = [str(write_pdf(tmp_path / f"{name}.pdf", 1)) for name in "ab"]
+    return RunConfig(tuple(sources), out=tmp_path / "s", out_url="memory://out", runner="inline")
+
+
+def test_the_summary_is_uploaded_last(
+    two_documents: RunConfig, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = type(memory).put_file
+    monkeypatch.setattr(
+        type(memory), "put_file", lambda *given, **how: (time.sleep(0.2), real(*given, **how))
+    )
+    run_batch(two_documents, stages=stub_stages(two_documents))
+    there = sorted(memory.find("/out"), key=memory.created)
+    assert len(there) == 6 and there[-1] == f"/out/{SUMMARY_PATH}"
+
+
+def test_an_upload_that_fails_at_the_end_is_in_the_summary(
+    two_documents: RunConfig, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Flaky(monkeypatch, 99, "refuse")
+    cfg, told = replace(two_documents, inputs=two_documents.inputs[:1]), Summary()
+    with pytest.raises(OutputError, match="Access Denied"):
+        run_batch(cfg, stages=stub_stages(cfg), summary=told)
+    kept = (cfg.out / SUMMARY_PATH).read_bytes()
+    assert json.loads(kept)["exit_code"] == told.exit_code == ExitCode.ENGINE
+    assert memory.cat_file(f"/out/{SUMMARY_PATH}") == kept
+
+
+def test_a_summary_that_cannot_be_uploaded_is_told_of_and_the_run_is_what_it_was(
+    two_documents: RunConfig,
+    memory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real = type(memory).pipe_file
+
+    def pipe_file(system: Any, there: str, data: bytes) -> None:
+        if there.endswith(SUMMARY_PATH):
+            raise ConnectionResetError("the connection was reset")
+        real(system, there, data)
+
+    monkeypatch.setattr(type(memory), "pipe_file", pipe_file)
+    done = run_batch(two_documents, stages=stub_stages(two_documents))
+    assert done.exit_code == ExitCode.OK
+    (line,) = [row.message for row in caplog.records if row.levelname == "WARNING"]
+    assert f"cannot write memory://out/{SUMMARY_PATH}: the connection was reset" in line
 
 
 def offered(staged: Path, document: str, files: dict[str, str], pictures: Any = PICTURES) -> None:

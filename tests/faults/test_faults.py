@@ -233,6 +233,22 @@ def test_a_page_that_eats_memory_is_a_page_error(inputs, tmp_path, run) -> None:
     assert bad["code"] == "out_of_memory" and summary(done)["pages"] == 9
 
 
+@pytest.mark.parametrize("memory", ["400M", "700M"])
+def test_a_model_for_which_workers_have_no_memory_ends_the_run_in_a_line(
+    memory, inputs, tmp_path
+) -> None:
+    """It was an import error of torch's, below a traceback where looking at it took memory too."""
+    argv = ["run", inputs / "a.pdf", "-o", tmp_path / "out", "--pages", "1", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ocr2cli", *map(str, argv), "--worker-memory", memory],
+        env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == ExitCode.ENGINE and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert f"worker could not be loaded in 0.{memory[0]} GB" in line
+    assert "Give it more with --worker-memory" in line
+
+
 # Rows 7, 8 and 9
 def test_a_hanging_page_is_killed_at_its_deadline(inputs, tmp_path, run) -> None:
     done = run(inputs, "-o", tmp_path / "out", "--json", "--page-timeout", "2", "--retries", "0",

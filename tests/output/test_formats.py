@@ -357,12 +357,16 @@ def test_the_text_with_tags_loads_nothing_either(tmp_path: Path) -> None:
     assert text.startswith(raw.split("\n")[0]) and "![" not in text and "<script" not in text
 
 
-@pytest.mark.parametrize("other", ["a_det", "A_det"])
-def test_two_documents_that_meet_in_one_file_are_told_apart(tmp_path: Path, other: str) -> None:
-    """Also where the names differ in case alone: some file systems hold one of them."""
-    summary = write(tmp_path, page("a"), page(other), formats=("mmd",)).summary
+@pytest.mark.parametrize(
+    ("one", "other"), [("a", "a_det"), ("a", "A_det"), ("\u00e9", "e\u0301_det")]
+)
+def test_two_documents_that_meet_in_one_file_are_told_apart(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    """Also where case or the spelling of accents tells them apart: some disks hold one of them."""
+    summary = write(tmp_path, page(one), page(other), formats=("mmd",)).summary
     ((name, message),) = summary.document_faults
-    assert name == other and "already belongs to a" in message and summary.exit_code == 5
+    assert name == other and f"already belongs to {one}" in message and summary.exit_code == 5
 
 
 # JSON
@@ -524,10 +528,25 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
         ("- 5 - 3", "<ul><li>5 - 3</li></ul>"),
         ("\u2022 a\n\n- b\n\n\u2022 c\n\ntext",
          "<ul><li>a</li><li>b</li><li>c</li></ul>\n<p>text</p>"),
-        ("- a\n\n\n1. b", "<ul><li>a</li></ul>\n<ul><li>1. b</li></ul>"),
+        ("- a\n\n\n1. b", "<ul><li>a</li></ul>\n<ol><li>b</li></ol>"),
         ("<table>\n<tr><td>1</td></tr>\n</table>\ntext",
          "<table>\n<tr><td>1</td></tr>\n</table>\n<p>text</p>"),
-        ("1. a\n2. b", "<ul><li>1. a</li><li>2. b</li></ul>"),
+        ("1. a\n2. b\n\n3. c", "<ol><li>a</li><li>b</li><li>c</li></ol>"),
+        ("7) a\n8) b\n9. c",
+         '<ol start="7"><li>a</li><li>b</li></ol>\n<ol start="9"><li>c</li></ol>'),
+        # What was read is shown, also where a number was left out.
+        ("1. a\n3. b\n4. c", '<ol><li>a</li><li value="3">b</li><li>c</li></ol>'),
+        ("1. a\n   - b\n     - c\n   - d\n2. e",
+         "<ol><li>a\n<ul><li>b\n<ul><li>c</li></ul></li><li>d</li></ul></li><li>e</li></ol>"),
+        ("- a\n\t1. b\n\t2. c", "<ul><li>a\n<ol><li>b</li><li>c</li></ol></li></ul>"),
+        ("1. a\nb\n2. c\n\n   d\n\ne",
+         "<ol><li>a\nb</li><li>c\n<p>d</p></li></ol>\n<p>e</p>"),
+        ("1. a\n   ```\n   b\n   ```\n# c", "<ol><li>a\n<pre>b</pre></li></ol>\n<h3>c</h3>"),
+        ("written in\n1984. No list", "<p>written in\n1984. No list</p>"),
+        ("1984. A list\n\n1234567890. none",
+         '<ol start="1984"><li>A list</li></ol>\n<p>1234567890. none</p>'),
+        ("first\n1. a", "<p>first</p>\n<ol><li>a</li></ol>"),
+        ("1.5 m\n2.5 m", "<p>1.5 m\n2.5 m</p>"),
         ("| a | b |\n|---|---|\n| 1 | 2 |",
          "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"),
         ('<table><tr><td colspan="2">x</td></tr></table>',
@@ -559,6 +578,8 @@ def test_markdown_becomes_html(markdown: str, expected: str) -> None:
         "-\n" * 40_000 + "x",
         "|" * 60_000 + "x",
         "- " * 50_000 + "x",
+        "1. a\n\n" * 20_000 + "\n" * 50_000,
+        "\n".join(" " * 2 * n + "- x" for n in range(300)),
         "*" * 60_000,
         "a " * 60_000,
         "\u6f22" * 60_000,

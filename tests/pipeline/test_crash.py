@@ -225,6 +225,24 @@ def test_memory_over_the_limit_is_a_page_error_and_the_batch_goes_on() -> None:
     assert error and error.code == "out_of_memory" and "a worker" in error.message
 
 
+@pytest.mark.parametrize("misdeed", ["allocate", "exit"])
+def test_a_worker_that_cannot_be_loaded_in_its_memory_says_so(misdeed: str) -> None:
+    limit = 600_000_000
+    stages = [stage(Recipe("a", load_misdeed=misdeed, is_last=True), memory_limit_bytes=limit)]
+    with pytest.raises(EngineError) as failure:
+        list(local.run(stages, jobs(2)))
+    told = str(failure.value)
+    assert told.startswith("the a worker could not be loaded in 0.6 GB. ")
+    assert "--worker-memory" in told
+    assert ("exited with status 3" if misdeed == "exit" else "MemoryError") in told
+
+
+def test_a_model_that_is_at_fault_is_not_put_down_to_the_memory() -> None:
+    stages = [stage(Recipe("a", load_misdeed="model", is_last=True), memory_limit_bytes=1 << 30)]
+    with pytest.raises(ModelError, match="cut short"):
+        list(local.run(stages, jobs(2)))
+
+
 def test_a_worker_is_replaced_after_its_quota(tmp_path: Path) -> None:
     log = tmp_path / "log"
     stages = [stage(Recipe("a", is_last=True, log=str(log)), recycle_after=3)]

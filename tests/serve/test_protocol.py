@@ -9,7 +9,7 @@ import pytest
 
 from ocr2cli.pages import FinishReason, PageError, PageKey, PageResult, Status
 from ocr2cli.serve import protocol
-from ocr2cli.serve.protocol import BadRequest
+from ocr2cli.serve.protocol import BadRequest, page_html
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -90,3 +90,13 @@ def test_a_documents_markdown_is_what_a_run_writes() -> None:
     assert "```\nx x x\n```\n" in joined and "the rest of this page is missing" in joined
     assert "> **Page 3 could not be read:** broken xref" in joined
     assert protocol.as_markdown([good]) == "hello\n"
+
+
+def test_a_pages_html_is_its_text_and_nothing_that_acts() -> None:
+    text = "# A\n\n![](images/0.jpg)\n\n3. <b>b</b><img src=x onerror=alert(1)>"
+    result = PageResult(PageKey("a", 0), Status.OK, markdown=text)
+    assert page_html(result) == (
+        '<h3>A</h3>\n<ol start="3"><li><b>b</b>&lt;img src=x onerror=alert(1)&gt;</li></ol>'
+    )
+    bad = PageResult(PageKey("a", 2), Status.FAILED, error=PageError("unreadable", "broken xref"))
+    assert page_html(bad) == ""

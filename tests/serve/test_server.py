@@ -229,6 +229,9 @@ def test_pages_come_as_lines_when_each_is_done(server) -> None:
     text = httpx.post(url, content=pdf.tobytes(), headers=head, timeout=60).text
     first, *rows = map(json.loads, text.splitlines())
     assert first == {"num_pages": 2} and sorted(row["page"] for row in rows) == [1, 2]
+    assert not any("html" in row for row in rows)
+    text = httpx.post(f"{url}&html=yes", content=pdf.tobytes(), headers=head, timeout=60).text
+    assert [row["html"] for row in map(json.loads, text.splitlines()[1:])] == ["", ""]
 
 
 def test_previews_come_in_page_order_and_a_broken_file_is_one_row(server) -> None:
