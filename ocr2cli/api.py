@@ -83,7 +83,8 @@ def _listed(paths: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
 
 
 def to_markdown(document: Document) -> str:
-    """The document as one markdown text, as `ocr2 run` writes it, without figures."""
+    """The document as one markdown text, as `ocr2 run` writes it, without figures. Pages begin with
+    their numbers unless there is the first one only, also where the file has more."""
     return document_markdown(document)
 
 

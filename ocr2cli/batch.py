@@ -5,43 +5,37 @@ It is handed stages and a runner by name; it knows nothing about models, pixels 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.config import RunConfig
 from ocr2cli.document.source import find_jobs, find_sources, poll_jobs
-from ocr2cli.engines.choose import EnginePlan, plan_engine, plan_for_cores
+from ocr2cli.engines.choose import STUB, EnginePlan, plan_engine
 from ocr2cli.engines.finish import read_before
 from ocr2cli.engines.recovery import Ladder
-from ocr2cli.errors import OutputError, UsageError, exit_code_of, extra_hint
+from ocr2cli.errors import UsageError, exit_code_of
 from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
-from ocr2cli.output.metrics import PipelineGauges, write_metrics
-from ocr2cli.output.page_cache import PageCache
+from ocr2cli.output.metrics import tell_watchers, watched
+from ocr2cli.output.page_cache import PageCache, cache_opener
 from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
 from ocr2cli.output.writer import SUMMARY_PATH, Writer
 from ocr2cli.pages import PageJob, PageKey, PageResult, Unchanged
 from ocr2cli.pipeline.journal import Journal
 from ocr2cli.pipeline.lock import OutputLock
-from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.outlook import Outlook
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
-from ocr2cli.runners import RUNNERS
+from ocr2cli.runners import runner_named
+from ocr2cli.runners.options import cluster_options
 
 logger = logging.getLogger("ocr2")
-
-# Fingerprint of runs whose stages were handed in.
-STUB = "stub"
 
 
 class Progress(Protocol):
@@ -50,46 +44,6 @@ class Progress(Protocol):
     def page(self, result: PageResult) -> None: ...
 
     def expect(self, total: int, *, is_guess: bool = False) -> None: ...
-
-
-@dataclass(slots=True)
-class Outlook:
-    """How many pages the run will read, as far as that is known while documents are listed.
-
-    Documents not opened yet count as many pages as those opened had on average, the largest left
-    out: a book among letters, opened first, says nothing of them.
-    """
-
-    num_documents: int
-    num_listed: int = 0
-    num_pages: int = 0
-    num_resumed: int = 0
-    _largest: int = 0
-    _last: str | None = None
-
-    def note(self, job: PageJob) -> None:
-        """A page was listed; its document tells how many more there are."""
-        if job.key.document != self._last:
-            self._last = job.key.document
-            self.num_listed += 1
-            self.num_pages += job.num_pages
-            self._largest = max(self._largest, job.num_pages)
-
-    @property
-    def num_to_read(self) -> int:
-        """Pages still without a result when the run began."""
-        others = self.num_listed - 1
-        average = (self.num_pages - self._largest) / others if others > 0 else 1
-        return round(self.num_pages + self._num_unseen * average) - self.num_resumed
-
-    @property
-    def is_guess(self) -> bool:
-        """True while a document is not opened yet."""
-        return self._num_unseen > 0
-
-    @property
-    def _num_unseen(self) -> int:
-        return max(0, self.num_documents - self.num_listed)
 
 
 @dataclass(slots=True)
@@ -135,12 +89,13 @@ def _run(
     status = RunStatus()
     with (
         OutputLock(cfg.out),
-        _watched(cfg, summary, status, stop),
+        watched(cfg.metrics_file, summary, status),
+        _ending(summary, stop),
         ExitStack() as after_uploads,
         _ending(summary, stop),
         _bucket(cfg, summary, stop) as bucket,
     ):
-        plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, _cache_opener(cfg))
+        plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, cache_opener(cfg))
         workers = ", ".join(f"{stage.num_workers} {stage.name}" for stage in plan.stages)
         logger.info("workers: %s", workers)
         settings = OutputSettings(
@@ -151,7 +106,7 @@ def _run(
             stop=stop,
             drain_s=cfg.drain,
             status=status,
-            cluster=_cluster_options(cfg, plan),
+            cluster=cluster_options(cfg, plan),
         )
         with closing(Journal.open(cfg.out, plan.fingerprint)) as journal:
             told = bucket.offer if bucket else None
@@ -166,7 +121,7 @@ def _run(
                         outlook = batch.outlook
                         progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
                         progress.page(result)
-                    _write_metrics(cfg, summary, status)
+                    tell_watchers(cfg.metrics_file, summary, status)
                     if cfg.fail_fast and not result.status.is_good:
                         break
             finally:
@@ -202,18 +157,6 @@ def _ending(summary: Summary, stop: StopRequests) -> Iterator[None]:
         summary.ended_by = exit_code_of(error)
         raise
     summary.ended_by = stop.exit_code
-
-
-@contextmanager
-def _watched(
-    cfg: RunConfig, summary: Summary, status: RunStatus, stop: StopRequests
-) -> Iterator[None]:
-    """At the end, whatever it is, the run's watchers are told of it."""
-    try:
-        with _ending(summary, stop):
-            yield
-    finally:
-        _write_metrics(cfg, summary, status, is_finished=True)
 
 
 def _sum_up(writer: Writer, bucket: Bucket | None) -> None:
@@ -253,36 +196,6 @@ def check_run(cfg: RunConfig) -> None:
     folder = Path(cfg.metrics_file).absolute().parent
     if cfg.metrics_file and not folder.is_dir():
         raise UsageError(f"--metrics-file {cfg.metrics_file}: there is no folder {folder}")
-
-
-def _write_metrics(
-    cfg: RunConfig, summary: Summary, status: RunStatus, *, is_finished: bool = False
-) -> None:
-    """A file for the watchers of the run; that it cannot be written is told, and stops nothing."""
-    if not cfg.metrics_file:
-        return
-    stages = status.stages()
-    gauges = PipelineGauges(
-        queue_depths={stage.name: stage.num_waiting + stage.num_held for stage in stages},
-        restarts={stage.name: stage.num_restarts for stage in stages},
-        time=time.time(),
-        is_finished=is_finished,
-    )
-    try:
-        write_metrics(Path(cfg.metrics_file), summary, gauges)
-    except OutputError as error:
-        if is_finished:
-            logger.warning("--metrics-file: %s", error)
-
-
-def _cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
-    if not cfg.cache:
-        return None
-    return partial(_open_cache, Path(cfg.cache), cfg.cache_size)
-
-
-def _open_cache(folder: Path, max_bytes: int, fingerprint: str) -> PageCache:
-    return PageCache(folder, fingerprint, max_bytes)
 
 
 def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator[PageResult]:
@@ -375,61 +288,6 @@ def _earlier(batch: Batch, key: PageKey) -> PageResult | None:
     return batch.writer.read_earlier(key, row.part_sha256) if row is not None else None
 
 
-def runner_named(name: str) -> Callable[..., Iterator[PageResult]]:
-    """`run(stages, jobs, options=...)` of one of RUNNERS.
-
-    Raises: UsageError for another name, and for ray where its package is not installed.
-    """
-    if name not in RUNNERS:
-        raise UsageError(f"--runner {name}: unknown. Choose from {', '.join(RUNNERS)}")
-    if name == "ray" and importlib.util.find_spec("ray") is None:
-        raise UsageError(
-            f"--runner ray needs the package Ray. {extra_hint('ray')}, or use --runner local"
-        )
-    run = importlib.import_module(RUNNERS[name]).run
-    assert callable(run)
-    return run  # type: ignore[no-any-return]
-
-
-def _cluster_options(cfg: RunConfig, plan: EnginePlan) -> ClusterOptions:
-    """Nodes plan anew, since they may be larger or smaller; paths must not depend on a folder."""
-    engine = replace(
-        cfg.engine, model=_absolute(cfg.engine.model), mmproj=_absolute(cfg.engine.mmproj)
-    )
-    there = replace(cfg, engine=engine, cache=os.path.abspath(cfg.cache) if cfg.cache else "")
-    is_given = plan.fingerprint == STUB
-    return ClusterOptions(
-        address=cfg.ray_address,
-        make_plan=None if is_given else partial(plan_for_cores, there, _cache_opener(there)),
-        fingerprint=plan.fingerprint,
-        uses_gpus=cfg.engine.device in ("auto", "cuda"),
-    )
-
-
-def _absolute(name: str) -> str:
-    """A path that is there made absolute; the name of a model as it is."""
-    return os.path.abspath(name) if name and os.path.exists(name) else name
-
-
-def read_pages(
-    paths: Sequence[Path],
-    *,
-    engine: EngineConfig,
-    raster: RasterConfig | None = None,
-    decode: DecodeConfig | None = None,
-    runner: str = "inline",
-) -> list[PageResult]:
-    """Read documents without writing anything; results in input and page order."""
-    cfg = RunConfig(
-        inputs=tuple(map(str, paths)),
-        raster=raster or RasterConfig(),
-        decode=decode or DecodeConfig(),
-        engine=engine,
-        runner=runner,
-    )
-    return list(iter_pages(cfg))
-
-
 def iter_pages(cfg: RunConfig, jobs: Iterable[PageJob] | None = None) -> Iterator[PageResult]:
     """Results of `cfg.inputs` (or of `jobs`) in input and page order, held back until in turn."""
     order: list[PageKey] = []
@@ -445,7 +303,7 @@ def iter_pages(cfg: RunConfig, jobs: Iterable[PageJob] | None = None) -> Iterato
     position = 0
     run = runner_named(cfg.runner)
     plan = plan_engine(cfg)
-    options = RunnerOptions(retries=cfg.retries, cluster=_cluster_options(cfg, plan))
+    options = RunnerOptions(retries=cfg.retries, cluster=cluster_options(cfg, plan))
     for result in run(plan.stages, noted(), options=options):
         waiting[result.key] = replace(result, input_sha256=digests.pop(result.key))
         while position < len(order) and order[position] in waiting:

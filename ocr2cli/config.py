@@ -19,7 +19,8 @@ from typing import Any
 # 5: a damaged page that shows nothing is not blank; a fax has square pixels.
 # 6: int8 keeps two bytes of an activation.
 # 7: light text on a transparent ground is shown on black; confidence is the text's alone.
-OUTPUT_VERSION = 7
+# 8: what a text layer has of tags and images is shown as text.
+OUTPUT_VERSION = 8
 
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
 EXEMPT_TOKENS = ("<td>", "</td>")

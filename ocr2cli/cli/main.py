@@ -21,6 +21,7 @@ from click.core import ParameterSource
 
 from ocr2cli import __version__
 from ocr2cli.errors import ExitCode, Ocr2Error, OutputError
+from ocr2cli.printing import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -161,11 +162,11 @@ def _hint(error: click.ClickException) -> str:
 
 def _complain(message: str) -> None:
     """One line on stderr, even when the message carries a hostile file name or stderr is gone."""
-    from ocr2cli.cli.options import json_line, one_line
+    from ocr2cli.cli.options import json_line
 
     if sys.stderr is None:
         return
-    line = json_line(message, logging.ERROR) or one_line(f"ocr2: {message}")
+    line = json_line(message, logging.ERROR) or printable(f"ocr2: {message}")
     with_fallback = line.encode(sys.stderr.encoding or "ascii", "backslashreplace")
     try:
         sys.stderr.write(with_fallback.decode(sys.stderr.encoding or "ascii") + "\n")

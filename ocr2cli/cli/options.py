@@ -23,6 +23,7 @@ import click
 from ocr2cli import __version__
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
+from ocr2cli.printing import printable
 
 # Where a context remembers which TOML file was read.
 CONFIG_FILE = "ocr2cli.config"
@@ -133,14 +134,9 @@ def say(text: str) -> None:
     click.echo(json_line(text) or text, err=True)
 
 
-def one_line(text: str) -> str:
-    """`text` with every character that could break or colour a terminal line spelled out."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(f"{record.levelname.lower()}: {record.getMessage()}")
+        return printable(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 class _JsonFormatter(logging.Formatter):

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from ocr2cli.cli.options import one_line, say
+from ocr2cli.cli.options import say
 from ocr2cli.output.summary import is_reused
 from ocr2cli.pages import PageResult
+from ocr2cli.printing import printable
 
 _LINE_EVERY_S = 10.0
 _MAX_RECENT = 500  # pages that the time left is told by
@@ -119,7 +120,7 @@ class BarProgress(Progress):
         self._bar.total = total
 
     def show(self, result: PageResult) -> None:
-        line = self.line(one_line(result.key.document), self._bar.format_dict["ncols"] or 80)
+        line = self.line(printable(result.key.document), self._bar.format_dict["ncols"] or 80)
         self._bar.bar_format = line
         self._bar.update(1)
 

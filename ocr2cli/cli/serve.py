@@ -14,6 +14,8 @@ from ocr2cli.cli.run import decode_options, engine_options
 from ocr2cli.cli.settings import decode_config, engine_config, give_way
 from ocr2cli.errors import EngineError, UsageError, extra_hint
 
+_LIMIT = click.IntRange(min=1)
+
 
 @click.command(short_help="Serve an OpenAI-compatible HTTP endpoint.")
 @option("--host", default="127.0.0.1", help="Address to listen on.")
@@ -21,9 +23,9 @@ from ocr2cli.errors import EngineError, UsageError, extra_hint
 @option("--api-key", default="", show_default="none",
         help="Key clients must send; needed for any address but loopback.")
 @option("--allow-http", is_flag=True, show_default=False, help="Fetch http(s) image URLs.")
-@option("--max-body", default=64_000_000, help="Bytes of one request.")
-@option("--max-pages", default=200, help="Pages of one document.")
-@option("--max-queue", default=256, help="Pages waiting; more get status 429.")
+@option("--max-body", default=64_000_000, type=_LIMIT, help="Bytes of one request.")
+@option("--max-pages", default=200, type=_LIMIT, help="Pages of one document.")
+@option("--max-queue", default=256, type=_LIMIT, help="Pages waiting; more get status 429.")
 @option("--max-seconds", default=600.0, type=FiniteRange(min=0, min_open=True),
         help="Seconds a request may take.")
 @option("--runner", default="local", type=click.Choice(["local", "inline"]),

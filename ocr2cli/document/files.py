@@ -9,13 +9,13 @@ import errno
 import hashlib
 import io
 import os
-import re
 import stat
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ocr2cli.document.urls import download, is_url, without_password
 from ocr2cli.errors import PageFault
+from ocr2cli.printing import printable
 
 # A file up to this size is read once: the bytes that were hashed are the bytes that are parsed,
 # whatever happens to the file meanwhile. A larger one stays on disk.
@@ -32,7 +32,6 @@ PLAIN_BYTES = 8 << 20
 # BMP's: two letters that much else begins with.
 _SHORT_MAGIC = b"BM"
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 PDF_ENDING = ".pdf"
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".gif")
@@ -98,13 +97,13 @@ class InputFile:
 def shown(path: str) -> str:
     """A path for people, on one line: relative where that is shorter, odd characters escaped."""
     if is_url(path):
-        return _UNPRINTABLE.sub(_escaped, without_password(path))
+        return printable(without_password(path))
     try:
         relative = os.path.relpath(path)
     except (OSError, ValueError):  # no current folder, or another drive
         relative = path
     text = path if relative.startswith("..") else relative
-    return _UNPRINTABLE.sub(_escaped, text)
+    return printable(text)
 
 
 def open_input(path: str) -> InputFile:
@@ -242,12 +241,3 @@ def _cannot_open(path: str, error: Exception) -> PageFault:
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return (status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    )

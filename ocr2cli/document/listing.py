@@ -20,6 +20,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ocr2cli.children import child_environment, end_with_parent
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import open_input, shown, sniff
 from ocr2cli.document.urls import is_url
@@ -172,7 +173,7 @@ def serve() -> None:
     """The child: reads one JSON line a file or page from stdin, answers with one on stdout."""
     from ocr2cli.document.raster import load_libraries
 
-    _die_with_parent()
+    end_with_parent()
     bound_memory()
     load_libraries()  # before the first file's time runs
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
@@ -271,19 +272,6 @@ class _Child:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
             self._process.stdin.flush()
-
-
-def child_environment() -> dict[str, str]:
-    """The parent's, so that the child finds the same modules with `-P`."""
-    return dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
-
-
-def _die_with_parent() -> None:
-    """Whatever a library is doing. To Linux the parent is the thread that made this process."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def bound_memory() -> None:

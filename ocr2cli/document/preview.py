@@ -16,8 +16,9 @@ import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from ocr2cli.children import child_environment
 from ocr2cli.document.files import open_input, shown
-from ocr2cli.document.listing import bound_memory, child_environment
+from ocr2cli.document.listing import bound_memory
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import Uint8Array
 

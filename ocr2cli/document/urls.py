@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 from ocr2cli.errors import PageFault, extra_hint
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
+_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@")
 _COPY_BYTES = 8 << 20
 # What fsspec needs besides itself; s3fs, the tested one, comes with the extra.
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -35,7 +35,7 @@ def local_path(given: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL for people: no user name and password."""
+    """The URL, or a text with URLs in it, for people: no user names and passwords."""
     return _PASSWORD.sub("", url)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ocr2")
 
+_MAX_RASTERIZERS = 16  # where no number was asked for
 # KV cache of a decoder when nothing was asked for: what it may take of the free memory.
 _KV_SHARE = 0.3
 _MAX_BATCH = 32  # on a CPU, and where a card does not tell its memory
@@ -44,6 +45,9 @@ _MAX_CUDA_BATCH = 128
 _CUDA_SHARE = 0.92
 _CUDA_WORKING_BYTES = 6_000_000_000
 _TYPICAL_PAGE_TOKENS = 2_400
+
+# Fingerprint of runs whose stages were handed in.
+STUB = "stub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,13 @@ class EnginePlan:
 OpenCache = Callable[[str], Any]
 
 
-def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePlan:
+def plan_engine(
+    cfg: RunConfig, open_cache: OpenCache | None = None, *, cores: int = 0
+) -> EnginePlan:
     """Check model and prompt, size the workers.
 
-    open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest).
+    open_cache: fingerprint -> page cache (`find` looks a page up by its pixels' digest). cores:
+    that the workers share; 0: all that this process may use.
     Raises: ModelError, UsageError.
     """
     prompt = check_request(cfg)
@@ -89,7 +96,7 @@ def plan_engine(cfg: RunConfig, open_cache: OpenCache | None = None) -> EnginePl
     identity = weights_digest(files)
     fingerprint = run_fingerprint(cfg, prompt, model=identity, tiles=spec.tiles)
     cache = open_cache(fingerprint) if open_cache else None
-    stages = _native_stages(cfg, spec, cache)
+    stages = _native_stages(cfg, spec, cache, cores or num_cores())
     return EnginePlan(stages, fingerprint, cache, num_workers(cfg))
 
 
@@ -109,6 +116,7 @@ def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> 
     return plan_engine(
         dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, rasterizers=rasterizers)),
         open_cache,
+        cores=cores,
     )
 
 
@@ -137,7 +145,9 @@ def native_spec(
     )
 
 
-def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage, ...]:
+def _native_stages(
+    cfg: RunConfig, spec: NativeSpec, cache: Any, cores: int
+) -> tuple[Stage, ...]:
     rasterizers, encoders, decoders = num_workers(cfg)
     stages = native_stages(
         spec,
@@ -150,7 +160,7 @@ def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage,
         recycle_after=cfg.recycle_after,
         memory_limit=cfg.worker_memory,
         # Encoder and decoder are rarely both busy to the full: each may use all cores.
-        threads=max(1, num_cores() // max(encoders, decoders)),
+        threads=max(1, cores // max(encoders, decoders)),
     )
     return tuple(stages)
 
@@ -158,11 +168,11 @@ def _native_stages(cfg: RunConfig, spec: NativeSpec, cache: Any) -> tuple[Stage,
 def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
     """(rasterizers, encoders, decoders), counts not given worked out from the cores."""
     rasterizers = cfg.engine.rasterizers or _rasterizers_for(num_cores())
-    return min(rasterizers, 16), cfg.engine.encoders or 1, cfg.engine.decoders or 1
+    return rasterizers, cfg.engine.encoders or 1, cfg.engine.decoders or 1
 
 
 def _rasterizers_for(cores: int) -> int:
-    return max(1, cores - 2)
+    return max(1, min(_MAX_RASTERIZERS, cores - 2))
 
 
 def default_batch(

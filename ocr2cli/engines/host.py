@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from ocr2cli.errors import UsageError
 _CUDA_FILES = ("/dev/nvidiactl", "/dev/dxg")
 # torch knows a dozen more, which nothing here was written for.
 _DEVICES = re.compile(r"auto|cpu|mps|cuda(:([0-9]|[1-9][0-9]))?")
+
+# By number or by name; a part of a name will do.
+_CARD = re.compile(r"[0-9]+|(GPU|MIG)-.*")
 
 
 def num_cores(root: Path = Path("/")) -> int:
@@ -44,7 +48,8 @@ def expects_cuda(device: str, dtype: str) -> bool:
     """Whether a model will most likely run on a CUDA device: asked for, or `auto` where there is a
     driver. For plans that only change speed, being wrong at times; int8 runs on the CPU."""
     if device == "auto":
-        return dtype != "int8" and any(map(os.path.exists, _CUDA_FILES))
+        is_hidden = _visible_cards() == []
+        return dtype != "int8" and not is_hidden and any(map(os.path.exists, _CUDA_FILES))
     return device.startswith("cuda")
 
 
@@ -75,16 +80,25 @@ class _Card(NamedTuple):
 def _candidates(cards: list[_Card], number: int) -> list[_Card]:
     """The card that torch gives this number, or several where it cannot be told: CUDA counts the
     fastest first unless CUDA_DEVICE_ORDER says by bus, and NVIDIA's program counts by bus."""
-    visible = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
-    if number >= len(visible or cards):
+    visible = _visible_cards()
+    if number >= len(cards if visible is None else visible):
         return []
-    wanted = visible[number].strip() if visible else str(number)
+    wanted = str(number) if visible is None else visible[number]
     if not wanted.isdecimal():
         return [card for card in cards if card.uuid.startswith(wanted)]
     is_by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if is_by_bus or len({card.name for card in cards}) == 1:
         return [card for card in cards if card.number == wanted]
     return cards
+
+
+def _visible_cards() -> list[str] | None:
+    """Those that CUDA_VISIBLE_DEVICES names, as CUDA reads it: up to the first word that is no
+    card, such as -1. None where it is not set, and all are visible."""
+    words = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if words is None:
+        return None
+    return list(takewhile(_CARD.fullmatch, map(str.strip, words.split(","))))
 
 
 def check_device(name: str, dtype: str) -> None:

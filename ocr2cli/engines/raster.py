@@ -25,6 +25,7 @@ from ocr2cli.pages import (
     Unchanged,
 )
 from ocr2cli.pipeline.stage import Emit, Inbox
+from ocr2cli.text.markup import literal
 from ocr2cli.text.prompt import asks_for_text
 
 # A page of a newspaper has 50,000 characters; a layer may hold anything.
@@ -192,7 +193,7 @@ def _without_model(
     return PageResult(
         key=job.key,
         status=status,
-        markdown=text,
+        markdown=literal(text),
         raw=text,
         page_size=facts.page_size,
         pixels_sha256=facts.pixels_sha256,

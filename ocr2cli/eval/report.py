@@ -18,6 +18,7 @@ from ocr2cli.eval.metrics import METRICS, Scores, bootstrap_interval, chrf_signa
 from ocr2cli.eval.report_html import html_report
 from ocr2cli.eval.run import CaseOutcome, EvalOutcome, SuiteOutcome, mean_scores
 from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.printing import printable
 from ocr2cli.text.prompt import prompt_text
 
 SCHEMA = 1
@@ -51,12 +52,8 @@ def text_report(outcome: EvalOutcome) -> str:
         lines += ["", *_suite_lines(suite)]
     lines += ["", *_verdict_lines(outcome)]
     lines.append(f"chrF {chrf_signature()}; pages read in {outcome.seconds:.1f} s")
-    return "".join(f"{_printable(line)}\n" for line in lines)
-
-
-def _printable(line: str) -> str:
-    """What a page says may reach the terminal in a fact's reason: no escape code goes with it."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+    # What a page says may be in a fact's reason.
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def write_report(outcome: EvalOutcome, folder: Path) -> None:

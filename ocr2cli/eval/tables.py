@@ -16,6 +16,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from ocr2cli.errors import UsageError, extra_hint
+from ocr2cli.text.markup import pipe_cells
 
 # A span that lies (rowspan="99999") must not make a grid of a million cells.
 MAX_SPAN = 100
@@ -225,10 +226,7 @@ def _markdown_tables(text: str) -> list[Table]:
 
 
 def _pipe_cells(line: str) -> list[str]:
-    inner = line.strip().removeprefix("|")
-    if inner.endswith("|") and not inner.endswith("\\|"):
-        inner = inner[:-1]
-    return [_fold(unescape(t.replace("\\|", "|"))) for t in re.split(r"(?<!\\)\|", inner)]
+    return [_fold(unescape(cell)) for cell in pipe_cells(line)]
 
 
 def _span(attributes: dict[str, Any], name: str) -> int:

@@ -18,9 +18,10 @@ from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.document.urls import without_password
 from ocr2cli.errors import OutputError, PageFault
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder, Staged, StagedWriter
-from ocr2cli.output.names import document_digest, document_stem, name_here, printable
+from ocr2cli.output.names import document_digest, document_stem, name_here
 from ocr2cli.output.parts import PartDamaged, read_part
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.printing import printable
 
 Render = Callable[[PageJob], PageImage]
 

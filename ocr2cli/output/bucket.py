@@ -27,8 +27,9 @@ from typing import Any
 from ocr2cli.document.urls import connect, without_password
 from ocr2cli.errors import OutputError, PageFault, UsageError
 from ocr2cli.home import user_folder
-from ocr2cli.output.names import document_digest, printable
+from ocr2cli.output.names import document_digest
 from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 
@@ -169,7 +170,8 @@ class Bucket:
         local = self._staging / name
         remote = self._path(name)
         try:
-            md5 = _md5_of(local)
+            with open(local, "rb") as stream:
+                md5 = _md5_of(stream)
         except OSError as error:
             raise OutputError(
                 f"cannot read {printable(str(local))}: {error.strerror}. Run the same command "
@@ -196,7 +198,10 @@ class Bucket:
             return False
         stored = _stored_md5(facts)
         # A key of the store's own, or an upload in parts, gives an ETag that is no MD5 of ours.
-        return stored == md5 or hashlib.md5(self._system.cat_file(remote)).hexdigest() == md5
+        if stored == md5:
+            return True
+        with self._system.open(remote, "rb") as stream:
+            return _md5_of(stream) == md5
 
     def _remove(self, names: set[str]) -> None:
         """Figures an earlier run put there that the document no longer has."""
@@ -305,9 +310,8 @@ def _stored_md5(facts: Mapping[str, Any]) -> str:
     return ""
 
 
-def _md5_of(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _md5_of(stream: Any) -> str:  # any file that fsspec opens
+    return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _is_final(error: Exception) -> bool:

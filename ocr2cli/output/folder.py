@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ocr2cli.errors import OutputError
-from ocr2cli.output.names import printable
 from ocr2cli.pipeline.durable import sync_folder
+from ocr2cli.printing import printable
 
 STATE = ".ocr2"
 _TMP = f"{STATE}/tmp"

@@ -18,9 +18,9 @@ from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import crop, encode
 from ocr2cli.output.html_shell import head, tail
 from ocr2cli.output.html_text import text_html
-from ocr2cli.output.names import printable
 from ocr2cli.output.summary import BADLY_READ
 from ocr2cli.pages import Box, PageImage, PageResult, Status, Uint8Array
+from ocr2cli.printing import printable
 from ocr2cli.text.grounding import Block
 
 _MAX_WIDTH = 1000  # pixels of the page's picture

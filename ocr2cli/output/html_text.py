@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ocr2cli.output.markdown import OpenTags, page_text
-from ocr2cli.text.markup import safe_html, unescape
+from ocr2cli.text.markup import pipe_cells, safe_html, unescape
 
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(\S.*)$")
 # The model writes some of a list's bullets as they are printed.
@@ -186,8 +186,7 @@ def _rows(lines: list[str]) -> str:
     rows = []
     for line in lines:
         if not _RULE_ROW.match(line):
-            cells = line.strip().strip("|").split("|")
-            rows.append("".join(f"<td>{_inline(cell.strip())}</td>" for cell in cells))
+            rows.append("".join(f"<td>{_inline(cell)}</td>" for cell in pipe_cells(line)))
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 

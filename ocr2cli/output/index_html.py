@@ -14,9 +14,10 @@ from collections.abc import Collection, Sequence
 from ocr2cli.output.assembly import Listed, listed_documents
 from ocr2cli.output.folder import DocumentFault, OutFolder
 from ocr2cli.output.html_shell import digest
-from ocr2cli.output.names import printable, url_path
+from ocr2cli.output.names import url_path
 from ocr2cli.output.summary import BADLY_READ
 from ocr2cli.pages import Status
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 

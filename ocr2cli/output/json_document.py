@@ -10,8 +10,8 @@ from typing import Any
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.jsonl import assembly_row, json_text, rounded
-from ocr2cli.output.names import printable
 from ocr2cli.pages import PageResult
+from ocr2cli.printing import printable
 
 
 def write_json(assembly: Assembly) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.markdown import page_text
-from ocr2cli.output.names import printable
 from ocr2cli.pages import PageResult, Status
+from ocr2cli.printing import ODD, printable
 
-# Characters that JSON allows as they are, but that end a line, steer a terminal or are no text.
-_ESCAPED = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# JSON allows them as they are.
+_ESCAPED = re.compile(f"[{ODD}]")
 
 # Fields that differ between two runs over the same input: see canonical.py.
 VARYING_FIELDS = ("seconds",)

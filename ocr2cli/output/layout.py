@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.figures import pixel_box
-from ocr2cli.output.names import printable
 from ocr2cli.output.pdf_file import PdfFile
 from ocr2cli.output.searchable_pdf import failed_note, page_points, picture
 from ocr2cli.pages import PageResult, Status, Uint8Array
+from ocr2cli.printing import printable
 
 SUBJECT = "Pages with the boxes that the OCR model reported."
 Colour = tuple[int, int, int]

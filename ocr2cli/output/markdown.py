@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ocr2cli.output.assembly import Assembly
-from ocr2cli.output.names import printable
 from ocr2cli.pages import Document, PageResult, Status
+from ocr2cli.printing import printable
 from ocr2cli.text.markup import neutralise
 
 # The place of a figure: `text/grounding.to_markdown` puts each on a line of its own, and no other

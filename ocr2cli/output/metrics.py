@@ -5,7 +5,10 @@ Replaced atomically, so that a scrape never sees half of it. Knows nothing about
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from ocr2cli.output.folder import output_error
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import Status
 from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.pipeline.options import RunStatus
+
+logger = logging.getLogger("ocr2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,36 @@ def write_metrics(path: Path, summary: Summary, gauges: PipelineGauges) -> None:
         atomic_write(path, metrics_text(summary, gauges).encode())
     except OSError as error:
         raise OutputError(str(output_error(path, error))) from error
+
+
+@contextmanager
+def watched(path: str, summary: Summary, status: RunStatus) -> Iterator[None]:
+    """At the end, whatever it is, the run's watchers are told of it."""
+    try:
+        yield
+    finally:
+        tell_watchers(path, summary, status, is_finished=True)
+
+
+def tell_watchers(
+    path: str, summary: Summary, status: RunStatus, *, is_finished: bool = False
+) -> None:
+    """Replaces the file at `path`, if there is to be one; that it cannot be written is told at the
+    end, and stops nothing."""
+    if not path:
+        return
+    stages = status.stages()
+    gauges = PipelineGauges(
+        queue_depths={stage.name: stage.num_waiting + stage.num_held for stage in stages},
+        restarts={stage.name: stage.num_restarts for stage in stages},
+        time=time.time(),
+        is_finished=is_finished,
+    )
+    try:
+        write_metrics(Path(path), summary, gauges)
+    except OutputError as error:
+        if is_finished:
+            logger.warning("--metrics-file: %s", error)
 
 
 def metrics_text(summary: Summary, gauges: PipelineGauges) -> str:

@@ -1,4 +1,4 @@
-"""Names: from a document's id to a path below OUT, and from any text to something printable.
+"""Names: from a document's id to a path below OUT.
 
 Knows nothing about folders that exist or about what the files hold.
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from urllib.parse import quote_from_bytes
 
 from ocr2cli.errors import OutputError
+from ocr2cli.printing import printable
 
 # A file name may have 255 bytes almost everywhere; the longest ending we add is `.layout.pdf`.
 MAX_STEM_BYTES = 200
-
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def document_stem(document: str) -> str:
@@ -61,19 +57,6 @@ def name_here(text: str) -> str:
 def document_digest(document: str) -> str:
     """32 hex digits that name the document's folder in OUT/.ocr2, whatever its name holds."""
     return hashlib.sha256(os.fsencode(document)).hexdigest()[:32]
-
-
-def printable(text: str) -> str:
-    """`text` on one line: control characters, bidi overrides and raw bytes as backslash escapes."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as os.fsdecode keeps it
-        return f"\\x{code - 0xDC00:02x}"
-    named = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
-    return named.get(code) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def url_path(relative: str) -> str:

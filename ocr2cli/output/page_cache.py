@@ -10,9 +10,12 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from ocr2cli.config import RunConfig
 from ocr2cli.output.parts import PartDamaged, from_json, to_json
 from ocr2cli.pages import PageKey, PageResult
 from ocr2cli.pipeline.durable import atomic_write
@@ -103,3 +106,14 @@ def _bare(result: PageResult) -> PageResult:
     return replace(
         result, key=PageKey("", 0), input_sha256="", seconds={}, warnings=(), extra=extra
     )
+
+
+def cache_opener(cfg: RunConfig) -> Callable[[str], PageCache] | None:
+    """Fingerprint -> the run's cache, which a node of a cluster opens anew; None: it has none."""
+    if not cfg.cache:
+        return None
+    return partial(_open_cache, Path(cfg.cache), cfg.cache_size)
+
+
+def _open_cache(folder: Path, max_bytes: int, fingerprint: str) -> PageCache:
+    return PageCache(folder, fingerprint, max_bytes)

@@ -15,10 +15,10 @@ from ocr2cli.document.ink import ink_box
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import encode, jpeg_size
-from ocr2cli.output.names import printable
 from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import PageImage, PageResult, Status, Uint8Array
+from ocr2cli.printing import printable
 from ocr2cli.text.grounding import BOX_MAX
 
 SUBJECT = (

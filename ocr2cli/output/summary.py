@@ -11,8 +11,8 @@ from typing import Any
 
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
-from ocr2cli.output.names import printable
 from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
+from ocr2cli.printing import printable
 
 # A page that failed with one of these never reached the model: the input is at fault.
 INPUT_CODES = frozenset(
@@ -156,13 +156,13 @@ class Summary:
 
     @property
     def has_speed(self) -> bool:
-        """False when this run read no page: how fast pages failed is no speed."""
-        return self.pages > self.pages_resumed + self._num_failures
+        """False when this run read no page itself: how fast pages failed is no speed, nor is how
+        fast they were found."""
+        return self.pages_read > self._num_failures
 
     @property
     def pages_per_minute(self) -> float:
-        read = self.pages - self.pages_resumed
-        return 60 * read / self.wall_seconds if self.wall_seconds > 0 else 0.0
+        return 60 * self.pages_read / self.wall_seconds if self.wall_seconds > 0 else 0.0
 
     @property
     def exit_code(self) -> ExitCode:

@@ -30,10 +30,11 @@ from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
 from ocr2cli.output.formats import LINKING_FORMATS, load_formats
 from ocr2cli.output.index_html import INDEX, write_index
-from ocr2cli.output.names import document_stem, printable
+from ocr2cli.output.names import document_stem
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 
@@ -153,11 +154,15 @@ class Writer:
             document = self._complete.pop()
             if _is_nowhere(document.job):
                 continue  # the summary has it; no file is to bear a mistyped name
+            why = ""
             try:
                 self._assemble(document)
             except DocumentFault as fault:
-                name = printable(document.job.key.document)
-                self.summary.document_faults.append((name, str(fault)))
+                why = str(fault)
+            except MemoryError:  # a large page drawn again for its figures, beside the workers
+                why = "no memory to write its files. Run the same command again to write them."
+            if why:
+                self.summary.document_faults.append((printable(document.job.key.document), why))
             # Kept as a finished document without its pages: ten thousand of them stay small.
             document.parts = dict.fromkeys(document.parts, "")
 

@@ -7,7 +7,6 @@ workers; ends when its inbox is closed, and at once when its parent is gone.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import logging
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
+from ocr2cli.children import end_with_parent
 from ocr2cli.pages import PageKey, PageResult
 from ocr2cli.pipeline.channel import (
     Buffer,
@@ -36,7 +36,6 @@ from ocr2cli.pipeline.channel import (
 from ocr2cli.pipeline.failure import describe
 from ocr2cli.pipeline.stage import Stage
 
-_PR_SET_PDEATHSIG = 1
 # Progress is told to the parent at most this often.
 _PROGRESS_EVERY_S = 0.2
 
@@ -63,8 +62,7 @@ def main() -> NoReturn:
 
 def _settle(parent_pid: int) -> None:
     """Die with the parent; leave the signals to it; keep stdout for the parent's results."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent_pid:
         os._exit(1)
     # The parent decides when to stop; systemd and terminals signal the whole group.

@@ -358,7 +358,8 @@ class _Runner:
                 num_emitted=seat.num_emitted,
                 num_restarts=seat.num_deaths,
                 busy_s=seat.busy_s,
-                oldest=next((str(key) for key in seat.held), ""),
+                # A copy: another thread may ask, while a page is answered.
+                oldest=next((str(key) for key in seat.held.copy()), ""),
             )
             for seat in self._seats
         )

@@ -18,6 +18,7 @@ from collections.abc import MutableMapping
 from enum import Enum
 from typing import Any
 
+from ocr2cli.children import child_environment
 from ocr2cli.pipeline.channel import Frame, FrameReader, FrameWriter, Kind, encode_item, open_pipe
 from ocr2cli.pipeline.child import Setup
 from ocr2cli.pipeline.failure import Failure
@@ -183,9 +184,7 @@ def wait_quietly(env: MutableMapping[str, str]) -> None:
 
 
 def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[bytes]:
-    env = dict(os.environ)
-    # The child must find what this process finds, or the stage's worker could not be unpickled.
-    env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    env = child_environment()
     if stage.num_threads:
         env.update(dict.fromkeys(_THREAD_VARIABLES, str(stage.num_threads)))
         wait_quietly(env)

@@ -155,9 +155,11 @@ class Staff:
         return None
 
     def status(self) -> StageStatus:
+        """Also from another thread: what is held may be answered between two lines here."""
         now = time.monotonic()
         busy = [worker for worker in self.live if worker.held]
         slowest = min(busy, key=lambda worker: worker.quiet_since, default=None)
+        held = slowest.held.copy() if slowest else {}
         return StageStatus(
             self.stage.name,
             self.stage.num_workers,
@@ -169,5 +171,5 @@ class Staff:
             num_restarts=self.num_spawned - len(self.slots_used),
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
-            oldest=str(next(iter(slowest.held.values())).job.key) if slowest else "",
+            oldest=next((str(ticket.job.key) for ticket in held.values()), ""),
         )

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from ocr2cli.batch import runner_named
 from ocr2cli.config import RunConfig
 from ocr2cli.document.files import is_plain_image
 from ocr2cli.document.source import find_jobs
@@ -30,6 +29,7 @@ from ocr2cli.errors import Ocr2Error, PageFault
 from ocr2cli.pages import Ask, PageJob, PageKey, PageResult
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.stop import StopRequests
+from ocr2cli.runners import runner_named
 
 logger = logging.getLogger("ocr2")
 

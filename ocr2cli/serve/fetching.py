@@ -20,6 +20,11 @@ from typing import Any
 _CONNECT_S, _WHOLE_S = 20.0, 60.0  # for one wait; for all of it
 _PIECE_BYTES = 1 << 16
 
+# IPv6 addresses that stand for an IPv4 one, in their last bytes: mapped, and NAT64. Of the others
+# those that are given out; 6to4 leads through a tunnel to any host.
+_TRANSLATED = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96"))
+_UNICAST, _TUNNELLED = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("2002::/16")
+
 # What may go wrong: a URL that is none, a host that is none or does not answer, a broken answer.
 FETCH_ERRORS = (OSError, ValueError, http.client.HTTPException)
 
@@ -55,7 +60,13 @@ def download(url: str, *, max_bytes: int) -> bytes:
 
 def is_public(address: str) -> bool:
     """Whether an IP address, with or without a zone, is one of the whole internet's."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_global
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if any(ip in network for network in _TRANSLATED):
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        elif ip not in _UNICAST or ip in _TUNNELLED:
+            return False
+    return ip.is_global and not ip.is_multicast
 
 
 class _Deadline:

@@ -48,6 +48,15 @@ def neutralise(text: str) -> str:
     return _neutralise_tags(text) if "<" in text else text
 
 
+def literal(text: str) -> str:
+    """Plain text as markdown whose reader sees all of it: no tag, image or reference was meant.
+
+    Signs such as `#` and `*` stay, for they hide nothing but themselves, and text is searched.
+    """
+    text = _REFERENCE.sub(lambda reference: "&amp;" + reference.group()[1:], text)
+    return _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;["))
+
+
 def safe_html(text: str) -> str:
     """HTML of a text: escaped, except tables (with their spans) and simple formatting.
 
@@ -63,6 +72,14 @@ def safe_html(text: str) -> str:
 def without_tags(text: str) -> str:
     """What a reader sees of a text with tables and simple formatting."""
     return unescape(_SAFE_TAG.sub(" ", text))
+
+
+def pipe_cells(line: str) -> list[str]:
+    """The cells of a markdown table's row, empty ones included; `\\|` is a pipe in a cell."""
+    inner = line.strip().removeprefix("|")
+    if inner.endswith("|") and not inner.endswith("\\|"):
+        inner = inner[:-1]
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inner)]
 
 
 def unescape(text: str) -> str:

@@ -330,6 +330,14 @@ def test_more_words_on_the_command_line_beat_silence_in_the_file(
     assert logging.getLogger("ocr2").level == level
 
 
+@pytest.mark.parametrize("flag", ["--max-body", "--max-pages", "--max-queue"])
+@pytest.mark.parametrize("value", ["0", "-5"])
+def test_a_limit_that_leaves_a_server_nothing_to_do_is_refused(flag, value, capsys) -> None:
+    """It started, and refused every request."""
+    assert run_main("serve", flag, value) == ExitCode.USAGE
+    assert flag in capsys.readouterr().err
+
+
 def test_a_server_takes_the_command_lines_word_against_the_files(tmp_path, monkeypatch) -> None:
     from ocr2cli.serve import engine
 

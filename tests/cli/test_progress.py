@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ocr2cli.batch import Outlook
 from ocr2cli.cli.options import set_up_logging
 from ocr2cli.cli.progress import BarProgress, LineProgress, Progress, make_progress
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pipeline.outlook import Outlook
 
 logger = logging.getLogger("ocr2")
 

@@ -236,7 +236,7 @@ def test_the_output_folder_is_not_read_as_input(tmp_path: Path, make_pdf: MakePd
         b"\x1b[31mred.pdf",
         b"latin1-\xe4\xff.pdf",
         b"n" * 251 + b".pdf",
-        "\u202egnp.pdf".encode(),
+        "\u202egnp.pdf".encode(), "\u200ea\ufeff.pdf".encode(),
     ],
 )
 def test_hostile_names_are_read_and_shown_on_one_line(

@@ -90,5 +90,16 @@ def test_paths_are_not_taken_for_urls(path: str) -> None:
     assert not is_url(path)
 
 
-def test_user_and_password_are_not_shown() -> None:
-    assert without_password("s3://key:secret@b/a@b.pdf") == "s3://b/a@b.pdf"
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://key:secret@b/a@b.pdf", "s3://b/a@b.pdf"),
+        ("sftp://me:p@ss@w@rd@host:22/a@b.pdf", "sftp://host:22/a@b.pdf"),
+        ("http://host?q=a@b", "http://host?q=a@b"),
+        ("http://me:x@host#a@b", "http://host#a@b"),
+        ("no answer from http://me:p@x@host/ (ask a@b)", "no answer from http://host/ (ask a@b)"),
+    ],
+)
+def test_user_and_password_are_not_shown(url: str, expected: str) -> None:
+    """A password may hold an `@`: all up to the last one before the path is no host."""
+    assert without_password(url) == expected

@@ -11,6 +11,7 @@ from ocr2cli.engines import choose, host
 from ocr2cli.engines.native import ENCODE_PAGES, encode_credit
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
+from ocr2cli.runners.options import cluster_options
 from ocr2cli.weights.hub import ModelFiles
 
 FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 32
@@ -57,9 +58,27 @@ def test_a_cuda_device_is_expected_where_asked_for_or_where_auto_finds_a_driver(
     monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, has_driver: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__ if has_driver else "/nowhere/nvidiactl",))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert host.expects_cuda(device, dtype) == expected
     groups = 2 if expected else 1
     assert encode_credit(EngineConfig(device=device, dtype=dtype)) == groups * ENCODE_PAGES
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("", False), ("-1", False), (" -1,0", False), ("none", False), ("1", True), ("0, -1", True),
+     ("GPU-8932f937", True), ("MIG-3e8", True)],
+)  # fmt: skip
+def test_a_card_that_is_hidden_from_the_process_is_not_expected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str, expected: bool
+) -> None:
+    """An empty list of visible cards is not the same as none: it hides all of them."""
+    _fake_cards(tmp_path, monkeypatch, one=24_000, two=24_000)
+    monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert host.expects_cuda("auto", "auto") == expected
+    if not expected:
+        assert host.cuda_memory_free("auto") is None and _planned_batch("cuda") == BATCH
 
 
 @pytest.mark.parametrize(
@@ -168,6 +187,43 @@ def test_a_cpu_keeps_its_batch_beside_a_card(
     _fake_cards(tmp_path, monkeypatch, some=81_000)
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
     assert (_planned_batch("cpu"), _planned_batch("auto")) == (BATCH, 128)
+
+
+@pytest.mark.parametrize("decoders", [1, 2])
+def test_a_runner_with_a_share_of_a_machine_plans_threads_for_its_share(
+    monkeypatch: pytest.MonkeyPatch, decoders: int
+) -> None:
+    """Eight runners on a node of 64 cores started 64 threads each, twice."""
+    monkeypatch.setattr(choose, "num_cores", lambda: 64)
+    cfg = RunConfig(inputs=(), engine=EngineConfig(device="cpu", decoders=decoders))
+    raster, encode, decode = choose.plan_for_cores(cfg, None, 8).stages
+    assert (raster.num_workers, encode.num_workers, decode.num_workers) == (6, 1, decoders)
+    assert encode.num_threads == decode.num_threads == 8 // decoders
+    assert choose.plan_engine(cfg).stages[2].num_threads == 64 // decoders
+
+
+def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 there were 16, without a word."""
+    monkeypatch.setattr(choose, "num_cores", lambda: 64)
+    wanted = EngineConfig(rasterizers=32)
+    assert choose.num_workers(RunConfig(engine=wanted)) == (32, 1, 1)
+    assert choose.plan_for_cores(RunConfig(engine=wanted), None, 4).num_workers == (32, 1, 1)
+    assert choose.num_workers(RunConfig()) == (16, 1, 1)
+    assert choose.plan_for_cores(RunConfig(), None, 40).num_workers == (16, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [("auto", "auto", True), ("cuda", "f16", True), ("cuda:0", "auto", True),
+     ("auto", "int8", False), ("cpu", "auto", False)],
+)  # fmt: skip
+def test_a_card_of_a_node_is_claimed_by_runs_that_may_use_it_only(
+    device: str, dtype: str, expected: bool
+) -> None:
+    """With int8 a node of eight cards had eight runners, each on an eighth of its cores."""
+    engine = EngineConfig(device=device, dtype=dtype)
+    options = cluster_options(RunConfig(engine=engine), choose.EnginePlan((), ""))
+    assert options.uses_gpus == expected
 
 
 def test_drafts_from_the_text_layer_are_no_other_run() -> None:

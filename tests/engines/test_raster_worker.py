@@ -12,6 +12,9 @@ from PIL import Image
 from ocr2cli.config import RasterConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.raster import RasterWorker, guarded
+from ocr2cli.output.html_text import text_html
+from ocr2cli.output.markdown import page_body
+from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import Ask, PageJob, PageResult, Status, Views
 
 PAGE = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]%s>>"
@@ -154,3 +157,27 @@ def test_an_empty_half_of_a_damaged_page_is_blank(tmp_path: Path) -> None:
     assert isinstance(views, Views) and any("content stream" in note for note in views.warnings)
     bottom = PageJob(job.key, job.path, job.sha256, 1, ask=Ask(view="bottom"))
     assert worker.read(bottom).status is Status.BLANK
+
+
+@pytest.mark.parametrize("use", ["trust", "auto"])
+def test_a_text_layer_is_text_and_no_markup(tmp_path: Path, use: str) -> None:
+    """A line that would be an image was lost, and `page.markdown` held it and the script."""
+    lines = ("To show a picture, write:", "![](http://evil.example/track.png)",
+             "<script>alert(1)</script> and List<int> x;", "That is all, dear reader.")  # fmt: skip
+    pdf = pymupdf.open()
+    page = pdf.new_page()
+    for number, line in enumerate(lines):
+        page.insert_text((72, 100 + 30 * number), line, fontsize=14)
+    pdf.save(tmp_path / "a.pdf")
+    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
+    read = RasterWorker(RasterConfig(text_layer=use), TileConfig()).read(job)
+    assert read.extra == {"source": "text-layer"}
+    assert read.raw.splitlines() == list(lines)
+    assert read.markdown.splitlines() == [
+        lines[0], "&#33;[](http://evil.example/track.png)",
+        "&lt;script>alert(1)&lt;/script> and List&lt;int> x;", lines[3],
+    ]  # fmt: skip
+    body = page_body(read, {})
+    assert body.splitlines() == read.markdown.splitlines()
+    assert plain_lines(read.markdown)[2] == lines[2]
+    assert "List&lt;int&gt; x;" in text_html(read.markdown)

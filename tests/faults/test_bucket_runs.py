@@ -5,6 +5,7 @@ What holds for a folder holds for a bucket: a file is whole or absent, a rerun f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -345,6 +346,28 @@ def test_a_fault_of_the_network_is_tried_again_and_the_object_is_whole(
     assert memory.cat_file("/out/a.md") == b"text"
     # Figures come before the text that shows them.
     assert flaky.order[-1].endswith("a.md")
+
+
+def test_what_is_read_back_is_read_piece_by_piece_also_where_md5_is_no_secure_digest(
+    staged: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that follows FIPS 140 refuses MD5 to who does not say that it keeps no secret."""
+    real = hashlib.md5
+
+    def md5(data: bytes = b"", *, usedforsecurity: bool = True) -> Any:
+        if usedforsecurity:
+            raise ValueError("[digital envelope routines] unsupported")
+        return real(data, usedforsecurity=False)
+
+    def cat_file(*_: object, **__: object) -> bytes:
+        raise AssertionError("the whole object at once")
+
+    monkeypatch.setattr(hashlib, "md5", md5)
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    bucket = Bucket("memory://out", staged)
+    bucket.offer("a", FILES, PICTURES)
+    bucket.close()
+    assert bucket.num_uploaded == 2
 
 
 def test_an_upload_that_is_refused_ends_the_run_at_once(

@@ -399,8 +399,8 @@ def test_a_cluster_that_loses_its_head_ends_the_run_in_one_line(
         "import stub\n"
         "from dataclasses import replace\n"
         "from ocr2cli import batch\n"
-        "made = batch._cluster_options\n"
-        "batch._cluster_options = lambda *a: replace(made(*a), lost_after_s=1.5)\n"
+        "made = batch.cluster_options\n"
+        "batch.cluster_options = lambda *a: replace(made(*a), lost_after_s=1.5)\n"
         "stub.main()\n"
     )
     marker = f"OCR2_RAY_ALONE={os.getpid()}"

@@ -25,11 +25,11 @@ from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.figures import encode
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.layout import draw_boxes, label_colour
-from ocr2cli.output.names import printable
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread, text_lines
 from ocr2cli.output.writer import Writer
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.printing import printable
 from ocr2cli.text.grounding import parse, to_markdown
 
 SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
@@ -549,6 +549,8 @@ def test_html_escapes_whatever_a_page_says(tmp_path: Path, text: str, place: str
         ("1.5 m\n2.5 m", "<p>1.5 m\n2.5 m</p>"),
         ("| a | b |\n|---|---|\n| 1 | 2 |",
          "<table><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"),
+        ("| | b |\n|---|---|\n| 1 \\| 2 | |",
+         "<table><tr><td></td><td>b</td></tr><tr><td>1 | 2</td><td></td></tr></table>"),
         ('<table><tr><td colspan="2">x</td></tr></table>',
          '<table><tr><td colspan="2">x</td></tr></table>'),
         ("```\n# a < b\n```", "<pre># a &lt; b</pre>"),

@@ -27,10 +27,11 @@ from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.markdown import page_text
-from ocr2cli.output.names import document_digest, document_stem, printable
+from ocr2cli.output.names import document_digest, document_stem
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.output.searchable_pdf import spread
 from ocr2cli.pages import PageResult
+from ocr2cli.printing import printable
 from ocr2cli.text.grounding import parse, to_markdown
 
 ALL = tuple(FORMATS)

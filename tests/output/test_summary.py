@@ -95,6 +95,17 @@ def test_a_run_that_could_read_no_page_has_no_speed() -> None:
     assert "0.5 s, 360.0 pages/min\nforecast 2 pages" in one.to_text()
 
 
+def test_pages_that_were_found_have_no_speed() -> None:
+    """A run whose pages all came out of the cache told of 6,000 pages/min."""
+    found = [replace(page("a", n), extra={"source": "cache"}) for n in range(100)]
+    one = summary(*found, wall_seconds=1.0)
+    one.forecast = FORECAST
+    assert one.to_text().endswith(", 1.0 s")
+    one = summary(*found, page("b"), failed("b", 1), wall_seconds=1.0)
+    assert ", 1.0 s, 120.0 pages/min" in one.to_text()
+    assert one.to_json()["pages_per_minute"] == 120.0
+
+
 def test_bad_and_unsure_pages_are_listed_by_name_ten_at_most() -> None:
     unsure = page("u", 6, confidence=0.5)
     many = [failed("d", n, "timeout", "slow\x1b[1m") for n in range(12)]

@@ -380,6 +380,32 @@ def test_a_part_lost_before_assembly_is_a_document_error(tmp_path: Path) -> None
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
+def test_a_document_that_finds_no_memory_for_its_figures_costs_no_other(tmp_path: Path) -> None:
+    """The run ended with a traceback; a rerun has the memory that its workers took."""
+    has_memory = False
+
+    def render(job: PageJob) -> PageImage:
+        if not has_memory:
+            raise MemoryError
+        return gradient(job)
+
+    def run() -> Writer:
+        one = Writer(tmp_path, OutputSettings(("md",)), render=render)
+        for result in (figure_page("big"), page("small")):
+            one.expect(job(result.key.document))
+            one.add(result)
+        return one
+
+    summary = run().close()
+    assert files(tmp_path) == ["small.md"] and summary.exit_code == ExitCode.PAGES_FAILED
+    ((name, why),) = summary.document_faults
+    assert name == "big" and "no memory" in why
+    assert list((tmp_path / STATE / "tmp").iterdir()) == []
+    has_memory = True
+    assert run().close().exit_code == ExitCode.OK
+    assert files(tmp_path) == ["big.images/0001-1.png", "big.md", "small.md"]
+
+
 def test_a_changed_page_changes_its_document_and_drops_its_old_figures(tmp_path: Path) -> None:
     first_run(tmp_path, [figure_page("d", 0), page("d", 1)])
     assert "d.images/0001-1.png" in files(tmp_path)

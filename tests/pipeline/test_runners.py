@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toys import Maker, Recipe, RollingMaker, broken_job, jobs, line, stage
@@ -16,7 +17,10 @@ from toys import Maker, Recipe, RollingMaker, broken_job, jobs, line, stage
 from ocr2cli.errors import EngineError, ModelError, Ocr2Error
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline import inline, local
+from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.process import Phase
+from ocr2cli.pipeline.staff import Staff
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.pipeline.stop import StopRequests
 
@@ -326,6 +330,31 @@ def test_status_names_the_stages_and_counts(run: Run) -> None:
     assert len(list(results)) == 9
     assert [each.num_emitted for each in status.stages()] == [10, 10, 10]
     assert all(each.num_held == each.num_waiting == 0 for each in status.stages())
+
+
+class Answered(dict[int, Ticket]):
+    """Holds a page when it is looked at, which is answered before it is looked at again."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        found = super().__iter__()
+        self.clear()
+        return found
+
+
+def test_a_page_answered_while_another_thread_asks_for_the_status_costs_nothing() -> None:
+    """A server's metrics are asked for by threads of their own."""
+    held = Answered({1: Ticket(1, next(jobs(1)))})
+    staff = Staff(Stage("a", object))
+    staff.workers[0] = SimpleNamespace(
+        held=Answered(), phase=Phase.READY, quiet_since=0.0, busy_since=0.0, last_sign=0.0
+    )  # type: ignore[call-overload]
+    assert staff.status().oldest == ""
+    runner = inline._Runner([Stage("a", object)], iter(()), RunnerOptions())
+    runner._seats[0].held = held  # type: ignore[assignment]
+    assert runner._snapshot()[0].oldest == "1"
 
 
 def test_makers_are_picklable_by_name() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ocr2cli.pages import FinishReason, PageError, PageKey, PageResult, Status
 from ocr2cli.serve import protocol
+from ocr2cli.serve.fetching import is_public
 from ocr2cli.serve.protocol import BadRequest, page_html
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
@@ -62,6 +63,24 @@ def test_a_request_that_breaks_the_form_is_refused(body: bytes) -> None:
 def test_a_fetching_server_is_no_way_into_its_own_network(host: str) -> None:
     with pytest.raises(BadRequest, match="public"):
         protocol.fetch_image(f"http://{host}/a.png", allow_http=True, max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True), ("2606:4700::1111", True), ("2606:4700::1111%eth0", True),
+        ("::ffff:8.8.8.8", True), ("64:ff9b::808:808", True),
+        ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b:1::808:808", False), ("2002:7f00:1::", False), ("::7f00:1", False),
+        ("::ffff:0:7f00:1", False), ("fe80::1%eth0", False), ("fec0::1", False),
+        ("fd00::1", False), ("ff0e::1", False), ("224.0.0.1", False), ("100.64.0.1", False),
+    ],
+)  # fmt: skip
+def test_an_address_that_holds_another_is_as_public_as_that_one(
+    address: str, expected: bool
+) -> None:
+    """A translator or a tunnel on the way leads to the address inside."""
+    assert is_public(address) == expected
 
 
 def test_a_loop_is_told_from_a_stop() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr2cli.text.markup import neutralise, safe_html
+from ocr2cli.text.markup import literal, neutralise, pipe_cells, safe_html, without_tags
 
 TABLE = '<table><tr><td rowspan="2">a &amp; b</td><td colspan=3>1 < 2</td></tr></table>'
 
@@ -42,6 +42,40 @@ def test_tables_formulas_and_plain_signs_stay_untouched(text: str) -> None:
 )
 def test_what_would_load_or_run_becomes_text(text: str, expected: str) -> None:
     assert neutralise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("![](http://x/y.png)", "&#33;[](http://x/y.png)"),
+        ("vector<int> v; <b>, </table> and <!-- page: 9 -->",
+         "vector&lt;int> v; &lt;b>, &lt;/table> and &lt;!-- page: 9 -->"),
+        ("&lt; is written for <", "&amp;lt; is written for <"),
+        ("if (a < b && c <= d) x = y->z & R&D;", "if (a < b && c <= d) x = y->z & R&D;"),
+        ("# 2 * 3 * 4 is __init__, `x_y`!", "# 2 * 3 * 4 is __init__, `x_y`!"),
+    ],
+)  # fmt: skip
+def test_plain_text_becomes_markdown_that_shows_all_of_it(text: str, expected: str) -> None:
+    assert literal(text) == expected
+    assert without_tags(expected) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "cells"),
+    [
+        ("| a | b |", ["a", "b"]),
+        ("| | b | |", ["", "b", ""]),
+        ("|||", ["", ""]),
+        (r"| a \| b | c |", ["a | b", "c"]),
+        (r"a | b \|", ["a", "b |"]),
+        ("  a|b  ", ["a", "b"]),
+        ("|", [""]),
+    ],
+)
+def test_a_row_between_pipes_keeps_its_empty_cells_and_its_pipes(
+    line: str, cells: list[str]
+) -> None:
+    assert pipe_cells(line) == cells
 
 
 def test_safe_html_keeps_tables_and_escapes_the_rest() -> None:
@@ -85,6 +119,15 @@ def test_a_browser_finds_no_active_tag_in_neutralised_text(text: str) -> None:
     for tag, attributes in parser.found:
         assert tag not in ("img", "script", "style")
         assert not {name for name, value in attributes if value} & {"onclick", "src", "style"}
+
+
+@given(st.lists(PIECES, max_size=20).map("".join))
+def test_a_browser_finds_no_tag_in_literal_text_and_shows_what_was_written(text: str) -> None:
+    parser = _Tags()
+    parser.feed(literal(text))
+    parser.close()
+    assert parser.found == [] and neutralise(literal(text)) == literal(text)
+    assert without_tags(literal(text)) == text
 
 
 @given(st.lists(PIECES, max_size=20).map("".join))

@@ -22,8 +22,8 @@ import numpy as np
 
 from nanotrain import draw, fonts, layouts, pages, truths
 from nanotrain.measure import without_grounding
-from ocr2cli.batch import read_pages
-from ocr2cli.config import DecodeConfig, EngineConfig
+from ocr2cli.batch import iter_pages
+from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
 from ocr2cli.eval.metrics import score_text
 from ocr2cli.pages import FinishReason
 
@@ -126,11 +126,13 @@ def read_cases(cases: list[Case], model: str, prompt: str, most_tokens: int) -> 
     if not cases:
         return []
     started = time.time()
-    results = read_pages(
-        [case.image for case in cases],
+    cfg = RunConfig(
+        inputs=tuple(str(case.image) for case in cases),
         engine=EngineConfig(model=model, prompt=prompt, dtype="f32", device="cpu", batch_size=4),
         decode=DecodeConfig(max_new_tokens=most_tokens, no_repeat_ngram=0, detect_loops=False),
+        runner="inline",
     )
+    results = list(iter_pages(cfg))
     seconds = (time.time() - started) / max(1, len(cases))
     records = []
     for case, result in zip(cases, results, strict=True):
