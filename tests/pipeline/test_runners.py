@@ -349,7 +349,7 @@ def test_a_page_answered_while_another_thread_asks_for_the_status_costs_nothing(
     held = Answered({1: Ticket(1, next(jobs(1)))})
     staff = Staff(Stage("a", object))
     staff.workers[0] = SimpleNamespace(
-        held=Answered(), phase=Phase.READY, quiet_since=0.0, busy_since=0.0, last_sign=0.0
+        held=Answered(), phase=Phase.READY, quiet_since=0.0, busy_since=0.0
     )  # type: ignore[call-overload]
     assert staff.status().oldest == ""
     runner = inline._Runner([Stage("a", object)], iter(()), RunnerOptions())
