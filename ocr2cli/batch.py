@@ -301,6 +301,11 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
             result = _taken_over(earlier, result)
         kept = replace(result, input_sha256=job.sha256)
         _log_page(kept)
+        better = batch.journal.better(job, kept.status)
+        if better is not None and batch.writer.keep(kept, better.part_sha256):
+            batch.writer.assemble_complete()
+            yield kept
+            continue
         sha256 = batch.writer.add(kept)
         # What could not be opened today may be tomorrow (an extra, a password): its row is to
         # match no page that is found then, though the file is the same.

@@ -357,7 +357,13 @@ class _OpenDocuments:
         return None
 
     def _open(self, job: PageJob, password: str) -> _Opened:
-        source = open_input(job.path)
+        try:
+            source = open_input(job.path)
+        except PageFault as fault:
+            if not job.sha256:
+                raise
+            # It was there when it was listed: no fault of the file's, and another run may find it.
+            raise PageFault("changed", fault.message) from fault
         try:
             sha256 = source.sha256()
             if job.sha256 not in ("", sha256):

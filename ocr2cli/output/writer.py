@@ -112,6 +112,16 @@ class Writer:
         self._done(result, part_sha256, is_resumed=True)
         return True
 
+    def keep(self, result: PageResult, part_sha256: str) -> bool:
+        """Instead of `add`, for a page that was read again and came out worse: what an earlier run
+        read of it stays, and the summary says why. False when its part is damaged."""
+        if not self.restore(result.key, part_sha256):
+            return False
+        ended = result.error.message if result.error else f"it ended as {result.status}."
+        why = f"page {result.key.page + 1}, read again: {ended} What was read of it before is kept."
+        self.summary.document_faults.append((printable(result.key.document), printable(why)))
+        return True
+
     def read_earlier(self, key: PageKey, part_sha256: str) -> PageResult | None:
         """The result of an earlier run without taking it over; None when its part is damaged."""
         try:
