@@ -158,6 +158,8 @@ def _run(
             writer = Writer(
                 cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
             )
+            if bucket is not None:
+                bucket.take_away(SUMMARY_PATH)
             after_uploads.callback(_sum_up, writer, bucket)
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:

@@ -6,7 +6,7 @@ which must record a page after `add` returns and before the document is assemble
     OUT/.ocr2/parts/<digest of the document's name>/<page>.json   one finished page, see parts.py
     OUT/.ocr2/documents/<digest>.json   what the document's files are, to see if they still are
     OUT/.ocr2/tmp/                      files on their way; whatever is there at the start is swept
-    OUT/.ocr2/summary.json              the last run in numbers
+    OUT/.ocr2/summary.json              the last run in numbers, once it has ended
     OUT/.ocr2/journal.jsonl, lock       `pipeline/`'s
 """
 
@@ -69,6 +69,7 @@ class Writer:
         self._formats = load_formats(settings.formats)
         self._settings = settings
         self._folder = OutFolder(out)
+        self._folder.remove(SUMMARY_PATH)  # it says how another run ended
         self._render = render or _default_render(raster or RasterConfig())
         self._documents: dict[str, Expected] = {}
         self._complete: list[Expected] = []

@@ -109,7 +109,12 @@ def test_a_parent_killed_at_random_moments_ends_in_the_same_tree(inputs, tmp_pat
 
 # Row 3
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, ExitCode.SIGTERM), (signal.SIGINT, ExitCode.SIGINT)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, ExitCode.SIGTERM),
+        (signal.SIGINT, ExitCode.SIGINT),
+        (signal.SIGHUP, ExitCode.SIGHUP),
+    ],
 )
 def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
     tmp_path, run, number, code

@@ -459,6 +459,16 @@ def test_a_long_document_is_not_held_in_memory(tmp_path: Path) -> None:
     assert peak < 2_500_000
 
 
+def test_a_run_that_begins_takes_away_how_the_one_before_it_ended(tmp_path: Path) -> None:
+    """Killed, it left the summary of the night before, which said 0."""
+    write(tmp_path, page("d"))
+    assert (tmp_path / STATE / "summary.json").exists()
+    one = writer(tmp_path)
+    assert not (tmp_path / STATE / "summary.json").exists()
+    one.close()
+    assert (tmp_path / STATE / "summary.json").exists()
+
+
 def test_summary_json_is_always_written(tmp_path: Path) -> None:
     write(tmp_path, page("d", 0), failed("d", 1, "timeout", "slow"))
     row = json.loads((tmp_path / STATE / "summary.json").read_text())
