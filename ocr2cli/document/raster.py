@@ -273,6 +273,12 @@ class PdfDocument:
                 f"{shown(self._path)}: the pages cannot be counted ({_one_line(error)}). "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        if not num_pages and document.is_repaired:
+            raise PageFault(
+                "unreadable",
+                f"{shown(self._path)} is damaged: none of its pages was found. "
+                "Copy it again, or try `qpdf IN OUT`.",
+            )
         if num_pages:
             # Otherwise the first page that is asked for loads the tree, and its warnings are that
             # page's. A fault is every page's own: loading one meets it again.
