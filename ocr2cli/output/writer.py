@@ -73,6 +73,7 @@ class Writer:
         self._render = render or _default_render(raster or RasterConfig())
         self._documents: dict[str, Expected] = {}
         self._complete: list[Expected] = []
+        self._num_unwritten = 0
         self._owners: dict[str, str] = {}
         self._inputs: frozenset[str] = frozenset()
         self._on_document = on_document
@@ -169,6 +170,9 @@ class Writer:
             except DocumentFault as fault:
                 name = printable(document.job.key.document)
                 self.summary.document_faults.append((name, str(fault)))
+            except BaseException:
+                self._num_unwritten += 1
+                raise
             # Kept as a finished document without its pages: ten thousand of them stay small.
             document.parts = dict.fromkeys(document.parts, "")
 
@@ -248,8 +252,10 @@ class Writer:
             self.assemble_complete()
             self._write_index()
         finally:
-            self.summary.documents_incomplete = sum(
-                not document.is_complete for document in self._documents.values()
+            self.summary.documents_incomplete = (
+                sum(not document.is_complete for document in self._documents.values())
+                + len(self._complete)
+                + self._num_unwritten
             )
             self.summary.wall_seconds = self._clock() - self._start
 

@@ -223,6 +223,22 @@ def test_a_full_disk_is_one_message_and_a_rerun_with_room_finishes(inputs, tmp_p
     assert canonical_tree(out) == whole(tmp_path / "calm") and leftovers(out) == []
 
 
+def test_a_document_that_a_full_disk_has_no_room_for_is_counted_as_not_finished(
+    tmp_path, run
+) -> None:
+    """All its pages were read, and the summary said that nothing was left to do."""
+    source = write_pdf(tmp_path / "a.pdf", 1)
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    full = run(source, "-o", tmp_path / "out", "--json", "--format", "html", preexec_fn=little_room)
+    told = summary(full)
+    assert (full.returncode, told["pages"], told["documents_written"]) == (ExitCode.ENGINE, 1, 0)
+    assert told["documents_incomplete"] == 1 and told["wall_seconds"] > 0
+
+
 # Row 5
 def test_out_that_is_a_file_is_refused_before_the_run(inputs, tmp_path, run) -> None:
     (tmp_path / "out").write_text("I am a file")
