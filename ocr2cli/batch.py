@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -327,7 +327,7 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     checked for every job, since a resumed run may skip thousands between two that it yields.
     """
     cfg = batch.cfg
-    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
+    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": cache(written_files)}
     told: list[str] = []
     sources = find_sources(cfg.inputs, **where, tell=told.append)
     for line in told:

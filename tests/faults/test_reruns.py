@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from functools import partial
@@ -211,6 +212,34 @@ def test_what_a_run_wrote_in_other_formats_is_no_input_either(tmp_path: Path, ru
     (tmp_path / "a.ocr.pdf").unlink()
     write_pdf(tmp_path / "a.ocr.pdf", 2)  # a person's own by now
     assert summary(run(tmp_path, "-o", tmp_path, "--json"))["pages"] == 3
+
+
+def test_what_a_run_wrote_to_another_folder_among_the_inputs_is_no_input(
+    tmp_path: Path, run: Run
+) -> None:
+    """The searchable PDFs of last month's run were read as if they were documents."""
+    box = tmp_path / "box"
+    box.mkdir()
+    write_pdf(box / "a.pdf", 1)
+    for out in (box / "ocr", box):
+        assert run(box / "a.pdf", "-o", out, "--format", "pdf").returncode == ExitCode.OK
+    write_pdf(box / "ocr" / "b.pdf", 1)
+    for given, count in ((box, 2), (box / "**" / "*.pdf", 2), (box / "ocr", 1)):
+        done = run(given, "-o", tmp_path / "out", "--json", "--dry-run")
+        assert summary(done)["documents"] == count, given
+    done = run(box, "-o", tmp_path / "out", "--json")
+    assert (done.returncode, summary(done)["documents"]) == (ExitCode.OK, 2)
+    assert "2 files were left out, which runs of ocr2 wrote there" in done.stderr
+    named = run(box / "a.ocr.pdf", "-o", tmp_path / "named", "--json")
+    assert (named.returncode, summary(named)["documents"]) == (ExitCode.OK, 1)
+
+
+def test_a_record_that_is_no_file_holds_up_no_run(tmp_path: Path, run: Run) -> None:
+    source, out = write_pdf(tmp_path / "a.pdf", 1), tmp_path / "out"
+    assert run(source, "-o", out, "--format", "html").returncode == ExitCode.OK
+    os.mkfifo(out / ".ocr2" / "documents" / "x.json")
+    again = run(source, "-o", out, "--format", "html", timeout=20)
+    assert again.returncode == ExitCode.OK
 
 
 def test_no_document_is_written_in_the_place_of_another_input(tmp_path: Path, run: Run) -> None:
