@@ -243,7 +243,7 @@ class Writer:
     def finish(self) -> None:
         """Assembles what is complete: the last documents that `on_document` is told of.
 
-        Raises: OutputError when OUT cannot be written.
+        Raises: OutputError when OUT cannot be written, or has lost its name.
         """
         if self._is_finished:
             return
@@ -251,6 +251,7 @@ class Writer:
         try:
             self.assemble_complete()
             self._write_index()
+            self._folder.look_for()
         finally:
             self.summary.documents_incomplete = (
                 sum(not document.is_complete for document in self._documents.values())
