@@ -63,6 +63,7 @@ EXIT_CODES = {
     "or the output cannot be written (disk full, bucket refuses)",
     ExitCode.GATE_FAILED: "a gate of `ocr2 eval` failed, or a stage of `ocr2 doctor` differs",
     ExitCode.IN_USE: "the output folder is in use by another run; try later",
+    ExitCode.SIGHUP: "the terminal was closed; what was finished is kept",
     ExitCode.SIGINT: "interrupted; what was finished is kept",
     ExitCode.SIGTERM: "ended by SIGTERM; what was finished is kept",
 }

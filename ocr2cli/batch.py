@@ -113,6 +113,8 @@ def _run(
             writer = Writer(
                 cfg.out, settings, raster=cfg.raster, on_document=told, summary=summary
             )
+            if bucket is not None:
+                bucket.take_away(SUMMARY_PATH)
             after_uploads.callback(_sum_up, writer, bucket)
             batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
             try:
@@ -214,6 +216,11 @@ def _results(batch: Batch, plan: EnginePlan, options: RunnerOptions) -> Iterator
             result = _taken_over(earlier, result)
         kept = replace(result, input_sha256=job.sha256)
         _log_page(kept)
+        better = batch.journal.better(job, kept.status)
+        if better is not None and batch.writer.keep(kept, better.part_sha256):
+            batch.writer.assemble_complete()
+            yield kept
+            continue
         sha256 = batch.writer.add(kept)
         # What could not be opened today may be tomorrow (an extra, a password): its row is to
         # match no page that is found then, though the file is the same.
@@ -233,7 +240,7 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
     checked for every job, since a resumed run may skip thousands between two that it yields.
     """
     cfg = batch.cfg
-    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
+    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": cache(written_files)}
     told: list[str] = []
     sources = find_sources(cfg.inputs, **where, tell=told.append)
     for line in told:

@@ -156,7 +156,7 @@ class RunConfig:
     recover_loops: bool = True
     recycle_after: int = 500
     worker_memory: int = 0  # bytes; 0: no limit
-    drain: float = 20.0  # seconds pages in flight may take after the first SIGINT or SIGTERM
+    drain: float = 20.0  # seconds pages in flight may take after the first signal to stop
     cache: str = ""
     cache_size: int = 2_000_000_000
     min_confidence: float = 0.0

@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     ENGINE = 6
     GATE_FAILED = 7
     IN_USE = 75
+    SIGHUP = 129
     SIGINT = 130
     SIGTERM = 143
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from ocr2cli.config import RunConfig, TileConfig
@@ -116,7 +117,7 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     """
     plan = Forecast(price_per_hour=price_per_hour)
     seen: set[str] = set()
-    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": written_files(cfg.out)}
+    where: Any = {"out": cfg.out, "out_url": cfg.out_url, "written": cache(written_files)}
     model = _model(cfg)
     journal = Journal.peek(cfg.out, model.fingerprint)
     most = cfg.decode.max_new_tokens or model.max_positions

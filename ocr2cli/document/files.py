@@ -79,12 +79,14 @@ class InputFile:
         return hashlib.file_digest(self.file, "sha256").hexdigest()
 
     def is_current(self) -> bool:
-        """True while the file of this name is the one that is open here.
-
-        Raises: PageFault when no file has the name any more.
-        """
+        """True while the file of this name is the one that is open here."""
         # What a URL gave was copied; asking the server again for every page would cost more.
-        return is_url(self.path) or _current_stamp(self.path) == self.stamp
+        if is_url(self.path):
+            return True
+        try:
+            return _stamp(os.stat(self.path)) == self.stamp
+        except OSError:
+            return False
 
     def close(self) -> None:
         self.file.close()
@@ -215,13 +217,6 @@ def _refuse_sparse(path: str, status: os.stat_result) -> None:
             f"{shown(path)} is a sparse file: of {status.st_size:,} bytes only {num_stored:,} are "
             "stored. If it is a document, copy it with `cp --sparse=never`.",
         )
-
-
-def _current_stamp(path: str) -> tuple[int, int, int]:
-    try:
-        return _stamp(os.stat(path))
-    except (OSError, ValueError) as error:
-        raise _cannot_open(path, error) from error
 
 
 def _cannot_open(path: str, error: Exception) -> PageFault:

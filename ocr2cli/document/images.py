@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, shown
 from ocr2cli.document.ink import is_blank
+from ocr2cli.document.tiff_errors import tiff_errors
 from ocr2cli.errors import PageFault, extra_hint
 from ocr2cli.pages import Uint8Array
 
@@ -53,14 +54,16 @@ class ImageDocument:
         stream: IO[bytes] = io.BytesIO(source.read()) if source.is_small else source.file
         self._image: Image.Image = _open(stream, source.path, kind)
         self._broken: dict[int, Exception] = {}
+        self._damage: dict[int, list[str]] = {}
         self.num_pages = self._count_frames()
 
     def render(
         self, page: int, dpi: float, max_pixels: int
     ) -> tuple[Uint8Array, float, list[str], str]:
-        """(uint8 [H, W, 3] upright, the file's own dpi, notes, ""). `dpi` is for PDFs; unused here.
+        """(uint8 [H, W, 3] upright, the file's own dpi, notes, what was lost of the page or "").
 
-        An image is decoded whole or not at all, so nothing is ever lost of it.
+        `dpi` is for PDFs; unused here. Of a damaged fax what was decoded is given. Any other image
+        is an error where its decoder meets the damage; inside a JPEG, say, it may meet none.
 
         Raises: PageFault unreadable, too_large or unsupported.
         """
@@ -72,7 +75,7 @@ class ImageDocument:
             resolution = _resolution(image)
             tags = _tiff_tags(image)  # an image that is turned has lost them
             with _bombs_are_errors():
-                image.load()
+                damage = self._load(page)
                 image = ImageOps.exif_transpose(image)
             whole = _to_rgb(image, tags, notes)
             whole, own_dpi = _make_square(whole, resolution, max_pixels, notes)
@@ -80,11 +83,14 @@ class ImageDocument:
             own_dpi *= max(image.size) / max(whole.size)
             if self._has_more_pictures():
                 notes.append("the file holds more pictures; only the first is read")
+            if damage:
+                more = f", and {len(damage) - 1} more" if len(damage) > 1 else ""
+                notes.append(f"the page is damaged, and part of it may be lost ({damage[0]}{more})")
         except PageFault:
             raise
         except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
             raise _unreadable(self._path, page, error) from error
-        return np.asarray(image), own_dpi, notes, ""
+        return np.asarray(image), own_dpi, notes, damage[0] if damage else ""
 
     def size(self, page: int, dpi: float, max_pixels: int) -> tuple[int, int]:
         """(width, height) in pixels, upright, without decoding. Raises: PageFault."""
@@ -104,6 +110,15 @@ class ImageDocument:
 
     def close(self) -> None:
         self._image.close()
+
+    def _load(self, page: int) -> list[str]:
+        """Decodes the frame that Pillow is at; what libtiff complained of, also of a frame that
+        is decoded already."""
+        with tiff_errors() as said:
+            self._image.load()
+        if said:
+            self._damage[page] = said
+        return self._damage.get(page, [])
 
     def _has_more_pictures(self) -> bool:
         """True for an animation, or a photograph with its preview. After the first is decoded:

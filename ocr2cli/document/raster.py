@@ -273,6 +273,12 @@ class PdfDocument:
                 f"{shown(self._path)}: the pages cannot be counted ({_one_line(error)}). "
                 "Try to repair the file with `qpdf IN OUT`.",
             ) from error
+        if not num_pages and document.is_repaired:
+            raise PageFault(
+                "unreadable",
+                f"{shown(self._path)} is damaged: none of its pages was found. "
+                "Copy it again, or try `qpdf IN OUT`.",
+            )
         if num_pages:
             # Otherwise the first page that is asked for loads the tree, and its warnings are that
             # page's. A fault is every page's own: loading one meets it again.
@@ -357,7 +363,13 @@ class _OpenDocuments:
         return None
 
     def _open(self, job: PageJob, password: str) -> _Opened:
-        source = open_input(job.path)
+        try:
+            source = open_input(job.path)
+        except PageFault as fault:
+            if not job.sha256:
+                raise
+            # It was there when it was listed: no fault of the file's, and another run may find it.
+            raise PageFault("changed", fault.message) from fault
         try:
             sha256 = source.sha256()
             if job.sha256 not in ("", sha256):

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ocr2cli.config import RasterConfig
@@ -25,18 +25,27 @@ from ocr2cli.pages import PageError, PageJob, PageKey
 
 # Told one line, for people.
 Tell = Callable[[str], object]
+# An output folder's real path -> real paths of the files that runs wrote into it.
+Written = Callable[[str], frozenset[str]]
+
+# What a folder that a run wrote into has in it.
+_STATE = ".ocr2"
 
 
 @dataclass(slots=True)
 class _Hidden:
     """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
-    a walk that begins in OUT or below. others: files left out for
-    their ending, so far; links: those to folders."""
+    a walk that begins in OUT or below; written: tells that of another folder, and elsewhere is what
+    it told so far. others: files left out for their ending, so far; links: those to folders;
+    outputs: documents that are among `elsewhere`."""
 
     folder: str
     files: Container[str]
+    written: Written
+    elsewhere: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +63,14 @@ def find_jobs(
     *,
     out: Path | None = None,
     out_url: str = "",
-    written: Container[str] = (),
+    written: Written = lambda out: frozenset(),
     is_isolated: bool = True,
 ) -> Iterator[PageJob]:
     """Every page to read, document after document, in page order; made as they are asked for.
 
     inputs: files, folders, globs. pages: `--pages`. out: the output folder, left out of folders
-    that are walked; out_url: the same where the output is a URL; written: real paths of files that
-    earlier runs wrote, left out where OUT itself is walked. is_isolated: count pages in a
+    that are walked; out_url: the same where the output is a URL; written: what earlier runs wrote
+    into a folder, left out where a walk meets an output folder. is_isolated: count pages in a
     process of its own, which a hostile file may hang or kill. A document that cannot be opened
     gives exactly one job, for page 0, with `error`.
 
@@ -80,7 +89,7 @@ def poll_jobs(
     *,
     out: Path | None = None,
     out_url: str = "",
-    written: Container[str] = (),
+    written: Written = lambda out: frozenset(),
     is_isolated: bool = True,
 ) -> Iterator[PageJob | None]:
     """`find_jobs` for who has other work meanwhile: None while a document is still being opened."""
@@ -99,7 +108,7 @@ def find_sources(
     *,
     out: Path | None = None,
     out_url: str = "",
-    written: Container[str] = (),
+    written: Written = lambda out: frozenset(),
     tell: Tell | None = None,
 ) -> list[Source]:
     """The input files, each once, in order: as given, a folder's and a glob's sorted.
@@ -107,7 +116,8 @@ def find_sources(
     tell: is told in one line of a folder that gave nothing, of files and of links to folders that
     it left out.
     """
-    hidden = _Hidden(os.path.realpath(out) if out is not None else "", written)
+    own = os.path.realpath(out) if out is not None else ""
+    hidden = _Hidden(own, written(own) if own else (), written)
     seen: set[str] = set()
     paths: list[str] = []
     roots: list[str] = []
@@ -131,6 +141,7 @@ def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> No
     """An unmounted disk is an empty folder; a scan without an ending is no document to a walk."""
     others, hidden.others = hidden.others, []
     links, hidden.links = hidden.links, []
+    outputs, hidden.outputs = hidden.outputs, []
     if others:
         files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
         tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
@@ -139,7 +150,15 @@ def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> No
         were = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
         name = "name it as an input" if is_one else "name them as inputs"
         tell(f"{shown(root)}: {were} not followed; {name} to read it all ({_some(links)})")
-    if not (others or links or found):
+    if outputs:
+        is_one = len(outputs) == 1
+        were = "1 file was" if is_one else f"{len(outputs):,} files were"
+        name = "name it as an input" if is_one else "name them as inputs"
+        tell(
+            f"{shown(root)}: {were} left out, which runs of ocr2 wrote there; {name} to read "
+            f"{'it' if is_one else 'them'} all the same ({_some(outputs)})"
+        )
+    if not (others or links or outputs or found):
         tell(f"{shown(root)} holds no document")
 
 
@@ -239,11 +258,16 @@ def _chosen(
     entries: Sequence[os.DirEntry[str]], folder: str, hidden: _Hidden
 ) -> Iterator[tuple[str, str, bool]]:
     """(path, real path, is a folder) of what a walk reads of a folder with that real path."""
+    if folder != hidden.folder and any(entry.name == _STATE for entry in entries):
+        hidden.elsewhere |= hidden.written(folder)
     for entry in entries:
         real = os.path.join(folder, entry.name)
         if entry.name.startswith(".") or real in hidden.files:
             continue
-        if _has_document_ending(entry.name):
+        if real in hidden.elsewhere:
+            if _has_document_ending(entry.name):
+                hidden.outputs.append(entry.path)
+        elif _has_document_ending(entry.name):
             yield entry.path, real, False
         elif entry.is_dir(follow_symlinks=False):
             if real != hidden.folder:
@@ -276,7 +300,7 @@ def _deep_glob(pattern: str, at: int, hidden: _Hidden) -> Iterator[str]:
     """Documents that match a pattern whose first `**` stands at `at`: found by walks, which follow
     no link to a folder. Python's own `**` follows them, round and round."""
     above, below = pattern[:at], [part for part in pattern[at:].split("/") if part]
-    inside = _Hidden(hidden.folder, hidden.files, links=hidden.links)
+    inside = replace(hidden, others=[])
     for folder in glob.glob(above) if glob.has_magic(above) else [above or "."]:
         folder = os.path.abspath(folder)
         for path in _walk(folder, inside) if os.path.isdir(folder) else ():

@@ -182,7 +182,7 @@ def _lost(job: PageJob, page: PageImage, facts: PageFacts) -> PageResult:
 
     message = (
         f"page {job.key.page + 1} of {shown(job.path)} is damaged and shows nothing "
-        f"({page.damage}). Copy the file again, or try to repair it with `qpdf IN OUT`."
+        f"({page.damage}). Copy the file again, or try to repair a PDF with `qpdf IN OUT`."
     )
     return failed(job.key, "unreadable", message, facts)
 

@@ -265,10 +265,11 @@ def _folder_of(relative: str) -> str:
     return relative.rpartition("/")[0]
 
 
-def _records(out: str) -> Iterator[_Record]:
+def _records(out: str | Path) -> Iterator[_Record]:
     for path in Path(out, STATE, "documents").glob("*.json"):
         with contextlib.suppress(OSError):
-            yield _Record.of(path.read_bytes())
+            if path.is_file():  # a pipe would be waited for
+                yield _Record.of(path.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +287,8 @@ class Listed:
 def listed_documents(out: Path) -> list[Listed]:
     """By the records in OUT, whichever run wrote them."""
     found = []
-    for path in Path(out, STATE, "documents").glob("*.json"):
-        with contextlib.suppress(OSError, OutputError):
-            record = _Record.of(path.read_bytes())
+    for record in _records(out):
+        with contextlib.suppress(OutputError):
             html = document_stem(record.document) + ".html"
             if html in record.written:
                 files = tuple(record.written)
@@ -296,16 +296,17 @@ def listed_documents(out: Path) -> list[Listed]:
     return found
 
 
-def written_files(out: Path) -> frozenset[str]:
-    """Real paths of all files that the records in OUT name: a run whose OUT lies among its inputs
-    must not read what runs before it wrote."""
+def written_files(out: str) -> frozenset[str]:
+    """Real paths of all files that the records in OUT name: a run that has the output of runs
+    before it among its inputs must not read it."""
     real = os.path.realpath(out)
     found: set[str] = set()
     for record in _records(real):
         found.update(os.path.join(real, name) for name in record.files)
         # The next run writes none of these: by now the name may be another file's.
         for name, sha256 in record.earlier.items():
-            if _sha256(earlier := os.path.join(real, name)) == sha256:
+            earlier = os.path.join(real, name)
+            if os.path.isfile(earlier) and _sha256(earlier) == sha256:
                 found.add(earlier)
     return frozenset(found)
 

@@ -121,6 +121,10 @@ class Bucket:
             self._pending.clear()
             self._pool.shutdown(wait=not is_failing and self._stop() < 2, cancel_futures=True)
 
+    def take_away(self, name: str) -> None:
+        """What an earlier run put there and is true no more."""
+        self._remove({name})
+
     def put_last(self, name: str) -> None:
         """The run's own word on how it went, after `close` and also where uploads failed. That it
         cannot be put is told, and changes nothing."""
@@ -204,13 +208,13 @@ class Bucket:
             return _md5_of(stream) == md5
 
     def _remove(self, names: set[str]) -> None:
-        """Figures an earlier run put there that the document no longer has."""
+        """What an earlier run put there and is no longer wanted."""
         for name in names:
             try:
                 self._system.rm_file(self._path(name))
             except FileNotFoundError:
                 continue
-            except Exception as error:  # it only takes room; the document is whole
+            except Exception as error:  # no document is less whole for it
                 logger.warning("%s was not removed: %s", self._shown(name), _line(error))
 
     def _retried(self, name: str, attempt: Callable[[], Any], *, tries: int = _TRIES) -> Any:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from typing import BinaryIO
 from ocr2cli.errors import OutputError
 from ocr2cli.pipeline.durable import sync_folder
 from ocr2cli.printing import printable
+
+logger = logging.getLogger("ocr2")
 
 STATE = ".ocr2"
 _TMP = f"{STATE}/tmp"
@@ -206,6 +209,29 @@ class OutFolder:
                     os.rmdir(last, dir_fd=descriptor)
                 finally:
                     os.close(descriptor)
+
+    def look_for(self) -> None:
+        """A folder that is moved is still written to; whoever looks for it by its name is told.
+
+        Raises: OutputError when nothing has its name.
+        """
+        root, name = os.fstat(self._root), printable(str(self.path))
+        where = "where it was moved to"
+        with contextlib.suppress(OSError):  # Linux knows
+            where = printable(os.readlink(f"/proc/self/fd/{self._root}"))
+        try:
+            if os.path.samestat(os.stat(self.path), root):
+                return
+        except OSError as error:
+            if not root.st_nlink:
+                raise output_error(self.path, error) from error
+            raise OutputError(
+                f"{name} is gone, moved during the run: what was read is in {where} now. Move it "
+                "back, or run the same command again."
+            ) from error
+        logger.warning(
+            "%s is another folder than when the run began: what was read is in %s now", name, where
+        )
 
     def holds(self, paths: Iterable[str]) -> frozenset[str]:
         """Those of the paths that lie in OUT, relative to it."""

@@ -6,7 +6,7 @@ which must record a page after `add` returns and before the document is assemble
     OUT/.ocr2/parts/<digest of the document's name>/<page>.json   one finished page, see parts.py
     OUT/.ocr2/documents/<digest>.json   what the document's files are, to see if they still are
     OUT/.ocr2/tmp/                      files on their way; whatever is there at the start is swept
-    OUT/.ocr2/summary.json              the last run in numbers
+    OUT/.ocr2/summary.json              the last run in numbers, once it has ended
     OUT/.ocr2/journal.jsonl, lock       `pipeline/`'s
 """
 
@@ -70,9 +70,11 @@ class Writer:
         self._formats = load_formats(settings.formats)
         self._settings = settings
         self._folder = OutFolder(out)
+        self._folder.remove(SUMMARY_PATH)  # it says how another run ended
         self._render = render or _default_render(raster or RasterConfig())
         self._documents: dict[str, Expected] = {}
         self._complete: list[Expected] = []
+        self._num_unwritten = 0
         self._owners: dict[str, str] = {}
         self._inputs: frozenset[str] = frozenset()
         self._on_document = on_document
@@ -111,6 +113,16 @@ class Writer:
         except PartDamaged:
             return False
         self._done(result, part_sha256, is_resumed=True)
+        return True
+
+    def keep(self, result: PageResult, part_sha256: str) -> bool:
+        """Instead of `add`, for a page that was read again and came out worse: what an earlier run
+        read of it stays, and the summary says why. False when its part is damaged."""
+        if not self.restore(result.key, part_sha256):
+            return False
+        ended = result.error.message if result.error else f"it ended as {result.status}."
+        why = f"page {result.key.page + 1}, read again: {ended} What was read of it before is kept."
+        self.summary.document_faults.append((printable(result.key.document), printable(why)))
         return True
 
     def read_earlier(self, key: PageKey, part_sha256: str) -> PageResult | None:
@@ -161,6 +173,9 @@ class Writer:
                 why = str(fault)
             except MemoryError:  # a large page drawn again for its figures, beside the workers
                 why = "no memory to write its files. Run the same command again to write them."
+            except BaseException:
+                self._num_unwritten += 1
+                raise
             if why:
                 self.summary.document_faults.append((printable(document.job.key.document), why))
             # Kept as a finished document without its pages: ten thousand of them stay small.
@@ -233,7 +248,7 @@ class Writer:
     def finish(self) -> None:
         """Assembles what is complete: the last documents that `on_document` is told of.
 
-        Raises: OutputError when OUT cannot be written.
+        Raises: OutputError when OUT cannot be written, or has lost its name.
         """
         if self._is_finished:
             return
@@ -241,9 +256,12 @@ class Writer:
         try:
             self.assemble_complete()
             self._write_index()
+            self._folder.look_for()
         finally:
-            self.summary.documents_incomplete = sum(
-                not document.is_complete for document in self._documents.values()
+            self.summary.documents_incomplete = (
+                sum(not document.is_complete for document in self._documents.values())
+                + len(self._complete)
+                + self._num_unwritten
             )
             self.summary.wall_seconds = self._clock() - self._start
 

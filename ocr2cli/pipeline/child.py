@@ -35,6 +35,7 @@ from ocr2cli.pipeline.channel import (
 )
 from ocr2cli.pipeline.failure import describe
 from ocr2cli.pipeline.stage import Stage
+from ocr2cli.pipeline.stop import SIGNALS
 
 # Progress is told to the parent at most this often.
 _PROGRESS_EVERY_S = 0.2
@@ -66,10 +67,10 @@ def _settle(parent_pid: int) -> None:
     if os.getppid() != parent_pid:
         os._exit(1)
     # The parent decides when to stop; systemd and terminals signal the whole group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     # Held back since before this process began; what this worker starts is to hear them.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _serve(reader: FrameReader, uplink: _Uplink) -> int:

@@ -2,8 +2,9 @@
 
 OUT/.ocr2/journal.jsonl, one line a page: `{"crc": ..., "row": {...}}`. Resume asks it what is still
 to do. A page that ended badly is settled too: its row is found again, so the exit code still tells,
-and it is read again only with `retry_failed` or when input or settings changed. A failure never
-replaces a success for the same input and settings. Knows nothing about parts but their digest.
+and it is read again only with `retry_failed` or when input or settings changed. For the same input
+and settings a failure never replaces text, nor does text that was cut replace a whole one. Knows
+nothing about parts but their digest.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ logger = logging.getLogger("ocr2")
 _NAME = "journal.jsonl"
 # A row takes about 500 bytes; a document's name up to 4 KiB, escaped six times that.
 _MAX_LINE_BYTES = 1 << 16
-# The code of a failure that neither the page nor the settings explain: a server's.
-_SERVERS_FAULT = "request"
+# Codes of failures that neither the page nor the settings explain: a server's, and a file's that
+# was not there, or not the same, while the run was reading it.
+_PASSING = frozenset({"request", "changed"})
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -58,6 +60,10 @@ class Row:
     def is_good(self) -> bool:
         return Status(self.status).is_good
 
+    @property
+    def is_read(self) -> bool:
+        return self.status != Status.FAILED
+
 
 class Journal:
     """All rows in memory, the file open for appending. One owner: hold the output lock."""
@@ -72,7 +78,7 @@ class Journal:
         self._read_before = {
             row.document
             for row in rows.values()
-            if row.is_good and row.fingerprint == fingerprint
+            if row.is_read and row.fingerprint == fingerprint
         }
 
     @classmethod
@@ -123,14 +129,21 @@ class Journal:
 
         retry_failed: rows that are not good settle nothing. A job that could not even be listed
         is never settled, nor is one by a row of that kind: looking again costs nothing. A server
-        that refused a page is asked again.
+        that refused a page is asked again, and a file that was away is looked for.
         """
         row = self._rows.get(job.key)
         if row is None or job.error or row.fingerprint != self._fingerprint:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return None if row.error == _SERVERS_FAULT else row
+        return None if row.error in _PASSING else row
+
+    def better(self, job: PageJob, status: Status) -> Row | None:
+        """The row of the same page, input and fingerprint, if a result of this status is worse."""
+        row = self._rows.get(job.key)
+        if row is None or (row.fingerprint, row.input_sha256) != (self._fingerprint, job.sha256):
+            return None
+        return row if _worth(row.status) > _worth(status) else None
 
     def was_read(self, document: str) -> bool:
         """Whether an earlier run read any page of a document under this fingerprint, whatever the
@@ -228,15 +241,20 @@ def _compact(path: Path, rows: dict[PageKey, Row]) -> None:
 
 
 def _fold(rows: dict[PageKey, Row], row: Row) -> None:
-    """Later beats earlier, but for the same input and settings success beats failure."""
+    """Later beats earlier, but for the same input and settings not where it is worse."""
     old = rows.get(row.key)
     is_same_work = old is not None and (old.fingerprint, old.input_sha256) == (
         row.fingerprint,
         row.input_sha256,
     )
-    if old is not None and is_same_work and old.is_good and not row.is_good:
+    if old is not None and is_same_work and _worth(old.status) > _worth(row.status):
         return
     rows[row.key] = row
+
+
+def _worth(status: str) -> int:
+    """Text beats none; text that is whole beats any other."""
+    return Status(status).is_good + (status != Status.FAILED)
 
 
 def _to_line(row: Row) -> bytes:

@@ -24,6 +24,7 @@ from ocr2cli.pipeline.child import Setup
 from ocr2cli.pipeline.failure import Failure
 from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.stage import Stage
+from ocr2cli.pipeline.stop import SIGNALS
 
 _BOOT = "from ocr2cli.pipeline.child import main; main()"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -191,7 +192,7 @@ def _spawn(stage: Stage, child_in: int, child_out: int) -> subprocess.Popen[byte
     words = [f"ocr2-{stage.name}", *map(str, (child_in, child_out, os.getpid()))]
     # A signal to the whole group may come before the child can say that it leaves it to us: the
     # child inherits the mask and lifts it when it has settled.
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         # Not multiprocessing: it runs the caller's main module again, so a script without a main
         # guard would start itself for ever, and daemonic processes may not have children.

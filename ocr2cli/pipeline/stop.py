@@ -1,4 +1,4 @@
-"""Stop requests: SIGINT and SIGTERM counted, so that the first drains and the second ends.
+"""Stop requests: SIGINT, SIGTERM and SIGHUP counted, so that the first drains and the second ends.
 
 Knows nothing about what is being stopped.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequests:
@@ -30,13 +30,14 @@ class StopRequests:
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells expect (130, 143); 0 when no signal came."""
+        """128 + signal, as shells expect (130, 143, 129); 0 when no signal came."""
         return 128 + self.signum if self.signum else 0
 
 
 @contextmanager
 def stop_on_signals(tell: Callable[[int], object] | None = None) -> Iterator[StopRequests]:
-    """Count SIGINT and SIGTERM while the block runs; main thread only.
+    """Count SIGINT, SIGTERM and SIGHUP while the block runs; main thread only. Under `nohup`
+    SIGHUP stays ignored.
 
     A third signal gets the default treatment, so that nobody is ever locked out. tell: is called
     with the first signal at once, in whatever the main thread is at: it may print only what
@@ -45,6 +46,8 @@ def stop_on_signals(tell: Callable[[int], object] | None = None) -> Iterator[Sto
     stop = StopRequests()
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP and stop.count:
+            return  # a terminal that closes sends it, and its shell does, too
         stop.request(signum)
         if stop.count == 1 and tell is not None:
             tell(signum)
@@ -52,7 +55,9 @@ def stop_on_signals(tell: Callable[[int], object] | None = None) -> Iterator[Sto
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    previous = [(each, signal.signal(each, on_signal)) for each in _SIGNALS]
+    is_under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    counted = [each for each in SIGNALS if each != signal.SIGHUP or not is_under_nohup]
+    previous = [(each, signal.signal(each, on_signal)) for each in counted]
     try:
         yield stop
     finally:

@@ -21,6 +21,7 @@ from typing import Any
 
 from ocr2cli.engines.host import num_cores
 from ocr2cli.errors import EngineError, UsageError
+from ocr2cli.pipeline.stop import SIGNALS
 from ocr2cli.runners.node import Node, NodeSetup, Turn
 
 logger = logging.getLogger("ocr2")
@@ -235,7 +236,7 @@ def _own_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept = [(each, signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM)]
+    kept = [(each, signal.getsignal(each)) for each in SIGNALS]
     try:
         yield
     finally:

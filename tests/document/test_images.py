@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ocr2cli.config import RasterConfig
+from ocr2cli.document import tiff_errors
 from ocr2cli.document.ink import is_blank
 from ocr2cli.document.raster import page_estimate, render_page, text_layer
 from ocr2cli.document.source import find_jobs
@@ -284,6 +285,42 @@ def test_a_truncated_image_is_one_error(tmp_path: Path, name: str) -> None:
     else:
         message = job.error.message
     assert name in message and "\n" not in message
+
+
+def _damaged_fax(path: Path, image: Image.Image, at: int = 2) -> None:
+    image.save(path, compression="group4")
+    with Image.open(path) as tiff:
+        start = tiff.tag_v2[273][0]  # type: ignore[attr-defined]
+    content = bytearray(path.read_bytes())
+    content[start + at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_damaged_fax_says_so_each_time_and_libtiff_says_nothing_itself(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the page had gone, and its status was ok."""
+    fax = Image.new("1", (800, 400), 1)
+    ImageDraw.Draw(fax).text((20, 20), "The Harbour Ledger", fill=0)
+    ImageDraw.Draw(fax).rectangle((40, 60, 700, 300), fill=0)
+    _damaged_fax(tmp_path / "a.tif", fax)
+    for _ in range(2):  # Pillow decodes it once
+        page = _render(tmp_path / "a.tif")
+        (note,) = page.warnings
+        assert "is damaged" in note and "Bad code word" in note and note.isprintable()
+        assert "Bad code word" in page.damage
+    fax.save(tmp_path / "a.tif", compression="group4")
+    page = _render(tmp_path / "a.tif")
+    assert (page.warnings, page.damage) == ((), "")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_fax_is_read_where_libtiff_cannot_be_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff_errors, "_set_handler", lambda: None)
+    _damaged_fax(tmp_path / "a.tif", Image.new("1", (800, 400), 1))
+    assert _render(tmp_path / "a.tif").rgb.shape == (400, 800, 3)
 
 
 def _directories(content: bytes) -> list[tuple[int, int]]:

@@ -219,6 +219,20 @@ def test_a_file_without_pages_is_one_error(make_pdf: MakePdf) -> None:
     assert "a.pdf" in job.error.message
 
 
+def test_a_cut_pdf_of_which_no_page_is_found_is_damaged_and_not_empty(tmp_path: Path) -> None:
+    """The pages stood in an object stream, at the end that was lost."""
+    path = tmp_path / "a.pdf"
+    with pymupdf.open() as document:
+        for number in range(10):
+            document.new_page(width=300, height=200).insert_text((20, 50), f"Page {number} " * 5)
+        content = document.tobytes(use_objstms=1, deflate=True)
+    path.write_bytes(content[: len(content) * 6 // 10])
+    (job,) = _jobs(path)
+    assert job.error is not None and job.error.code == "unreadable"
+    assert "is damaged: none of its pages was found" in job.error.message
+    assert "qpdf IN OUT" in job.error.message
+
+
 def test_a_page_that_is_not_there_is_a_fault_of_that_page(make_pdf: MakePdf) -> None:
     job = _jobs(make_pdf("a.pdf"))[0]
     with pytest.raises(PageFault, match=r"has no page 8, only 1\. Give a smaller") as caught:

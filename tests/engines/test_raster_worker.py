@@ -116,6 +116,20 @@ def test_a_page_that_shows_nothing_for_its_damage_has_failed(tmp_path: Path, wha
     assert result.warnings and result.page_size == (400, 400)
 
 
+def test_a_fax_that_shows_nothing_for_its_damage_has_failed(tmp_path: Path) -> None:
+    fax, path = io.BytesIO(), tmp_path / "a.tif"
+    image = Image.new("1", (800, 400), 1)
+    image.paste(0, (100, 300, 700, 350))
+    image.save(fax, "TIFF", compression="group4")
+    (whole,) = _read(path, content := fax.getvalue())
+    assert isinstance(whole, Views)
+    with Image.open(fax) as tiff:
+        start = tiff.tag_v2[273][0]  # type: ignore[attr-defined]
+    (result,) = _read(path, content[:start] + b"\xff" + content[start + 1 :])
+    assert isinstance(result, PageResult) and result.status is Status.FAILED
+    assert result.error is not None and "shows nothing (Fax4Decode: " in result.error.message
+
+
 @pytest.mark.parametrize("what", EMPTY)
 def test_an_empty_page_is_blank_whatever_else_mupdf_says(tmp_path: Path, what: str) -> None:
     (result,) = _read(tmp_path / "a.pdf", EMPTY[what])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -398,6 +399,22 @@ def test_the_summary_is_uploaded_last(
     run_batch(two_documents, stages=stub_stages(two_documents))
     there = sorted(memory.find("/out"), key=memory.created)
     assert len(there) == 6 and there[-1] == f"/out/{SUMMARY_PATH}"
+
+
+def test_a_run_that_begins_takes_the_last_ones_summary_away(
+    two_documents: RunConfig, memory: Any
+) -> None:
+    run_batch(two_documents, stages=stub_stages(two_documents))
+    assert memory.exists(f"/out/{SUMMARY_PATH}")
+    there: list[bool] = []
+
+    def look(*_: Any) -> None:
+        there.append(memory.exists(f"/out/{SUMMARY_PATH}"))
+
+    progress = SimpleNamespace(expect=lambda *_, **__: None, page=look)
+    cfg = replace(two_documents, resume=False)
+    run_batch(cfg, stages=stub_stages(cfg), progress=progress)
+    assert there == [False, False] and memory.exists(f"/out/{SUMMARY_PATH}")
 
 
 def test_an_upload_that_fails_at_the_end_is_in_the_summary(

@@ -109,7 +109,12 @@ def test_a_parent_killed_at_random_moments_ends_in_the_same_tree(inputs, tmp_pat
 
 # Row 3
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, ExitCode.SIGTERM), (signal.SIGINT, ExitCode.SIGINT)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, ExitCode.SIGTERM),
+        (signal.SIGINT, ExitCode.SIGINT),
+        (signal.SIGHUP, ExitCode.SIGHUP),
+    ],
 )
 def test_a_signal_keeps_what_is_done_and_a_rerun_finishes(
     tmp_path, run, number, code
@@ -216,6 +221,22 @@ def test_a_full_disk_is_one_message_and_a_rerun_with_room_finishes(inputs, tmp_p
     assert str(out) in full.stderr and "Traceback" not in full.stderr
     assert run(inputs, "-o", out).returncode == calm.returncode
     assert canonical_tree(out) == whole(tmp_path / "calm") and leftovers(out) == []
+
+
+def test_a_document_that_a_full_disk_has_no_room_for_is_counted_as_not_finished(
+    tmp_path, run
+) -> None:
+    """All its pages were read, and the summary said that nothing was left to do."""
+    source = write_pdf(tmp_path / "a.pdf", 1)
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    full = run(source, "-o", tmp_path / "out", "--json", "--format", "html", preexec_fn=little_room)
+    told = summary(full)
+    assert (full.returncode, told["pages"], told["documents_written"]) == (ExitCode.ENGINE, 1, 0)
+    assert told["documents_incomplete"] == 1 and told["wall_seconds"] > 0
 
 
 # Row 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from functools import partial
@@ -16,8 +17,9 @@ from stub_runs import Run, write_pdf
 from stub_worker import StubReader
 
 from ocr2cli.batch import run_batch
-from ocr2cli.config import EngineConfig, RunConfig
+from ocr2cli.config import EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.document import listing
+from ocr2cli.engines.raster import RasterWorker, guarded
 from ocr2cli.errors import EngineError, ExitCode, ModelError
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageResult, Status, Unchanged
@@ -36,14 +38,15 @@ def write_locked(path: Path, password: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("read", ["", "truncated", "loop"])
 @pytest.mark.parametrize("fault", ["no password", "other pages", "gone"])
 def test_a_document_that_cannot_be_opened_any_more_keeps_what_was_read(
-    fault: str, tmp_path: Path, run: Run
+    fault: str, read: str, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "out"
     source = write_locked(tmp_path / "one.pdf", "hunter2")
-    first = run(source, "-o", out, "--password", "hunter2")
-    assert first.returncode == ExitCode.OK
+    first = run(source, "-o", out, "--password", "hunter2", plan={"*": read})
+    assert first.returncode == (ExitCode.PAGES_FAILED if read else ExitCode.OK)
     before = {name: (out / name).read_bytes() for name in ("one.md", "one.jsonl")}
     moved = tmp_path / "moved.pdf"
     flags = ["--password", "hunter2"] if fault != "no password" else []
@@ -59,7 +62,58 @@ def test_a_document_that_cannot_be_opened_any_more_keeps_what_was_read(
     if fault == "gone":
         moved.rename(source)
     last = run(source, "-o", out, "--json", "--password", "hunter2")
-    assert (last.returncode, summary(last)["pages_resumed"]) == (ExitCode.OK, 1)
+    assert (last.returncode, summary(last)["pages_resumed"]) == (first.returncode, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flag"),
+    [
+        ("truncated", "nan", "--retry-failed"),
+        ("loop", "nan", "--no-resume"),
+        ("", "nan", "--no-resume"),
+        ("", "truncated", "--no-resume"),
+    ],
+)
+def test_a_page_that_is_read_worse_when_it_is_read_again_keeps_what_was_read(
+    before: str, after: str, flag: str, tmp_path: Path, run: Run
+) -> None:
+    source, out = write_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    first = run(source, "-o", out, "--json", plan={"a:2": before})
+    files = {name: (out / name).read_bytes() for name in ("a.md", "a.jsonl")}
+    again = run(source, "-o", out, "--json", flag, plan={"a:2": after})
+    assert again.returncode == ExitCode.PAGES_FAILED
+    told = summary(again)
+    assert told["pages_by_status"] == summary(first)["pages_by_status"]
+    (note,) = told["document_errors"]
+    assert note["document"] == "a" and "page 2" in note["message"] and "is kept" in note["message"]
+    assert {name: (out / name).read_bytes() for name in files} == files
+    last = run(source, "-o", out, "--json")
+    assert (last.returncode, summary(last)["pages_resumed"]) == (first.returncode, 3)
+    assert {name: (out / name).read_bytes() for name in files} == files
+
+
+class Away:
+    """Reads pages while their files are away."""
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        worker = RasterWorker(RasterConfig(), TileConfig())
+        while jobs := inbox.take(1, wait=True):
+            path = Path(jobs[0].path)
+            path.rename(path.with_suffix(".away"))
+            emit(guarded(jobs[0], worker.read))
+            path.with_suffix(".away").rename(path)
+
+
+def test_a_file_that_was_away_for_a_moment_is_read_by_the_next_run(tmp_path: Path) -> None:
+    """A share that hangs up in mid-run left failures that every rerun kept."""
+    cfg = RunConfig(
+        (str(write_pdf(tmp_path / "a.pdf", 2)),), out=tmp_path / "out", runner="inline"
+    )
+    first = run_batch(cfg, stages=[Stage("stub", Away)])
+    assert [page.code for page in first.bad_pages] == ["changed"] * 2
+    assert "is not there" in first.bad_pages[0].message
+    second = run_batch(cfg, stages=stub_stages(cfg))
+    assert (second.exit_code, second.by_status["ok"]) == (ExitCode.OK, 2)
 
 
 @pytest.mark.parametrize("given", ["nothere.pdf", "photos/*.tiff"])
@@ -158,6 +212,34 @@ def test_what_a_run_wrote_in_other_formats_is_no_input_either(tmp_path: Path, ru
     (tmp_path / "a.ocr.pdf").unlink()
     write_pdf(tmp_path / "a.ocr.pdf", 2)  # a person's own by now
     assert summary(run(tmp_path, "-o", tmp_path, "--json"))["pages"] == 3
+
+
+def test_what_a_run_wrote_to_another_folder_among_the_inputs_is_no_input(
+    tmp_path: Path, run: Run
+) -> None:
+    """The searchable PDFs of last month's run were read as if they were documents."""
+    box = tmp_path / "box"
+    box.mkdir()
+    write_pdf(box / "a.pdf", 1)
+    for out in (box / "ocr", box):
+        assert run(box / "a.pdf", "-o", out, "--format", "pdf").returncode == ExitCode.OK
+    write_pdf(box / "ocr" / "b.pdf", 1)
+    for given, count in ((box, 2), (box / "**" / "*.pdf", 2), (box / "ocr", 1)):
+        done = run(given, "-o", tmp_path / "out", "--json", "--dry-run")
+        assert summary(done)["documents"] == count, given
+    done = run(box, "-o", tmp_path / "out", "--json")
+    assert (done.returncode, summary(done)["documents"]) == (ExitCode.OK, 2)
+    assert "2 files were left out, which runs of ocr2 wrote there" in done.stderr
+    named = run(box / "a.ocr.pdf", "-o", tmp_path / "named", "--json")
+    assert (named.returncode, summary(named)["documents"]) == (ExitCode.OK, 1)
+
+
+def test_a_record_that_is_no_file_holds_up_no_run(tmp_path: Path, run: Run) -> None:
+    source, out = write_pdf(tmp_path / "a.pdf", 1), tmp_path / "out"
+    assert run(source, "-o", out, "--format", "html").returncode == ExitCode.OK
+    os.mkfifo(out / ".ocr2" / "documents" / "x.json")
+    again = run(source, "-o", out, "--format", "html", timeout=20)
+    assert again.returncode == ExitCode.OK
 
 
 def test_no_document_is_written_in_the_place_of_another_input(tmp_path: Path, run: Run) -> None:

@@ -485,6 +485,36 @@ def test_a_long_document_is_not_held_in_memory(tmp_path: Path) -> None:
     assert peak < 2_500_000
 
 
+def test_a_folder_that_was_moved_in_mid_run_is_named_with_where_it_is_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Exit code 0, and nothing at `-o`."""
+    one = writer(tmp_path / "out")
+    one.expect(job("d"))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    one.add(page("d"))
+    with pytest.raises(OutputError, match=r"/out is gone.*/moved now"):
+        one.finish()
+    one.close()
+    assert (tmp_path / "moved" / "d.md").exists() and not (tmp_path / "out").exists()
+    one = writer(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "aside")
+    (tmp_path / "out").mkdir()
+    one.close()
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert "/out is another folder than" in note and "/aside now" in note
+
+
+def test_a_run_that_begins_takes_away_how_the_one_before_it_ended(tmp_path: Path) -> None:
+    """Killed, it left the summary of the night before, which said 0."""
+    write(tmp_path, page("d"))
+    assert (tmp_path / STATE / "summary.json").exists()
+    one = writer(tmp_path)
+    assert not (tmp_path / STATE / "summary.json").exists()
+    one.close()
+    assert (tmp_path / STATE / "summary.json").exists()
+
+
 def test_summary_json_is_always_written(tmp_path: Path) -> None:
     write(tmp_path, page("d", 0), failed("d", 1, "timeout", "slow"))
     row = json.loads((tmp_path / STATE / "summary.json").read_text())

@@ -343,6 +343,7 @@ def test_workers_have_settled_as_promised(monkeypatch: pytest.MonkeyPatch) -> No
             "stdout": "/dev/null",
             "sigint": True,
             "sigterm": True,
+            "sighup": True,
             "group": True,
             "torch": False,
         }

@@ -120,6 +120,30 @@ def test_success_beats_failure_for_the_same_work_only(out: Path) -> None:
     assert row and row.part_sha256 == "new input"
 
 
+@pytest.mark.parametrize("code", ["request", "changed"])
+def test_a_page_that_failed_for_no_fault_of_its_own_is_not_settled(out: Path, code: str) -> None:
+    journal = reopened(out)
+    failed = replace(result(status=Status.FAILED), error=PageError(code, "not now"))
+    journal.record(failed, "p")
+    assert journal.find(job()) is None
+    journal.record(replace(failed, error=PageError("unreadable", "damaged")), "p")
+    assert journal.find(job()) is not None
+
+
+def test_text_beats_none_and_whole_text_beats_cut_text_for_the_same_work(out: Path) -> None:
+    journal = reopened(out)
+    journal.record(result(status=Status.TRUNCATED), "cut")
+    journal.record(result(status=Status.FAILED), "none")
+    row = journal.find(job())
+    assert row and row.part_sha256 == "cut" and journal.better(job(), Status.FAILED) == row
+    assert journal.better(job(), Status.LOOP) is None is journal.better(job(), Status.OK)
+    assert journal.better(job(sha256="cc" * 32), Status.FAILED) is None
+    assert reopened(out, "f2").better(job(), Status.FAILED) is None
+    journal.record(result(), "whole")
+    row = journal.better(job(), Status.TRUNCATED)
+    assert row and row.part_sha256 == "whole"
+
+
 def test_a_job_that_could_not_be_listed_is_never_settled(out: Path) -> None:
     journal = reopened(out)
     journal.record(PageResult(PageKey("doc", 7), Status.FAILED, error=PageError("x", "y")), "p")

@@ -19,6 +19,7 @@ from ocr2cli.pipeline import local
 from ocr2cli.pipeline.channel import Kind
 from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.process import WorkerProcess
+from ocr2cli.pipeline.stop import SIGNALS, stop_on_signals
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
@@ -93,7 +94,7 @@ def test_the_end_of_the_pipe_is_enough_to_end_a_worker() -> None:
     assert gone
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_worker_that_is_just_starting_leaves_signals_to_its_parent(
     signum: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +113,9 @@ def test_a_worker_that_is_just_starting_leaves_signals_to_its_parent(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_to_the_whole_group_drains(signum: signal.Signals, code: int) -> None:
     process = start_script(0.05)
     workers = children_of(process.pid)
@@ -137,6 +140,23 @@ def test_a_second_signal_stops_a_slow_drain() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143 and time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_terminal_that_closes_is_one_request_and_none_under_nohup(
+    before: signal.Handlers,
+) -> None:
+    """The shell passes the signal on, and the kernel sends it, too."""
+    own = signal.signal(signal.SIGHUP, before)
+    try:
+        with stop_on_signals() as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+            ended = (0, 0) if before is signal.SIG_IGN else (1, 129)
+            assert (stop.count, stop.exit_code) == ended
+        assert signal.getsignal(signal.SIGHUP) is before
+    finally:
+        signal.signal(signal.SIGHUP, own)
 
 
 def test_a_drain_ends_in_time_though_a_page_hangs() -> None:

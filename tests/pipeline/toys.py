@@ -201,6 +201,7 @@ class ReportingWorker:
             "stdout": os.readlink("/proc/self/fd/1"),
             "sigint": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
             "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_IGN,
+            "sighup": signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
             "group": os.getpgrp() == os.getpid(),
             "fds": len(os.listdir("/proc/self/fd")),
             "torch": "torch" in sys.modules,
