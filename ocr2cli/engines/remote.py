@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ from ocr2cli.engines.remote_client import (
     ServerGone,
     first_choice,
     make_client,
+    no_answer,
     post,
     request_body,
     short,
@@ -47,6 +49,8 @@ from ocr2cli.text.tokenizer import EOS_TOKEN
 logger = logging.getLogger("ocr2")
 
 _POLL_S = 0.05
+# A request ends by its own after its time; one that does not is given up.
+_GRACE_S = 2.0
 # A socket takes no time without end.
 _LONGEST_TIMEOUT_S = 1e8
 # What a page may end in; whatever else a server calls it, there is more on the page.
@@ -142,22 +146,39 @@ class RequestWorker:
         self.client = make_client(spec)
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
-        with ThreadPoolExecutor(self.spec.concurrency) as pool:
-            deadlines: dict[Future[PageResult], float] = {}
-            while True:
-                room = self.spec.concurrency - len(deadlines)
-                pages = inbox.take(room, wait=not deadlines) if room else []
-                if not pages and not deadlines:
-                    return
-                deadline = time.monotonic() + self.spec.timeout_s
-                deadlines |= {pool.submit(self.read, page): deadline for page in pages}
-                done, _ = wait(deadlines, _POLL_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    del deadlines[future]
-                    emit(future.result())
-                # Who watches this worker has as long a time: a request is to end by its own.
-                if all(time.monotonic() < each for each in deadlines.values()):
-                    inbox.note_progress()
+        waiting: dict[Future[PageResult], tuple[PagePng, float]] = {}
+        while True:
+            # Also where there is no room: a take lets go of the turn, and who waits for Ctrl-C
+            # has to have it.
+            pages = inbox.take(self.spec.concurrency - len(waiting), wait=not waiting)
+            if not pages and not waiting:
+                return
+            until = time.monotonic() + self.spec.timeout_s + _GRACE_S
+            waiting |= {self.ask(page): (page, until) for page in pages}
+            done, _ = wait(waiting, _POLL_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                del waiting[future]
+                emit(future.result())
+            late = [one for one, (_, until) in waiting.items() if time.monotonic() > until]
+            for future in late:
+                page, _ = waiting.pop(future)
+                message = f"{self.spec.shown}: {no_answer(self.spec)}"
+                emit(failed(page.key, "request", message, page.facts))
+            inbox.note_progress()
+
+    def ask(self, page: PagePng) -> Future[PageResult]:
+        """`read` in a thread that nobody waits for: a server that sends a byte of a header now and
+        then holds it for as long as it likes."""
+        future: Future[PageResult] = Future()
+
+        def main() -> None:
+            try:
+                future.set_result(self.read(page))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=main, name="ocr2-ask", daemon=True).start()
+        return future
 
     def read(self, page: PagePng) -> PageResult:
         """One page's result; a request that fails for good is the page's error.

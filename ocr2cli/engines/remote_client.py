@@ -27,6 +27,8 @@ _TRIES = 6
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _CONNECT_S = 20.0
+# Of an answer, unpacked. The longest page with a probability for each token has a few million.
+_MAX_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,10 @@ def post(
     reason, is_gone = "", True
     until = time.monotonic() + spec.timeout_s
     for pause in _waits(tries):
-        left = max(until - time.monotonic(), 0.1)
-        timeout = httpx.Timeout(left, connect=min(left, _CONNECT_S))
         try:
-            answer = client.post("/v1/chat/completions", json=body, timeout=timeout)
+            answer = _answer(client, body, until)
         except httpx.ReadTimeout:
-            reason, is_gone = f"no answer in {spec.timeout_s:g} s (--page-timeout)", False
+            reason, is_gone = no_answer(spec), False
             break
         except httpx.RequestError as error:
             reason, asked = f"{type(error).__name__} {error}".strip(), 0.0
@@ -172,6 +172,34 @@ def post(
         time.sleep(wait)
     kind = ServerGone if is_gone else EngineError
     raise kind(f"{spec.shown}: {reason}. Is the server up, and does it hold this model?")
+
+
+def _answer(client: httpx.Client, body: Mapping[str, Any], until: float) -> httpx.Response:
+    """The whole answer, given up at `until`: httpx's own timeouts are each piece's.
+
+    Raises: httpx.RequestError; EngineError for more than any page has.
+    """
+    import httpx
+
+    left = max(until - time.monotonic(), 0.1)
+    timeout = httpx.Timeout(left, connect=min(left, _CONNECT_S))
+    data = bytearray()
+    with client.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as answer:
+        for piece in answer.iter_bytes():
+            data += piece
+            if len(data) > _MAX_BYTES:
+                raise EngineError(f"the answer has more than {_MAX_BYTES} bytes")
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout("the answer goes on")
+    head = answer.headers.copy()
+    head.pop("content-encoding", None)  # it is decoded
+    return httpx.Response(
+        answer.status_code, headers=head, content=bytes(data), request=answer.request
+    )
+
+
+def no_answer(spec: RemoteSpec) -> str:
+    return f"no answer in {spec.timeout_s:g} s (--page-timeout)"
 
 
 def refused_key(spec: RemoteSpec, status: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +26,7 @@ from ocr2cli.engines.remote_client import request_body
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageKey
+from ocr2cli.pipeline.stop import StopRequests
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
 Answer = Callable[[int], httpx.Response]
@@ -292,6 +295,88 @@ def test_pages_of_a_server_that_hangs_are_asked_for_again_by_the_next_run(tmp_pa
         Hangs.may_end.set()
         assert run_batch(cfg).by_status == {"ok": 1}
         http.shutdown()
+
+
+class Drips(Hangs):
+    """Answers until `part` says where an answer is to have no end, "head" or "body"."""
+
+    part = ""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.part:
+            self._say(chat().json())
+            return
+        end = b"" if self.part == "head" else b"\r\n"
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n" + end)
+            while not self.may_end.wait(0.1):
+                self.wfile.write(b"A: b\r\n")
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    Drips.part, Drips.may_end = "", threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drips) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        Drips.may_end.set()
+        http.shutdown()
+
+
+def drip_run(tmp_path: Path, server: str, **changes: Any) -> RunConfig:
+    page = Image.new("RGB", (120, 80), "white")
+    ImageDraw.Draw(page).text((9, 30), "page", fill="black")
+    page.save(tmp_path / "a.png")
+    engine = EngineConfig(
+        engine="openai", server=server, prompt="ocr", rasterizers=1, server_concurrency=1
+    )
+    return RunConfig(inputs=(str(tmp_path / "a.png"),), out=tmp_path / "out", engine=engine,
+                     runner="inline", **changes)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_comes_drop_by_drop_is_given_up_in_time(
+    dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Each read had the whole time: the inline runner waited for ever."""
+    begin_dripping_after_the_probe(monkeypatch, part)
+    started = time.monotonic()
+    summary = run_batch(drip_run(tmp_path, dripping, page_timeout=1.0))
+    assert time.monotonic() - started < 10
+    assert "no answer in 1 s (--page-timeout)" in summary.bad_pages[0].message
+
+
+def test_a_stop_is_heeded_while_the_inline_runner_waits_for_a_server(
+    dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_dripping_after_the_probe(monkeypatch, "body")
+    stop = StopRequests()
+    threading.Timer(1.0, stop.request).start()
+    started = time.monotonic()
+    summary = run_batch(drip_run(tmp_path, dripping, drain=0.5), stop=stop)
+    assert time.monotonic() - started < 5 and summary.by_status == {}
+
+
+def begin_dripping_after_the_probe(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    real = remote.probe
+
+    def probe(spec: Any) -> Any:
+        spec = real(spec)
+        monkeypatch.setattr(Drips, "part", part)
+        return spec
+
+    monkeypatch.setattr(remote, "probe", probe)
+
+
+def test_an_answer_larger_than_any_page_is_the_error_of_its_page(
+    read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_client, "_MAX_BYTES", 1000)
+    long = {"message": {"content": "word " * 1000}}
+    summary = read(lambda number: chat(choices=[long]) if number == 4 else chat())
+    assert summary.by_status == {"ok": 5, "failed": 1}
+    assert "more than 1000 bytes" in summary.bad_pages[0].message
 
 
 def test_a_password_in_the_servers_address_is_in_no_message(read) -> None:
