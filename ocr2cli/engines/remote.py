@@ -18,7 +18,7 @@ from typing import Any
 
 from ocr2cli.config import RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
-from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.finish import NOTHING, PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
@@ -37,12 +37,13 @@ from ocr2cli.engines.remote_client import (
     post,
     request_body,
     short,
+    text_of,
     to_png,
     untold_rule,
 )
 from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError, UsageError
-from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
+from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
@@ -190,7 +191,8 @@ class RequestWorker:
             answer = post(self.client, self.spec, request_body(self.spec, page.png))
             choice = first_choice(answer)
             generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
-            return to_result([generation], page.facts)
+            result = to_result([generation], page.facts)
+            return as_told(result, answer) if self.spec.flavour == "ocr2" else result
         except ServerGone:
             raise
         except EngineError as error:
@@ -226,19 +228,42 @@ def _generation(
     finish = _FINISH_REASONS[reason]
     if choice.get("ocr2_finish_reason") in tuple(FinishReason):
         finish = FinishReason(choice["ocr2_finish_reason"])
+    num_new = int(usage.get("completion_tokens") or 0)
+    content = choice["message"].get("content")
+    if content is None and num_new > 1:
+        raise EngineError(f"the answer has {num_new} tokens and no text")
+    text = text_of(content)
     # llama-server with --special, which boxes need, writes the end token out as well.
     return Generation(
         key=key,
         token_ids=(),
-        text=str((choice.get("message") or {}).get("content") or "").removesuffix(EOS_TOKEN),
+        text=text.removesuffix(EOS_TOKEN),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
         logprobs=tuple(_logprob(entry["logprob"]) for entry in tokens),
         pieces=_pieces(tokens),
         seconds={"request": seconds},
-        num_unnamed=int(usage.get("completion_tokens") or 0),
+        num_unnamed=num_new,
     )
+
+
+def as_told(result: PageResult, answer: Mapping[str, Any]) -> PageResult:
+    """The same with what `ocr2 serve` knows of the page and OpenAI's form has no place for."""
+    told = answer.get("ocr2")
+    if not isinstance(told, Mapping):
+        return result
+    confidence: Any = told.get("confidence")
+    status = told.get("status")
+    if type(confidence) in (int, float) and 0 <= confidence <= 1:
+        result = replace(result, confidence=float(confidence))
+    # Any other status is told by why the page ended.
+    if result.status is Status.OK and status == Status.RECOVERED:
+        return replace(result, status=Status.RECOVERED)
+    if result.status is Status.OK and status == Status.BLANK and not result.raw:
+        warnings = tuple(note for note in result.warnings if note != NOTHING)
+        return replace(result, status=Status.BLANK, finish_reason=None, warnings=warnings)
+    return result
 
 
 def _pieces(tokens: Sequence[Mapping[str, Any]]) -> tuple[bytes, ...]:

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,12 @@ from PIL import Image, ImageDraw
 from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines import remote, remote_client, remote_probe
-from ocr2cli.engines.finish import PageFacts, to_result
+from ocr2cli.engines.finish import NOTHING, PageFacts, read_before, to_result
+from ocr2cli.engines.remote import PagePng, RequestWorker
 from ocr2cli.engines.remote_client import request_body
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
-from ocr2cli.pages import PageKey
+from ocr2cli.pages import PageKey, PageResult, Status
 from ocr2cli.pipeline.stop import StopRequests
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
@@ -124,6 +127,11 @@ def test_a_page_the_server_cannot_read_fails_alone_and_is_asked_for_again(read) 
         {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": 1000}]}}]},
         {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": NAN}]}}]},
         {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]},
+        {"choices": [{"finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": {"text": "x"}}}]},
+        {"choices": [{"message": {"content": ["x"]}}]},
+        {"choices": [{"message": {"content": None}}]},  # of 20 tokens
     ],
 )
 def test_an_answer_of_another_shape_is_the_error_of_its_page(read, changes) -> None:
@@ -179,6 +187,94 @@ def test_a_servers_box_tokens_do_not_count_for_confidence(tokens) -> None:
     choice = {"message": {"content": REF + "Hé"}, "logprobs": {"content": content}}
     written = remote.to_generation(PageKey("a", 0), {}, choice, 1.0)
     assert to_result([written], PageFacts()).confidence == pytest.approx(0.8)
+
+
+def result_of(choice: dict[str, Any], **answer: Any) -> PageResult:
+    worker = RequestWorker(remote.remote_spec(
+        RunConfig(engine=EngineConfig(server="http://host")), "<image>\nx"
+    ))  # fmt: skip
+    worker.spec = replace(worker.spec, flavour=answer.pop("flavour", "ocr2"))
+    told = {"choices": [choice]} | answer
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=told))
+    worker.client = httpx.Client(base_url="http://host", transport=transport)
+    return worker.read(PagePng(PageKey("a", 0), b"png", PageFacts()))
+
+
+def test_a_text_in_parts_is_one_text() -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "refusal"}, {"type": "text", "text": "b"}]
+    assert result_of({"message": {"content": parts}}).markdown == "a b"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", EOS_TOKEN, []])
+def test_a_page_of_which_nothing_was_read_says_so(content: Any) -> None:
+    result = result_of({"message": {"content": content}}, usage={"completion_tokens": 1})
+    assert result.status is Status.OK and result.warnings == (NOTHING,)
+    assert read_before(result, ("of the page",), "").warnings == ("of the page", NOTHING)
+    assert result_of({"message": {"content": "x"}}).warnings == ()
+
+
+@pytest.mark.parametrize(("told", "finish", "status", "confidence"), [
+    ({"status": "ok", "confidence": 0.5}, "stop", "ok", 0.5),
+    ({"status": "recovered", "confidence": 1}, "stop", "recovered", 1.0),
+    ({"status": "truncated", "confidence": None}, "length", "truncated", None),
+    ({"status": "recovered", "confidence": 1.5}, "length", "truncated", None),
+    ({"status": "blank", "confidence": True}, "stop", "ok", None),
+    ({"status": ["ok"], "confidence": "0.5"}, "stop", "ok", None),
+    ({"status": "failed", "confidence": -1}, "stop", "ok", None),
+    ("ok", "stop", "ok", None),
+])  # fmt: skip
+def test_our_own_server_tells_a_pages_status_and_confidence(
+    told: Any, finish: str, status: str, confidence: float | None
+) -> None:
+    choice = {"message": {"content": "x"}, "finish_reason": finish}
+    result = result_of(choice, ocr2=told)
+    assert (result.status, result.confidence) == (status, confidence)
+    assert result_of(choice, ocr2=told, flavour="vllm").confidence is None
+
+
+def test_a_page_that_our_own_server_found_blank_is_blank() -> None:
+    told = {"status": "blank", "confidence": None}
+    result = result_of({"message": {"content": ""}, "finish_reason": "stop"}, ocr2=told)
+    assert (result.status, result.finish_reason, result.warnings) == (Status.BLANK, None, ())
+
+
+@pytest.mark.parametrize("code", [503, "503"])
+def test_an_error_that_came_as_a_good_answer_is_asked_again(read, code: Any) -> None:
+    busy = {"error": {"message": "overloaded", "code": code}}
+    asked = []
+
+    def answer(number: int) -> httpx.Response:
+        asked.append(number)
+        return httpx.Response(200, json=busy) if number == 3 else chat()
+
+    assert read(answer).by_status == {"ok": 6} and len(asked) == 8
+    read(lambda number: chat())
+
+
+def test_an_error_that_came_as_a_good_answer_and_says_more_is_the_pages(read) -> None:
+    bad = {"error": {"message": "no such model", "code": 404}}
+    summary = read(lambda number: httpx.Response(200, json=bad) if number == 3 else chat())
+    assert "status 404" in summary.bad_pages[0].message
+    assert "no such model" in summary.bad_pages[0].message
+
+
+def test_where_a_server_has_moved_to_is_said(read) -> None:
+    moved = httpx.Response(307, headers={"Location": "https://me:pw@new/v1/chat/completions"})
+    with pytest.raises(EngineError, match="status 307, which leads to https://") as caught:
+        read(lambda number: moved)
+    assert "new/v1/chat" in str(caught.value) and "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("3", 3), ("2.5", 2.5), ("-1", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 99999 07:28:00 GMT", 0),
+])  # fmt: skip
+def test_a_server_may_say_in_any_form_when_to_come_back(text: str, seconds: float) -> None:
+    answer = httpx.Response(429, headers={"Retry-After": text})
+    assert remote_client._asked(answer) == seconds
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    answer = httpx.Response(429, headers={"Retry-After": moment})
+    assert 10 < remote_client._asked(answer) <= 20
 
 
 @pytest.mark.parametrize("reason", ["abort", "content_filter", "error"])
