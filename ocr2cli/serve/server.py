@@ -128,7 +128,7 @@ class Server:
                 max_bytes=self.engine.limits.body_bytes,
             )
             page = await self._submit(ask.image, Ask(ask.prompt, ask.max_tokens), max_pages=1)
-            (result,) = await self._all(page)
+            (result,) = await self._all(request, page)
         except TooManyPages:
             more = "a chat takes one page, and this document has more: POST /v1/ocr reads them all"
             return _refusal(protocol.BadRequest(more))
@@ -142,7 +142,7 @@ class Server:
             return StreamingResponse(_events(chunks), media_type="text/event-stream")
         return JSONResponse(protocol.chat_answer(result, **names))  # type: ignore[arg-type]
 
-    async def ocr(self, request: Request) -> Response:
+    async def ocr(self, request: Request) -> ASGIApp:
         """A PDF or an image (raw body, or a form's `file` and `password`) to markdown or JSON.
 
         Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json|ndjson. ndjson: a
@@ -162,8 +162,10 @@ class Server:
             pages = await self._submit(body, ask, query.get("pages", ""))
             if wanted == "ndjson":
                 rows_of = self._rows(pages, has_html=query.get("html") == "yes")
-                return StreamingResponse(rows_of, media_type="application/x-ndjson")
-            results = await self._all(pages)
+                with contextlib.ExitStack() as until_sent:
+                    until_sent.callback(_cancel, pages)
+                    return _until_sent(rows_of, until_sent.pop_all())
+            results = await self._all(request, pages)
         except _HANDLED as error:
             return _refusal(error)
         rows = [protocol.page_row(result) for result in results]
@@ -216,15 +218,33 @@ class Server:
         futures: list[Future[PageResult]] = await run_in_threadpool(submit)
         return futures
 
-    async def _all(self, pages: list[Future[PageResult]]) -> list[PageResult]:
+    async def _all(
+        self, request: Request, pages: list[Future[PageResult]]
+    ) -> list[PageResult]:
+        """Every page, in time and while somebody waits; what is left then is not read.
+
+        Raises: TimeoutError, ClientDisconnect, Ocr2Error.
+        """
         gathered = asyncio.gather(*map(asyncio.wrap_future, pages))
+        gone = asyncio.create_task(_until_gone(request))
         try:
-            return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+            await asyncio.wait(
+                (gathered, gone),
+                timeout=self.engine.limits.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if gathered.done():
+                return list(gathered.result())
+            raise ClientDisconnect if gone.done() else TimeoutError
         except asyncio.CancelledError:
-            # The time for a graceful end is over: an answer, not a torn connection. What the pages
-            # end in is nobody's any more, and asyncio would complain of it on stderr.
-            gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
+            # The time for a graceful end is over: an answer, not a torn connection.
             raise Ocr2Error("the server is shutting down") from None
+        finally:
+            gone.cancel()
+            # What the pages end in is nobody's any more, and asyncio would complain of it on
+            # stderr.
+            gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
+            _cancel(pages)
 
     async def _rows(
         self, pages: list[Future[PageResult]], *, has_html: bool
@@ -290,7 +310,21 @@ class Server:
         return None
 
 
-def _until_sent(lines: Iterator[str], place: contextlib.ExitStack) -> ASGIApp:
+def _cancel(pages: list[Future[PageResult]]) -> None:
+    """Pages that are answered stay so."""
+    for page in pages:
+        page.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    """Return when the client has left. The request's body is read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _until_sent(
+    lines: Iterator[str] | AsyncIterator[str], place: contextlib.ExitStack
+) -> ASGIApp:
     """A stream that closes `place` when all is sent, or nothing can be any more: what a stream
     itself closes is left open when the client goes before the first line."""
     stream = StreamingResponse(lines, media_type="application/x-ndjson")
