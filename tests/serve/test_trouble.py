@@ -7,10 +7,12 @@ import base64
 import contextlib
 import io
 import json
+import logging
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +28,8 @@ import uvicorn
 from PIL import Image
 
 from ocr2cli.cli.main import main
+from ocr2cli.cli.options import set_up_logging
+from ocr2cli.cli.serve import log_as_ours
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document import listing
 from ocr2cli.document.files import PLAIN_BYTES
@@ -193,6 +197,26 @@ def test_a_client_that_leaves_takes_its_pages_along(gated: ServeEngine, shape: s
         wait_until(lambda: gated.num_queued == 1)
         web.should_exit = True
         thread.join(20)
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_a_bug_in_the_server_is_one_log_line_that_says_where(
+    is_text: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging(verbose=0, quiet=False, log_format="text")
+    log_as_ours("some.library", logging.WARNING)
+    log = logging.getLogger("some.library.part")
+    for error in (ValueError("a slip"), asyncio.CancelledError(), KeyboardInterrupt()):
+        try:
+            raise error
+        except BaseException:
+            if is_text:
+                log.error(traceback.format_exc())
+            else:
+                log.exception("Exception in ASGI application\n")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: a slip: File" in line and "test_trouble.py" in line
+    assert line.startswith("error: ValueError" if is_text else "error: Exception in ASGI")
 
 
 def page(kind: str = "PNG") -> bytes:
