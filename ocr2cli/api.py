@@ -6,6 +6,8 @@ Knows nothing about the command line. Importing it loads no torch.
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -28,6 +30,7 @@ from ocr2cli.document.source import find_sources
 from ocr2cli.errors import UsageError
 from ocr2cli.output.markdown import document_markdown
 from ocr2cli.pages import Document, PageResult
+from ocr2cli.pipeline.process import wait_quietly
 from ocr2cli.runners import RUNNERS
 
 
@@ -38,7 +41,10 @@ def read(path: str | Path, **settings: Any) -> Document:
     recover_loops, runner, ray_address, retries, page_timeout, recycle_after and worker_memory; e.g.
     model="nano", prompt="ocr", dpi=200, max_new_tokens=500, pages="1-3", runner="local".
     A page that loops is tried again from what the decoder has of it, not from its pixels as the
-    last steps of `ocr2 run` do. Raises: UsageError for an unknown setting, ModelError, EngineError.
+    last steps of `ocr2 run` do. Where pages are read in this process (runner="inline", the
+    default), torch's threads are told not to spin while they wait, by GOMP_SPINCOUNT in its
+    environment, if that says nothing of it yet and torch is not imported.
+    Raises: UsageError for an unknown setting, ModelError, EngineError.
     """
     if len(sources := find_sources(_listed([path]))) != 1:
         raise UsageError(
@@ -68,7 +74,10 @@ def read_pages(paths: str | Path | Iterable[str | Path], **settings: Any) -> Ite
     """
     from ocr2cli.batch import iter_pages
 
-    return iter_pages(make_config(_listed(paths), **settings))
+    cfg = make_config(_listed(paths), **settings)
+    if cfg.runner == "inline" and "torch" not in sys.modules:
+        wait_quietly(os.environ)
+    return iter_pages(cfg)
 
 
 def _listed(paths: str | Path | Iterable[str | Path]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,8 +205,11 @@ def execute(
     from ocr2cli.batch import run_batch
     from ocr2cli.cli.progress import make_progress
     from ocr2cli.output.summary import Summary
+    from ocr2cli.pipeline.process import wait_quietly
     from ocr2cli.pipeline.stop import stop_on_signals
 
+    if cfg.runner == "inline":
+        wait_quietly(os.environ)  # as the workers of the others, before torch is imported
     if stages is None:
         warn(cfg)
     has_bar = is_terminal() and not log_json and not quiet

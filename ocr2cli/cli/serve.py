@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
 import socket
 import traceback
 from typing import Any
@@ -49,8 +50,11 @@ def serve(
     except ImportError:
         raise EngineError(f"ocr2 serve needs more packages. {extra_hint('serve')}") from None
     from ocr2cli.config import RunConfig
+    from ocr2cli.pipeline.process import wait_quietly
     from ocr2cli.serve.engine import Limits, ServeEngine
 
+    if runner == "inline":
+        wait_quietly(os.environ)  # as the workers of the other, before torch is imported
     cfg = RunConfig(engine=engine_config(flags), decode=decode_config(flags), runner=runner)
     engine = ServeEngine(cfg, Limits(max_body, max_pages, max_queue, max_seconds))
     server = Server(engine, ServerSettings(cfg.engine.model, api_key, allow_http))
