@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
@@ -72,11 +73,12 @@ class Server:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
             Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/ocr", self.ocr, methods=["POST"]),
             Route("/v1/preview", self.preview, methods=["POST"]),
         ]
-        handlers: Any = {Exception: _bug}
+        handlers: Any = {Exception: _bug, HTTPException: _refused}
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
 
     @asynccontextmanager
@@ -112,8 +114,17 @@ class Server:
     async def models(self, request: Request) -> Response:
         if refusal := self._refuse(request):
             return refusal
-        row = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "ocr2"}
-        return JSONResponse({"object": "list", "data": [row]})
+        return JSONResponse({"object": "list", "data": [self._model_row()]})
+
+    async def model(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        if request.path_params["name"] != self.settings.model:
+            return _error(404, f"this server holds {self.settings.model}", "model_not_found")
+        return JSONResponse(self._model_row())
+
+    def _model_row(self) -> dict[str, Any]:
+        return {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "ocr2"}
 
     async def chat(self, request: Request) -> Response:
         """A page image to its text, as OpenAI's chat completions."""
@@ -138,7 +149,9 @@ class Server:
             return _error(422, result.error.message, result.error.code)
         names = {"name": f"chatcmpl-{uuid4().hex}", "created": now(), "model": self.settings.model}
         if ask.is_stream:
-            chunks = protocol.chat_chunks(result, **names)  # type: ignore[arg-type]
+            chunks = protocol.chat_chunks(
+                result, **names, has_usage=ask.has_usage  # type: ignore[arg-type]
+            )
             return StreamingResponse(_events(chunks), media_type="text/event-stream")
         return JSONResponse(protocol.chat_answer(result, **names))  # type: ignore[arg-type]
 
@@ -156,6 +169,7 @@ class Server:
         if not wanted and "application/json" in request.headers.get("accept", ""):
             wanted = "json"
         try:
+            protocol.check_query(query)
             ask = Ask(prompt_text(query.get("prompt", "markdown")), _limit(query))
             body, password = await self._document(request)
             ask = replace(ask, password=password)
@@ -374,6 +388,14 @@ def _error(
     kind = "invalid_request_error" if status < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "code": code}, **(more or {})}
     return JSONResponse(body, status, headers=headers)
+
+
+async def _refused(_request: Request, error: HTTPException) -> Response:
+    """What starlette itself refuses: an address, a method, a form."""
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    headers = dict(error.headers or {})
+    return _error(error.status_code, error.detail, codes.get(error.status_code, "bad_request"),
+                  headers)  # fmt: skip
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

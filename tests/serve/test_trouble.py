@@ -446,6 +446,43 @@ def test_a_document_is_refused_when_every_page_failed_and_answered_when_one_was_
     talk(engine, work)
 
 
+@pytest.mark.parametrize(("query", "words"), [
+    ({"format": "jsn"}, "choose from markdown, json, ndjson"), ({"html": "true"}, "yes, no"),
+    ({"max_new_token": "3"}, "did you mean 'max_new_tokens'"), ({"dpi": "200"}, "choose from"),
+])  # fmt: skip
+def test_what_a_query_has_no_use_for_is_refused(
+    engine: ServeEngine, query: dict[str, str], words: str
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/ocr", params=query, content=page())
+        assert answer.status_code == 400 and words in advice(answer)
+
+    talk(engine, work)
+
+
+def test_every_refusal_has_the_same_form(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        head = {"Content-Type": "multipart/form-data; boundary=b"}
+        form = await client.post("/v1/ocr", content=b"xx", headers=head)
+        assert form.status_code == 400 and "multipart" in advice(form)
+        assert (await client.get("/v1/nothing")).json()["error"]["code"] == "not_found"
+        wrong = await client.get("/v1/ocr")
+        assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
+        assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+    talk(engine, work)
+
+
+def test_the_model_is_found_by_its_name_alone(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        (row,) = (await client.get("/v1/models")).json()["data"]
+        assert (await client.get("/v1/models/hub/name")).json() == row
+        other = await client.get("/v1/models/gpt-4")
+        assert other.status_code == 404 and "hub/name" in advice(other)
+
+    talk(engine, work, model="hub/name")
+
+
 @pytest.mark.parametrize("query", [
     {"pages": "abc"}, {"prompt": "markdwn"}, {"prompt": "locate:"}, {"prompt": "locate:<|x"},
 ])  # fmt: skip
