@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
@@ -23,11 +24,14 @@ from ocr2cli.config import (
     ROTATE_MODES,
     TEXT_LAYER_USES,
     V1_MODES,
+    DecodeConfig,
     DryConfig,
+    EngineConfig,
+    RasterConfig,
     RunConfig,
 )
 from ocr2cli.document.source import find_sources
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import Ocr2Error, UsageError
 from ocr2cli.output.markdown import document_markdown
 from ocr2cli.pages import Document, PageResult
 from ocr2cli.pipeline.process import wait_quietly
@@ -77,7 +81,32 @@ def read_pages(paths: str | Path | Iterable[str | Path], **settings: Any) -> Ite
     cfg = make_config(_listed(paths), **settings)
     if cfg.runner == "inline" and "torch" not in sys.modules:
         wait_quietly(os.environ)
-    return iter_pages(cfg)
+    return _in_settings(iter_pages(cfg))
+
+
+def _in_settings(pages: Iterator[PageResult]) -> Iterator[PageResult]:
+    """The same, what goes wrong said in the words of a program, which has no flags to give."""
+    try:
+        for page in pages:
+            if page.error is not None:
+                error = replace(page.error, message=_for_programs(page.error.message))
+                page = replace(page, error=error)
+            yield page
+    except Ocr2Error as error:
+        error.args = (_for_programs(str(error)),)
+        raise
+
+
+def _for_programs(message: str) -> str:
+    """A message with settings for flags: `prompt_text` for `--prompt-text`."""
+    message = message.replace("--password-file FILE", "--password")
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", _setting_of, message)
+
+
+def _setting_of(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    known = _RUN_SETTINGS.union(*(part.__dataclass_fields__ for part in _PARTS))
+    return name if name in known else flag[0]
 
 
 def _listed(paths: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
@@ -101,6 +130,7 @@ _RUN_SETTINGS = frozenset(
     ("pages", "recover_loops", "runner", "ray_address", "retries", "page_timeout",
      "recycle_after", "worker_memory")
 )  # fmt: skip
+_PARTS = (RasterConfig, DecodeConfig, EngineConfig)
 _WORDS = {
     "mode": tuple(V1_MODES),
     "dtype": DTYPE_NAMES,

@@ -172,3 +172,30 @@ def test_threads_of_a_program_that_reads_wait_as_those_of_a_run(
     if spins:
         assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {spins}
     assert done.stdout.splitlines()[-1] == spins
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"prompt": "nonsense"}, "your own text with prompt_text"),
+    ({"pages": "x"}, "Write for example pages 1-3"),
+    ({"engine": "openai"}, "engine openai needs server URL"),
+    ({"device": "tpu"}, "device tpu: write cpu"),
+])  # fmt: skip
+def test_a_program_is_told_of_settings_and_not_of_flags(
+    tmp_path: Path, settings: dict[str, str], words: str
+) -> None:
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=words) as caught:
+        list(ocr2cli.read_pages(tmp_path / "a.png", **settings))
+    assert "--" not in str(caught.value)
+
+
+def test_a_page_that_failed_tells_of_settings_and_of_other_programs_flags(tmp_path: Path) -> None:
+    import pymupdf
+
+    with pymupdf.open() as pdf:
+        pdf.new_page()
+        pdf.save(tmp_path / "a.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="locked")
+    (page,) = ocr2cli.read(tmp_path / "a.pdf").pages
+    assert page.error is not None and page.error.code == "encrypted"
+    assert "Give it with password, or" in page.error.message
+    assert "`qpdf --decrypt`" in page.error.message
