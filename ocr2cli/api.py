@@ -6,6 +6,9 @@ Knows nothing about the command line. Importing it loads no torch.
 from __future__ import annotations
 
 import math
+import os
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -21,13 +24,17 @@ from ocr2cli.config import (
     ROTATE_MODES,
     TEXT_LAYER_USES,
     V1_MODES,
+    DecodeConfig,
     DryConfig,
+    EngineConfig,
+    RasterConfig,
     RunConfig,
 )
 from ocr2cli.document.source import find_sources
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import Ocr2Error, UsageError
 from ocr2cli.output.markdown import document_markdown
 from ocr2cli.pages import Document, PageResult
+from ocr2cli.pipeline.process import wait_quietly
 from ocr2cli.runners import RUNNERS
 
 
@@ -38,7 +45,10 @@ def read(path: str | Path, **settings: Any) -> Document:
     recover_loops, runner, ray_address, retries, page_timeout, recycle_after and worker_memory; e.g.
     model="nano", prompt="ocr", dpi=200, max_new_tokens=500, pages="1-3", runner="local".
     A page that loops is tried again from what the decoder has of it, not from its pixels as the
-    last steps of `ocr2 run` do. Raises: UsageError for an unknown setting, ModelError, EngineError.
+    last steps of `ocr2 run` do. Where pages are read in this process (runner="inline", the
+    default), torch's threads are told not to spin while they wait, by GOMP_SPINCOUNT in its
+    environment, if that says nothing of it yet and torch is not imported.
+    Raises: UsageError for an unknown setting, ModelError, EngineError.
     """
     if len(sources := find_sources(_listed([path]))) != 1:
         raise UsageError(
@@ -68,7 +78,35 @@ def read_pages(paths: str | Path | Iterable[str | Path], **settings: Any) -> Ite
     """
     from ocr2cli.batch import iter_pages
 
-    return iter_pages(make_config(_listed(paths), **settings))
+    cfg = make_config(_listed(paths), **settings)
+    if cfg.runner == "inline" and "torch" not in sys.modules:
+        wait_quietly(os.environ)
+    return _in_settings(iter_pages(cfg))
+
+
+def _in_settings(pages: Iterator[PageResult]) -> Iterator[PageResult]:
+    """The same, what goes wrong said in the words of a program, which has no flags to give."""
+    try:
+        for page in pages:
+            if page.error is not None:
+                error = replace(page.error, message=_for_programs(page.error.message))
+                page = replace(page, error=error)
+            yield page
+    except Ocr2Error as error:
+        error.args = (_for_programs(str(error)),)
+        raise
+
+
+def _for_programs(message: str) -> str:
+    """A message with settings for flags: `prompt_text` for `--prompt-text`."""
+    message = message.replace("--password-file FILE", "--password")
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", _setting_of, message)
+
+
+def _setting_of(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    known = _RUN_SETTINGS.union(*(part.__dataclass_fields__ for part in _PARTS))
+    return name if name in known else flag[0]
 
 
 def _listed(paths: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
@@ -93,6 +131,7 @@ _RUN_SETTINGS = frozenset(
     ("pages", "recover_loops", "runner", "ray_address", "retries", "page_timeout",
      "recycle_after", "worker_memory")
 )  # fmt: skip
+_PARTS = (RasterConfig, DecodeConfig, EngineConfig)
 _WORDS = {
     "mode": tuple(V1_MODES),
     "dtype": DTYPE_NAMES,

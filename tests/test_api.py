@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -165,3 +168,53 @@ def test_a_document_comes_back_whole_with_its_faults(tmp_path) -> None:
     white, broken = ocr2cli.read_documents([tmp_path / "white.png", tmp_path / "broken.pdf"])
     assert white.pages[0].status == "blank" and ocr2cli.to_markdown(white).strip() == ""
     assert broken.pages[0].error is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux alone")
+@pytest.mark.parametrize(("before", "said", "spins"), [
+    ("", "", "1000"), ("", "77", "77"), ("import torch; ", "", ""),
+])  # fmt: skip
+def test_threads_of_a_program_that_reads_wait_as_those_of_a_run(
+    tmp_path: Path, before: str, said: str, spins: str
+) -> None:
+    """Spinning ones made a page beside other work six times as slow. GNU's OpenMP says what it has
+    taken."""
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    env |= {"OMP_DISPLAY_ENV": "verbose", "GOMP_SPINCOUNT": said}
+    if not said:
+        del env["GOMP_SPINCOUNT"]
+    Image.effect_noise((60, 40), 90).save(tmp_path / "a.png")
+    read = f"ocr2cli.read({str(tmp_path / 'a.png')!r}, prompt='ocr', max_new_tokens=2)"
+    code = f"{before}import os, ocr2cli; {read}; print(os.environ.get('GOMP_SPINCOUNT', ''))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if spins:
+        assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {spins}
+    assert done.stdout.splitlines()[-1] == spins
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"prompt": "nonsense"}, "your own text with prompt_text"),
+    ({"pages": "x"}, "Write for example pages 1-3"),
+    ({"engine": "openai"}, "engine openai needs server URL"),
+    ({"device": "tpu"}, "device tpu: write cpu"),
+])  # fmt: skip
+def test_a_program_is_told_of_settings_and_not_of_flags(
+    tmp_path: Path, settings: dict[str, str], words: str
+) -> None:
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=words) as caught:
+        list(ocr2cli.read_pages(tmp_path / "a.png", **settings))
+    assert "--" not in str(caught.value)
+
+
+def test_a_page_that_failed_tells_of_settings_and_of_other_programs_flags(tmp_path: Path) -> None:
+    import pymupdf
+
+    with pymupdf.open() as pdf:
+        pdf.new_page()
+        pdf.save(tmp_path / "a.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="locked")
+    (page,) = ocr2cli.read(tmp_path / "a.pdf").pages
+    assert page.error is not None and page.error.code == "encrypted"
+    assert "Give it with password, or" in page.error.message
+    assert "`qpdf --decrypt`" in page.error.message

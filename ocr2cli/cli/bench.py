@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.options import common, completes, model_names, option, set_up_logging
 from ocr2cli.config import DTYPE_NAMES, EngineConfig
 
 
 @click.command(short_help="Measure encode, prefill, decode and end to end.")
 @option("--model", default="random-full",
+        shell_complete=completes(lambda: ("random-full", "random-tiny", *model_names())),
         help="random-full, random-tiny, or any model that `ocr2 run` takes.")
 @option("--device", default="auto", help="cpu, cuda, cuda:1, mps.")
 @option("--dtype", default="auto", type=click.Choice(DTYPE_NAMES),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.options import common, completes, model_names, option, set_up_logging
 from ocr2cli.config import DTYPE_NAMES, EngineConfig
 from ocr2cli.errors import UsageError
 
@@ -22,7 +22,8 @@ from ocr2cli.errors import UsageError
     short_help="Find the first stage that reads a page wrongly.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@option("--model", default="nano", metavar="NAME|PATH", help="Model to check, as for run.")
+@option("--model", default="nano", metavar="NAME|PATH", help="Model to check, as for run.",
+        shell_complete=completes(model_names))
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
 @option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
 @option(

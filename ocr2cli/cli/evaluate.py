@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ocr2cli.cli.options import common, option, set_up_logging
+from ocr2cli.cli.options import common, completes, model_names, option, set_up_logging
 from ocr2cli.config import DTYPE_NAMES, REFERENCES, V1_MODES, EngineConfig
 from ocr2cli.home import user_folder
 
@@ -37,7 +37,8 @@ from ocr2cli.home import user_folder
     help="What to compare with: transformers on the same views (hf) or on its own "
     "(hf-processor), llama-mtmd-cli, the suite's recorded scores, or truth alone.",
 )
-@option("--model", default="nano", metavar="NAME|PATH", help="Model to score, as for run.")
+@option("--model", default="nano", metavar="NAME|PATH", help="Model to score, as for run.",
+        shell_complete=completes(model_names))
 @option("--mmproj", default="", metavar="FILE", help="Vision half of a .gguf model.")
 @option(
     "--mode", default="gundam", type=click.Choice(tuple(V1_MODES)), help="Tiling of v1 models."

@@ -14,11 +14,12 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from ocr2cli import __version__
 from ocr2cli.errors import UsageError
@@ -49,6 +50,36 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     settings.setdefault("envvar", "OCR2_" + flag.removeprefix("--").replace("-", "_").upper())
     settings.setdefault("show_default", True)
     return click.option(*names, **settings)
+
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def completes(words: Callable[[], Iterable[str]], *, is_list: bool = False) -> Complete:
+    """`shell_complete` of an option that has words of its own and takes others: those are files.
+
+    words: called when a shell asks. is_list: the words stand between commas, and there are no
+    others.
+    """
+
+    def complete(
+        _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        before, comma, begun = incomplete.rpartition(",") if is_list else ("", "", incomplete)
+        taken = before.split(",")
+        found = [word for word in words() if word.startswith(begun) and word not in taken]
+        if not found and not is_list:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(before + comma + word) for word in found]
+
+    return complete
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that --model knows; there are others on the hub, and on the disk."""
+    from ocr2cli.weights.hub import HUB_NAMES
+
+    return ("nano", *HUB_NAMES)
 
 
 class TopicCommand(click.Command):

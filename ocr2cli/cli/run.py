@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from ocr2cli.cli.options import (
     FiniteRange,
     TopicCommand,
     common,
+    completes,
     is_terminal,
+    model_names,
     option,
     set_up_logging,
 )
@@ -37,10 +40,12 @@ from ocr2cli.config import (
 from ocr2cli.errors import OutputError
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
+from ocr2cli.text.prompt import PROMPTS
 
 if TYPE_CHECKING:
     from ocr2cli.output.summary import Summary
 
+_PROMPT_WORDS = tuple(f"{name}:" if name == "locate" else name for name in PROMPTS)
 _COUNT = click.IntRange(min=0)
 
 # The headings of --help, and the flags below each, without their dashes.
@@ -63,8 +68,9 @@ def engine_options(function: Any) -> Any:
     """Which model, where: shared by run, eval, bench, info and serve."""
     for decorate in reversed(
         (
-            option("--model", default="nano", help="nano, deepseek-ocr-2, deepseek-ocr, a hub id, "
-                   "a folder or a .gguf file."),
+            option("--model", default="nano", shell_complete=completes(model_names),
+                   help="nano, deepseek-ocr-2, deepseek-ocr, a hub id, a folder or a .gguf "
+                   "file."),
             option("--mmproj", default="", help="The GGUF file of the vision part.",
                    show_default="beside the .gguf"),
             option("--mode", default="gundam", help="Tiling of v1 models.",
@@ -124,7 +130,8 @@ def decode_options(function: Any) -> Any:
 @option("-0", "--null", "null_separated", is_flag=True, show_default=False, envvar=None,
         help="Paths on stdin end in NUL.")
 @engine_options
-@option("--prompt", default="markdown", help="markdown, ocr, figure, describe or locate:WHAT.")
+@option("--prompt", default="markdown", shell_complete=completes(lambda: _PROMPT_WORDS),
+        help="markdown, ocr, figure, describe or locate:WHAT.")
 @option("--prompt-text", default="", show_default="none", help="A prompt of your own.")
 @option("--pages", default="", show_default="all", help="1-3,7,10-; the first page is 1.")
 @option("--dpi", default=144, type=click.IntRange(*BOUNDS["dpi"]), help="PDF rasterisation.")
@@ -137,7 +144,9 @@ def decode_options(function: Any) -> Any:
         type=click.Choice(TEXT_LAYER_USES),
         help="Use of a PDF's own text; auto: instead of reading, where it matches the pixels.")
 @decode_options
-@option("--format", "formats", default="md,jsonl", help="Comma list of: " + ", ".join(FORMATS))
+@option("--format", "formats", default="md,jsonl",
+        shell_complete=completes(lambda: FORMATS, is_list=True),
+        help="Comma list of: " + ", ".join(FORMATS))
 @option("--no-resume", is_flag=True, show_default=False, help="Read every page again.")
 @option("--retry-failed", is_flag=True, show_default=False, help="Read failed pages again.")
 @option("--dry-run", is_flag=True, show_default=False, help="Count pages, tiles and tokens only.")
@@ -204,8 +213,11 @@ def execute(
     from ocr2cli.batch import run_batch
     from ocr2cli.cli.progress import make_progress
     from ocr2cli.output.summary import Summary
+    from ocr2cli.pipeline.process import wait_quietly
     from ocr2cli.pipeline.stop import stop_on_signals
 
+    if cfg.runner == "inline":
+        wait_quietly(os.environ)  # as the workers of the others, before torch is imported
     if stages is None:
         warn(cfg)
     has_bar = is_terminal() and not log_json and not quiet

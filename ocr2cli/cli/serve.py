@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
+import os
 import socket
+import traceback
 from typing import Any
 
 import click
@@ -49,15 +52,20 @@ def serve(
     except ImportError:
         raise EngineError(f"ocr2 serve needs more packages. {extra_hint('serve')}") from None
     from ocr2cli.config import RunConfig
+    from ocr2cli.pipeline.process import wait_quietly
     from ocr2cli.serve.engine import Limits, ServeEngine
 
+    if runner == "inline":
+        wait_quietly(os.environ)  # as the workers of the other, before torch is imported
     cfg = RunConfig(engine=engine_config(flags), decode=decode_config(flags), runner=runner)
     engine = ServeEngine(cfg, Limits(max_body, max_pages, max_queue, max_seconds))
     server = Server(engine, ServerSettings(cfg.engine.model, api_key, allow_http))
     web = uvicorn.Server(uvicorn.Config(
-        server.app(), log_level="warning", timeout_graceful_shutdown=int(cfg.drain),
-        access_log=False,
+        server.app(), log_config=None, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=int(cfg.drain),
     ))  # fmt: skip
+    log_as_ours("uvicorn", logging.WARNING)
+    log_as_ours("python_multipart", logging.ERROR)  # the answer says what is wrong with a form
     engine.on_death = lambda: setattr(web, "should_exit", True)
     with contextlib.closing(listen(host, port)) as listener:
         shown = f"[{host}]" if ":" in host else host
@@ -67,6 +75,37 @@ def serve(
         web.run(sockets=[listener])
     if engine.error is not None:
         raise engine.error
+
+
+def log_as_ours(name: str, level: int) -> None:
+    """Send a library's log lines where ours go, in their form."""
+    logger, ours = logging.getLogger(name), logging.getLogger("ocr2")
+    logger.setLevel(max(level, ours.level))
+    logger.propagate = False
+    handler = logging.Handler()
+    handler.emit = _pass_on  # type: ignore[method-assign]
+    logger.handlers[:] = [handler]
+
+
+def _pass_on(record: logging.LogRecord) -> None:
+    """A line of a library as one of ours: a traceback, which may stand in its text, becomes its
+    error and where that was raised. What a second Ctrl-C cuts off is no news."""
+    text = record.getMessage().strip()
+    if error := record.exc_info and record.exc_info[1]:
+        text = "\n".join([text, *traceback.format_exception(error)]).strip()
+    if _TRACEBACK in text:
+        title, _, trace = text.partition(_TRACEBACK)
+        last = trace.splitlines()[-1]
+        if last.startswith(_ENDED):
+            return
+        frames = [line.strip() for line in trace.splitlines() if line.startswith("  File ")]
+        text = ": ".join([*title.split("\n")[:1], last, *frames[-1:]]).removeprefix(": ")
+    logging.getLogger("ocr2").log(record.levelno, "%s", text)
+
+
+_TRACEBACK = "Traceback (most recent call last):\n"
+# The last lines of tracebacks that only say that the server was told to end.
+_ENDED = ("asyncio.exceptions.CancelledError", "KeyboardInterrupt", "SystemExit")
 
 
 def listen(host: str, port: int) -> socket.socket:

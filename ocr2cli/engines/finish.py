@@ -35,6 +35,8 @@ _STATUS = {
     FinishReason.LOOP: Status.LOOP,
 }
 
+NOTHING = "the model wrote nothing for this page"
+
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
@@ -84,6 +86,7 @@ def to_result(
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and len(tries) > 1:
         status = Status.RECOVERED
+    is_empty = status is Status.OK and not generation.text.strip()
     result = PageResult(
         key=generation.key,
         status=status,
@@ -101,7 +104,7 @@ def to_result(
         seconds={**facts.seconds, **generation.seconds},
         attempts=tuple(attempts or map(to_attempt, tries)),
         pixels_sha256=facts.pixels_sha256,
-        warnings=facts.warnings,
+        warnings=(*facts.warnings, NOTHING) if is_empty else facts.warnings,
         token_ids=generation.token_ids,
     )
     return with_witness(result, facts.own_text)
@@ -120,6 +123,8 @@ def read_before(known: PageResult, warnings: tuple[str, ...], own_text: str) -> 
     the page's own warnings, and compared with its own text."""
     if known.attempts and known.attempts[-1].step == "upright":
         warnings = (*warnings, TURNED)
+    if NOTHING in known.warnings:
+        warnings = (*warnings, NOTHING)
     return with_witness(replace(known, warnings=warnings), own_text)
 
 

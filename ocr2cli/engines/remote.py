@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ocr2cli.config import RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
-from ocr2cli.engines.finish import PageFacts, failed, to_result
+from ocr2cli.engines.finish import NOTHING, PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
@@ -32,21 +33,25 @@ from ocr2cli.engines.remote_client import (
     ServerGone,
     first_choice,
     make_client,
+    no_answer,
     post,
     request_body,
     short,
+    text_of,
     to_png,
     untold_rule,
 )
 from ocr2cli.engines.remote_probe import probe
 from ocr2cli.errors import EngineError, UsageError
-from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult
+from ocr2cli.pages import FinishReason, Generation, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
 logger = logging.getLogger("ocr2")
 
 _POLL_S = 0.05
+# A request ends by its own after its time; one that does not is given up.
+_GRACE_S = 2.0
 # A socket takes no time without end.
 _LONGEST_TIMEOUT_S = 1e8
 # What a page may end in; whatever else a server calls it, there is more on the page.
@@ -142,22 +147,39 @@ class RequestWorker:
         self.client = make_client(spec)
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
-        with ThreadPoolExecutor(self.spec.concurrency) as pool:
-            deadlines: dict[Future[PageResult], float] = {}
-            while True:
-                room = self.spec.concurrency - len(deadlines)
-                pages = inbox.take(room, wait=not deadlines) if room else []
-                if not pages and not deadlines:
-                    return
-                deadline = time.monotonic() + self.spec.timeout_s
-                deadlines |= {pool.submit(self.read, page): deadline for page in pages}
-                done, _ = wait(deadlines, _POLL_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    del deadlines[future]
-                    emit(future.result())
-                # Who watches this worker has as long a time: a request is to end by its own.
-                if all(time.monotonic() < each for each in deadlines.values()):
-                    inbox.note_progress()
+        waiting: dict[Future[PageResult], tuple[PagePng, float]] = {}
+        while True:
+            # Also where there is no room: a take lets go of the turn, and who waits for Ctrl-C
+            # has to have it.
+            pages = inbox.take(self.spec.concurrency - len(waiting), wait=not waiting)
+            if not pages and not waiting:
+                return
+            until = time.monotonic() + self.spec.timeout_s + _GRACE_S
+            waiting |= {self.ask(page): (page, until) for page in pages}
+            done, _ = wait(waiting, _POLL_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                del waiting[future]
+                emit(future.result())
+            late = [one for one, (_, until) in waiting.items() if time.monotonic() > until]
+            for future in late:
+                page, _ = waiting.pop(future)
+                message = f"{self.spec.shown}: {no_answer(self.spec)}"
+                emit(failed(page.key, "request", message, page.facts))
+            inbox.note_progress()
+
+    def ask(self, page: PagePng) -> Future[PageResult]:
+        """`read` in a thread that nobody waits for: a server that sends a byte of a header now and
+        then holds it for as long as it likes."""
+        future: Future[PageResult] = Future()
+
+        def main() -> None:
+            try:
+                future.set_result(self.read(page))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=main, name="ocr2-ask", daemon=True).start()
+        return future
 
     def read(self, page: PagePng) -> PageResult:
         """One page's result; a request that fails for good is the page's error.
@@ -169,7 +191,8 @@ class RequestWorker:
             answer = post(self.client, self.spec, request_body(self.spec, page.png))
             choice = first_choice(answer)
             generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
-            return to_result([generation], page.facts)
+            result = to_result([generation], page.facts)
+            return as_told(result, answer) if self.spec.flavour == "ocr2" else result
         except ServerGone:
             raise
         except EngineError as error:
@@ -205,19 +228,42 @@ def _generation(
     finish = _FINISH_REASONS[reason]
     if choice.get("ocr2_finish_reason") in tuple(FinishReason):
         finish = FinishReason(choice["ocr2_finish_reason"])
+    num_new = int(usage.get("completion_tokens") or 0)
+    content = choice["message"].get("content")
+    if content is None and num_new > 1:
+        raise EngineError(f"the answer has {num_new} tokens and no text")
+    text = text_of(content)
     # llama-server with --special, which boxes need, writes the end token out as well.
     return Generation(
         key=key,
         token_ids=(),
-        text=str((choice.get("message") or {}).get("content") or "").removesuffix(EOS_TOKEN),
+        text=text.removesuffix(EOS_TOKEN),
         finish_reason=finish,
         num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
         num_visual_tokens=int(usage.get("visual_tokens") or 0),
         logprobs=tuple(_logprob(entry["logprob"]) for entry in tokens),
         pieces=_pieces(tokens),
         seconds={"request": seconds},
-        num_unnamed=int(usage.get("completion_tokens") or 0),
+        num_unnamed=num_new,
     )
+
+
+def as_told(result: PageResult, answer: Mapping[str, Any]) -> PageResult:
+    """The same with what `ocr2 serve` knows of the page and OpenAI's form has no place for."""
+    told = answer.get("ocr2")
+    if not isinstance(told, Mapping):
+        return result
+    confidence: Any = told.get("confidence")
+    status = told.get("status")
+    if type(confidence) in (int, float) and 0 <= confidence <= 1:
+        result = replace(result, confidence=float(confidence))
+    # Any other status is told by why the page ended.
+    if result.status is Status.OK and status == Status.RECOVERED:
+        return replace(result, status=Status.RECOVERED)
+    if result.status is Status.OK and status == Status.BLANK and not result.raw:
+        warnings = tuple(note for note in result.warnings if note != NOTHING)
+        return replace(result, status=Status.BLANK, finish_reason=None, warnings=warnings)
+    return result
 
 
 def _pieces(tokens: Sequence[Mapping[str, Any]]) -> tuple[bytes, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import DecodeConfig
@@ -29,6 +31,8 @@ _LONGEST_WAIT_S = 30.0
 _CONNECT_S = 20.0
 # Of the published models. vLLM refuses a window of 0, and newer ones one that is longer than this.
 _CONTEXT = 8192
+# Of an answer, unpacked. The longest page with a probability for each token has a few million.
+_MAX_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +155,24 @@ def post(
     reason, is_gone = "", True
     until = time.monotonic() + spec.timeout_s
     for pause in _waits(tries):
-        left = max(until - time.monotonic(), 0.1)
-        timeout = httpx.Timeout(left, connect=min(left, _CONNECT_S))
         try:
-            answer = client.post("/v1/chat/completions", json=body, timeout=timeout)
+            answer = _answer(client, body, until)
         except httpx.ReadTimeout:
-            reason, is_gone = f"no answer in {spec.timeout_s:g} s (--page-timeout)", False
+            reason, is_gone = no_answer(spec), False
             break
         except httpx.RequestError as error:
             reason, asked = f"{type(error).__name__} {error}".strip(), 0.0
             is_gone &= isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         else:
-            if answer.status_code == 200:
-                return json_of(answer)
-            if answer.status_code in REFUSED_STATUS:
-                raise ServerGone(refused_key(spec, answer.status_code))
-            reason, asked = f"status {answer.status_code}: {short(answer.text)}", _asked(answer)
+            table = json_of(answer) if answer.status_code == 200 else {}
+            status = _status_within(table) or answer.status_code
+            if status == 200:
+                return table
+            if status in REFUSED_STATUS:
+                raise ServerGone(refused_key(spec, status))
+            reason, asked = what_of(answer, status), _asked(answer)
             is_gone = False
-            if answer.status_code not in _RETRY_STATUS:
+            if status not in _RETRY_STATUS:
                 break
         wait = min(max(pause, asked), _LONGEST_WAIT_S)
         if time.monotonic() + wait > until:
@@ -176,6 +180,34 @@ def post(
         time.sleep(wait)
     kind = ServerGone if is_gone else EngineError
     raise kind(f"{spec.shown}: {reason}. Is the server up, and does it hold this model?")
+
+
+def _answer(client: httpx.Client, body: Mapping[str, Any], until: float) -> httpx.Response:
+    """The whole answer, given up at `until`: httpx's own timeouts are each piece's.
+
+    Raises: httpx.RequestError; EngineError for more than any page has.
+    """
+    import httpx
+
+    left = max(until - time.monotonic(), 0.1)
+    timeout = httpx.Timeout(left, connect=min(left, _CONNECT_S))
+    data = bytearray()
+    with client.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as answer:
+        for piece in answer.iter_bytes():
+            data += piece
+            if len(data) > _MAX_BYTES:
+                raise EngineError(f"the answer has more than {_MAX_BYTES} bytes")
+            if time.monotonic() > until:
+                raise httpx.ReadTimeout("the answer goes on")
+    head = answer.headers.copy()
+    head.pop("content-encoding", None)  # it is decoded
+    return httpx.Response(
+        answer.status_code, headers=head, content=bytes(data), request=answer.request
+    )
+
+
+def no_answer(spec: RemoteSpec) -> str:
+    return f"no answer in {spec.timeout_s:g} s (--page-timeout)"
 
 
 def refused_key(spec: RemoteSpec, status: int) -> str:
@@ -187,10 +219,32 @@ def _waits(tries: int) -> Iterator[float]:
         yield min(_FIRST_WAIT_S * 2**number, _LONGEST_WAIT_S) if number < tries - 1 else 0.0
 
 
+def what_of(answer: httpx.Response, status: int = 0) -> str:
+    """An answer that is none, for people. status: where it is not the answer's own."""
+    told = f"status {status or answer.status_code}"
+    if place := answer.headers.get("location"):
+        return f"{told}, which leads to {short(without_password(place))}"
+    return f"{told}: {short(answer.text)}"
+
+
+def _status_within(table: Mapping[str, Any]) -> int:
+    """The status of an error that a gateway sent as 200; 0 without one."""
+    error = table.get("error")
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if len(code) == 3 and code.isdecimal() and code[0] in "45" else 0
+
+
 def _asked(answer: httpx.Response) -> float:
-    """Seconds of a Retry-After header, 0 without one."""
+    """Seconds of a Retry-After header, which may name a moment; 0 without one."""
     text = answer.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 def json_of(answer: httpx.Response) -> dict[str, Any]:
@@ -215,3 +269,12 @@ def first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
         raise EngineError(f"the answer holds no choice: {short(json.dumps(answer))}")
     choice: Mapping[str, Any] = choices[0]
     return choice
+
+
+def text_of(content: Any) -> str:
+    """A message's text, which may come in parts. Raises: TypeError for what is no text."""
+    if isinstance(content, list):
+        return "".join(text_of(part["text"]) for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError
+    return content or ""

@@ -20,7 +20,9 @@ from ocr2cli.engines.remote_client import (
     refused_key,
     request_body,
     short,
+    text_of,
     to_png,
+    what_of,
 )
 from ocr2cli.errors import EngineError
 from ocr2cli.text.prompt import split_at_page
@@ -52,8 +54,8 @@ def probe(spec: RemoteSpec) -> RemoteSpec:
     choice = first_choice(answer)
     try:
         seen = int((answer.get("usage") or {}).get("prompt_tokens") or _LEAST_PAGE_TOKENS)
-        text = str((choice.get("message") or {}).get("content") or "")
-    except (AttributeError, OverflowError, TypeError, ValueError):
+        text = text_of(choice["message"].get("content"))
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise EngineError(
             f"{spec.shown}: the answer is no chat completion: {short(json.dumps(answer))}"
         ) from None
@@ -113,8 +115,8 @@ def _served_model(client: httpx.Client, spec: RemoteSpec) -> tuple[str, str]:
         raise EngineError(refused_key(spec, answer.status_code))
     if answer.status_code != 200:
         raise EngineError(
-            f"{spec.shown}: /v1/models gives status {answer.status_code}: "
-            f"{short(answer.text)}. Start the server there, or fix --server"
+            f"{spec.shown}: /v1/models gives {what_of(answer)}. "
+            "Start the server there, or fix --server"
         )
     rows = json_of(answer).get("data") or []
     names = [str(row.get("id")) for row in rows if isinstance(row, dict)]

@@ -339,11 +339,12 @@ class _Runner:
             self._ledger.drop(ticket)
 
     def _close_gently(self) -> None:
-        """Let each worker see the end of its inbox and return."""
+        """Let each worker see the end of its inbox and return; one that still holds pages of a run
+        that was stopped is abandoned."""
         for seat in self._seats:
             seat.is_source_closed = True
             for _ in range(_MAX_LAST_TURNS):
-                if not seat.is_loaded or seat.is_done or seat.error:
+                if not seat.is_loaded or seat.is_done or seat.error or seat.held:
                     break
                 seat.resume()
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import queue
 import re
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -68,8 +67,19 @@ class Limits:
     seconds: float = 600.0
 
 
+@dataclass(slots=True)
+class _File:
+    """A document on the disk. num_open: pages that a worker may still look for there."""
+
+    path: Path
+    num_open: int
+
+
 class ServeEngine:
-    """Submit a document's bytes, get one future per page. Start it once, stop it once."""
+    """Submit a document's bytes, get one future per page. Start it once, stop it once.
+
+    A page whose future is cancelled is not read, unless a worker has it already.
+    """
 
     def __init__(self, cfg: RunConfig, limits: Limits, plan: EnginePlan | None = None) -> None:
         self.cfg = cfg
@@ -81,8 +91,9 @@ class ServeEngine:
         self.error: Ocr2Error | None = None  # what ended it
         self.on_death: Callable[[], object] = lambda: None  # called in its thread
         self._ended = ""  # why no page is taken any more
-        self._jobs: queue.SimpleQueue[PageJob | None] = queue.SimpleQueue()
+        self._jobs: OrderedDict[PageKey, PageJob] = OrderedDict()  # with no worker yet
         self._futures: dict[PageKey, Future[PageResult]] = {}
+        self._files: dict[str, _File] = {}  # by the name of their document
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._stop = StopRequests()
@@ -105,7 +116,7 @@ class ServeEngine:
 
     @property
     def num_queued(self) -> int:
-        """Pages submitted and not answered."""
+        """Pages submitted, not answered, and still waited for."""
         return len(self._futures)
 
     @property
@@ -122,8 +133,7 @@ class ServeEngine:
         without a page to read, Ocr2Error when the engine has stopped.
         """
         self._check_running()
-        if self.num_queued >= self.limits.queued:
-            raise QueueFull(self._retry_after())
+        self._check_room(1)
         name = f"request-{next(self._numbers)}"
         path = Path(self._spool.name) / f"{name}{ending}"
         try:
@@ -133,9 +143,7 @@ class ServeEngine:
                 path, name, pages, ask,
                 max_pages=max_pages or self.limits.pages, is_isolated=not is_plain_image(body),
             )  # fmt: skip
-            if self.num_queued + len(jobs) > self.limits.queued:
-                raise QueueFull(self._retry_after())
-            return self._enqueue(jobs, path)
+            return self._enqueue(jobs, path, name)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -143,6 +151,10 @@ class ServeEngine:
     def _check_running(self) -> None:
         if self._ended:
             raise Ocr2Error(self._ended)
+
+    def _check_room(self, num_pages: int) -> None:
+        if self.num_queued + num_pages > self.limits.queued:
+            raise QueueFull(self._retry_after())
 
     def _list(
         self, path: Path, name: str, pages: str, ask: Ask, *, max_pages: int, is_isolated: bool
@@ -157,26 +169,37 @@ class ServeEngine:
             jobs.append(replace(job, key=PageKey(name, job.key.page), ask=ask))
         return jobs
 
-    def _enqueue(self, jobs: Sequence[PageJob], path: Path) -> list[Future[PageResult]]:
-        open_pages = [len(jobs)]
+    def _enqueue(self, jobs: Sequence[PageJob], path: Path, name: str) -> list[Future[PageResult]]:
         futures = {job.key: Future[PageResult]() for job in jobs}
-        for future in futures.values():
-            future.add_done_callback(lambda _: self._one_done(open_pages, path))
         with self._lock:
             self._check_running()
+            self._check_room(len(jobs))
             self._futures |= futures
-        for job in jobs:
-            self._jobs.put(job)
+            self._jobs |= {job.key: job for job in jobs}
+            self._files[name] = _File(path, len(jobs))
+        for key, future in futures.items():
+            future.add_done_callback(partial(self._one_done, key))
         return list(futures.values())
 
-    def _one_done(self, open_pages: list[int], path: Path) -> None:
-        """The document's file goes with its last page."""
+    def _one_done(self, key: PageKey, future: Future[PageResult]) -> None:
+        """Nobody waits for a page any more that was cancelled."""
+        if not future.cancelled():
+            return
         with self._lock:
-            open_pages[0] -= 1
-            is_last = open_pages[0] == 0
-        if is_last:
+            self._futures.pop(key, None)
+            if self._jobs.pop(key, None) is not None:
+                self._leave_file(key)
+
+    def _leave_file(self, key: PageKey) -> None:
+        """The document's file goes with the last page that may be looked for. Under the lock."""
+        file = self._files.get(key.document)
+        if file is None:
+            return
+        file.num_open -= 1
+        if not file.num_open:
+            del self._files[key.document]
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                file.path.unlink()
 
     def _run(self) -> None:
         options = RunnerOptions(
@@ -200,10 +223,9 @@ class ServeEngine:
     def _endless(self) -> Iterator[PageJob | None]:
         """Jobs as they come; None tells the runner to look after its workers and ask again."""
         while not self._is_closing.is_set():
-            try:
-                yield self._jobs.get_nowait()
-            except queue.Empty:
-                yield None
+            with self._lock:
+                job = self._jobs.popitem(last=False)[1] if self._jobs else None
+            yield job
 
     def _answer(self, result: PageResult) -> None:
         self.pages_by_status[result.status] += 1
@@ -212,6 +234,7 @@ class ServeEngine:
             result = replace(result, error=replace(result.error, message=message))
         with self._lock:
             future = self._futures.pop(result.key, None)
+            self._leave_file(result.key)
         if future is not None and future.set_running_or_notify_cancel():
             future.set_result(result)
 
@@ -220,6 +243,7 @@ class ServeEngine:
         with self._lock:
             self._ended = reason
             left, self._futures = list(self._futures.values()), {}
+            self._jobs.clear()
         for future in left:
             if future.set_running_or_notify_cancel():
                 future.set_exception(Ocr2Error(reason))

@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from ocr2cli.output.html_text import text_html
@@ -20,9 +21,17 @@ from ocr2cli.text.prompt import PROMPTS, is_text
 _MAX_PROMPT = 4_000
 _ENDINGS = {
     b"%PDF": ".pdf", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp",
-    b"II*\0": ".tif", b"MM\0*": ".tif", b"RIFF": ".webp",
+    b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif", b"RIFF": ".webp",
 }  # fmt: skip
+# What stands before a PDF's mark, as a BOM or a line break, is passed over by whatever reads one.
+_PDF_WITHIN = 1024
 IMAGES = "PNG, JPEG, TIFF, WebP, BMP, GIF"
+
+# Names in the query of /v1/ocr, and the words that some take.
+QUERY = {
+    "prompt": (), "pages": (), "max_new_tokens": (), "format": ("markdown", "json", "ndjson"),
+    "html": ("yes", "no"),
+}  # fmt: skip
 
 
 class BadRequest(Exception):
@@ -41,6 +50,7 @@ class ChatRequest:
     prompt: str
     max_tokens: int
     is_stream: bool
+    has_usage: bool = False  # a stream is to end in the token counts
 
 
 def parse_chat(body: bytes, *, allow_http: bool, max_bytes: int) -> ChatRequest:
@@ -55,11 +65,13 @@ def parse_chat(body: bytes, *, allow_http: bool, max_bytes: int) -> ChatRequest:
         raise BadRequest(f"send exactly one image_url part a request, not {len(images)}")
     # Part order in a chat is not the prompt's: the page always stands first.
     text = "".join(texts).strip()
+    options = table.get("stream_options")
     return ChatRequest(
         image=fetch_image(images[0], allow_http=allow_http, max_bytes=max_bytes),
         prompt=_prompt(text),
         max_tokens=_whole(table, "max_tokens") or _whole(table, "max_completion_tokens"),
         is_stream=table.get("stream") is True,
+        has_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
 
 
@@ -118,11 +130,25 @@ def fetch_image(url: str, *, allow_http: bool, max_bytes: int) -> bytes:
         raise BadRequest(f"the image could not be fetched: {error}") from None
 
 
+def check_query(query: Mapping[str, str]) -> None:
+    """Raises: BadRequest for a name of `/v1/ocr`'s query, or a word there, that is none."""
+    for name in query:
+        if name not in QUERY:
+            close = get_close_matches(name, QUERY, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(QUERY)}"
+            raise BadRequest(f"the query has no {name!r}; {hint}")
+    for name, words in QUERY.items():
+        if words and query.get(name, "") not in ("", *words):
+            raise BadRequest(f"{name}={query[name]!r}: choose from {', '.join(words)}")
+
+
 def ending_of(body: bytes) -> str:
     """A file name's ending for the bytes, by their first ones. Raises: BadRequest."""
     for magic, ending in _ENDINGS.items():
         if body.startswith(magic):
             return ending
+    if b"%PDF" in body[:_PDF_WITHIN]:
+        return ".pdf"
     raise BadRequest(f"send a PDF or an image ({IMAGES})", 415)
 
 
@@ -160,9 +186,10 @@ def chat_answer(result: PageResult, *, name: str, created: int, model: str) -> d
 
 
 def chat_chunks(
-    result: PageResult, *, name: str, created: int, model: str
+    result: PageResult, *, name: str, created: int, model: str, has_usage: bool = False
 ) -> list[dict[str, Any]]:
-    """The same as a stream of deltas, a line at a time, closed by the finish reason."""
+    """The same as a stream of deltas, a line at a time, closed by the finish reason. has_usage:
+    then a chunk without a choice follows, with the token counts."""
 
     def chunk(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
@@ -172,10 +199,12 @@ def chat_chunks(
         }  # fmt: skip
 
     lines = result.raw.splitlines(keepends=True)
+    counts = {**chunk({}), "choices": [], "usage": usage([result])}
     return [
         chunk({"role": "assistant", "content": ""}),
         *(chunk({"content": line}) for line in lines),
         chunk({}, _finish(result)),
+        *([counts] if has_usage else []),
     ]
 
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
@@ -72,11 +73,12 @@ class Server:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
             Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/ocr", self.ocr, methods=["POST"]),
             Route("/v1/preview", self.preview, methods=["POST"]),
         ]
-        handlers: Any = {Exception: _bug}
+        handlers: Any = {Exception: _bug, HTTPException: _refused}
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
 
     @asynccontextmanager
@@ -112,8 +114,17 @@ class Server:
     async def models(self, request: Request) -> Response:
         if refusal := self._refuse(request):
             return refusal
-        row = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "ocr2"}
-        return JSONResponse({"object": "list", "data": [row]})
+        return JSONResponse({"object": "list", "data": [self._model_row()]})
+
+    async def model(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
+            return refusal
+        if request.path_params["name"] != self.settings.model:
+            return _error(404, f"this server holds {self.settings.model}", "model_not_found")
+        return JSONResponse(self._model_row())
+
+    def _model_row(self) -> dict[str, Any]:
+        return {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "ocr2"}
 
     async def chat(self, request: Request) -> Response:
         """A page image to its text, as OpenAI's chat completions."""
@@ -128,7 +139,7 @@ class Server:
                 max_bytes=self.engine.limits.body_bytes,
             )
             page = await self._submit(ask.image, Ask(ask.prompt, ask.max_tokens), max_pages=1)
-            (result,) = await self._all(page)
+            (result,) = await self._all(request, page)
         except TooManyPages:
             more = "a chat takes one page, and this document has more: POST /v1/ocr reads them all"
             return _refusal(protocol.BadRequest(more))
@@ -138,11 +149,13 @@ class Server:
             return _error(422, result.error.message, result.error.code)
         names = {"name": f"chatcmpl-{uuid4().hex}", "created": now(), "model": self.settings.model}
         if ask.is_stream:
-            chunks = protocol.chat_chunks(result, **names)  # type: ignore[arg-type]
+            chunks = protocol.chat_chunks(
+                result, **names, has_usage=ask.has_usage  # type: ignore[arg-type]
+            )
             return StreamingResponse(_events(chunks), media_type="text/event-stream")
         return JSONResponse(protocol.chat_answer(result, **names))  # type: ignore[arg-type]
 
-    async def ocr(self, request: Request) -> Response:
+    async def ocr(self, request: Request) -> ASGIApp:
         """A PDF or an image (raw body, or a form's `file` and `password`) to markdown or JSON.
 
         Query: prompt=NAME, pages=SPEC, max_new_tokens=N, format=markdown|json|ndjson. ndjson: a
@@ -156,14 +169,17 @@ class Server:
         if not wanted and "application/json" in request.headers.get("accept", ""):
             wanted = "json"
         try:
+            protocol.check_query(query)
             ask = Ask(prompt_text(query.get("prompt", "markdown")), _limit(query))
             body, password = await self._document(request)
             ask = replace(ask, password=password)
             pages = await self._submit(body, ask, query.get("pages", ""))
             if wanted == "ndjson":
                 rows_of = self._rows(pages, has_html=query.get("html") == "yes")
-                return StreamingResponse(rows_of, media_type="application/x-ndjson")
-            results = await self._all(pages)
+                with contextlib.ExitStack() as until_sent:
+                    until_sent.callback(_cancel, pages)
+                    return _until_sent(rows_of, until_sent.pop_all())
+            results = await self._all(request, pages)
         except _HANDLED as error:
             return _refusal(error)
         rows = [protocol.page_row(result) for result in results]
@@ -216,15 +232,33 @@ class Server:
         futures: list[Future[PageResult]] = await run_in_threadpool(submit)
         return futures
 
-    async def _all(self, pages: list[Future[PageResult]]) -> list[PageResult]:
+    async def _all(
+        self, request: Request, pages: list[Future[PageResult]]
+    ) -> list[PageResult]:
+        """Every page, in time and while somebody waits; what is left then is not read.
+
+        Raises: TimeoutError, ClientDisconnect, Ocr2Error.
+        """
         gathered = asyncio.gather(*map(asyncio.wrap_future, pages))
+        gone = asyncio.create_task(_until_gone(request))
         try:
-            return list(await asyncio.wait_for(gathered, self.engine.limits.seconds))
+            await asyncio.wait(
+                (gathered, gone),
+                timeout=self.engine.limits.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if gathered.done():
+                return list(gathered.result())
+            raise ClientDisconnect if gone.done() else TimeoutError
         except asyncio.CancelledError:
-            # The time for a graceful end is over: an answer, not a torn connection. What the pages
-            # end in is nobody's any more, and asyncio would complain of it on stderr.
-            gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
+            # The time for a graceful end is over: an answer, not a torn connection.
             raise Ocr2Error("the server is shutting down") from None
+        finally:
+            gone.cancel()
+            # What the pages end in is nobody's any more, and asyncio would complain of it on
+            # stderr.
+            gathered.add_done_callback(lambda done: done.cancelled() or done.exception())
+            _cancel(pages)
 
     async def _rows(
         self, pages: list[Future[PageResult]], *, has_html: bool
@@ -290,7 +324,21 @@ class Server:
         return None
 
 
-def _until_sent(lines: Iterator[str], place: contextlib.ExitStack) -> ASGIApp:
+def _cancel(pages: list[Future[PageResult]]) -> None:
+    """Pages that are answered stay so."""
+    for page in pages:
+        page.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    """Return when the client has left. The request's body is read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _until_sent(
+    lines: Iterator[str] | AsyncIterator[str], place: contextlib.ExitStack
+) -> ASGIApp:
     """A stream that closes `place` when all is sent, or nothing can be any more: what a stream
     itself closes is left open when the client goes before the first line."""
     stream = StreamingResponse(lines, media_type="application/x-ndjson")
@@ -340,6 +388,14 @@ def _error(
     kind = "invalid_request_error" if status < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "code": code}, **(more or {})}
     return JSONResponse(body, status, headers=headers)
+
+
+async def _refused(_request: Request, error: HTTPException) -> Response:
+    """What starlette itself refuses: an address, a method, a form."""
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    headers = dict(error.headers or {})
+    return _error(error.status_code, error.detail, codes.get(error.status_code, "bad_request"),
+                  headers)  # fmt: skip
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

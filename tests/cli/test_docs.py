@@ -31,11 +31,22 @@ def test_bash_completes_commands_options_and_choices(tmp_path) -> None:
             echo "${{COMPREPLY[@]}}"
         }}
         ask ocr2 con; ask ocr2 run --page; ask ocr2 serve --runner i
+        ask ocr2 run --prompt f; ask ocr2 run --prompt l; ask ocr2 run --format md,j
+        ask ocr2 serve --model deep; ask ocr2 bench --model random-; ask ocr2 doctor --model n
     """
     done = subprocess.run(
         ["bash", "-c", script], cwd=REPO, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["convert", "--pages --page-timeout", "inline"]
+    assert done.stdout.splitlines() == [
+        "convert", "--pages --page-timeout", "inline",
+        "figure", "locate:", "md,jsonl md,json",
+        "deepseek-ocr-2 deepseek-ocr", "random-full random-tiny", "nano",
+    ]  # fmt: skip
+
+
+def test_a_model_that_has_no_name_is_completed_as_a_file() -> None:
+    asked = {"_OCR2_COMPLETE": "bash_complete", "COMP_CWORD": "3"}
+    assert ocr2(COMP_WORDS="ocr2 run --model ./m", **asked) == "file,./m\n"
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,31 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path, monkeypa
     assert seen == [100, 150, 200]
 
 
+@pytest.mark.parametrize(("runner", "spins"), [("inline", "1000"), ("local", "")])
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_where_pages_are_read_in_this_process_its_threads_wait_quietly(
+    command: str, runner: str, spins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ocr2cli.batch
+    import ocr2cli.serve.engine
+
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that all is as before when the test is over
+        monkeypatch.delenv(name)
+    seen = []
+
+    def plan(*what: Any, **how: Any) -> Any:
+        seen.append(os.environ.get("GOMP_SPINCOUNT", ""))
+        raise UsageError("seen")
+
+    monkeypatch.setattr(ocr2cli.batch, "run_batch", plan)
+    monkeypatch.setattr(ocr2cli.serve.engine, "ServeEngine", plan)
+    argv = ["run", "a.png", "-o", str(tmp_path)] if command == "run" else ["serve"]
+    with pytest.raises(SystemExit):
+        main([*argv, "--runner", runner])
+    assert seen == [spins]
+
+
 def test_a_misspelt_key_in_the_file_names_the_nearest(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ocr2.toml").write_text("max-new-token = 5\n")

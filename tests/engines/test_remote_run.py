@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,13 @@ from PIL import Image, ImageDraw
 from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines import remote, remote_client, remote_probe
-from ocr2cli.engines.finish import PageFacts, to_result
+from ocr2cli.engines.finish import NOTHING, PageFacts, read_before, to_result
+from ocr2cli.engines.remote import PagePng, RequestWorker
 from ocr2cli.engines.remote_client import request_body
 from ocr2cli.errors import EngineError
 from ocr2cli.output.summary import Summary
-from ocr2cli.pages import PageKey
+from ocr2cli.pages import PageKey, PageResult, Status
+from ocr2cli.pipeline.stop import StopRequests
 from ocr2cli.text.tokenizer import EOS_TOKEN
 
 Answer = Callable[[int], httpx.Response]
@@ -121,6 +127,11 @@ def test_a_page_the_server_cannot_read_fails_alone_and_is_asked_for_again(read) 
         {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": 1000}]}}]},
         {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": NAN}]}}]},
         {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]},
+        {"choices": [{"finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": {"text": "x"}}}]},
+        {"choices": [{"message": {"content": ["x"]}}]},
+        {"choices": [{"message": {"content": None}}]},  # of 20 tokens
     ],
 )
 def test_an_answer_of_another_shape_is_the_error_of_its_page(read, changes) -> None:
@@ -176,6 +187,94 @@ def test_a_servers_box_tokens_do_not_count_for_confidence(tokens) -> None:
     choice = {"message": {"content": REF + "Hé"}, "logprobs": {"content": content}}
     written = remote.to_generation(PageKey("a", 0), {}, choice, 1.0)
     assert to_result([written], PageFacts()).confidence == pytest.approx(0.8)
+
+
+def result_of(choice: dict[str, Any], **answer: Any) -> PageResult:
+    worker = RequestWorker(remote.remote_spec(
+        RunConfig(engine=EngineConfig(server="http://host")), "<image>\nx"
+    ))  # fmt: skip
+    worker.spec = replace(worker.spec, flavour=answer.pop("flavour", "ocr2"))
+    told = {"choices": [choice]} | answer
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=told))
+    worker.client = httpx.Client(base_url="http://host", transport=transport)
+    return worker.read(PagePng(PageKey("a", 0), b"png", PageFacts()))
+
+
+def test_a_text_in_parts_is_one_text() -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "refusal"}, {"type": "text", "text": "b"}]
+    assert result_of({"message": {"content": parts}}).markdown == "a b"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", EOS_TOKEN, []])
+def test_a_page_of_which_nothing_was_read_says_so(content: Any) -> None:
+    result = result_of({"message": {"content": content}}, usage={"completion_tokens": 1})
+    assert result.status is Status.OK and result.warnings == (NOTHING,)
+    assert read_before(result, ("of the page",), "").warnings == ("of the page", NOTHING)
+    assert result_of({"message": {"content": "x"}}).warnings == ()
+
+
+@pytest.mark.parametrize(("told", "finish", "status", "confidence"), [
+    ({"status": "ok", "confidence": 0.5}, "stop", "ok", 0.5),
+    ({"status": "recovered", "confidence": 1}, "stop", "recovered", 1.0),
+    ({"status": "truncated", "confidence": None}, "length", "truncated", None),
+    ({"status": "recovered", "confidence": 1.5}, "length", "truncated", None),
+    ({"status": "blank", "confidence": True}, "stop", "ok", None),
+    ({"status": ["ok"], "confidence": "0.5"}, "stop", "ok", None),
+    ({"status": "failed", "confidence": -1}, "stop", "ok", None),
+    ("ok", "stop", "ok", None),
+])  # fmt: skip
+def test_our_own_server_tells_a_pages_status_and_confidence(
+    told: Any, finish: str, status: str, confidence: float | None
+) -> None:
+    choice = {"message": {"content": "x"}, "finish_reason": finish}
+    result = result_of(choice, ocr2=told)
+    assert (result.status, result.confidence) == (status, confidence)
+    assert result_of(choice, ocr2=told, flavour="vllm").confidence is None
+
+
+def test_a_page_that_our_own_server_found_blank_is_blank() -> None:
+    told = {"status": "blank", "confidence": None}
+    result = result_of({"message": {"content": ""}, "finish_reason": "stop"}, ocr2=told)
+    assert (result.status, result.finish_reason, result.warnings) == (Status.BLANK, None, ())
+
+
+@pytest.mark.parametrize("code", [503, "503"])
+def test_an_error_that_came_as_a_good_answer_is_asked_again(read, code: Any) -> None:
+    busy = {"error": {"message": "overloaded", "code": code}}
+    asked = []
+
+    def answer(number: int) -> httpx.Response:
+        asked.append(number)
+        return httpx.Response(200, json=busy) if number == 3 else chat()
+
+    assert read(answer).by_status == {"ok": 6} and len(asked) == 8
+    read(lambda number: chat())
+
+
+def test_an_error_that_came_as_a_good_answer_and_says_more_is_the_pages(read) -> None:
+    bad = {"error": {"message": "no such model", "code": 404}}
+    summary = read(lambda number: httpx.Response(200, json=bad) if number == 3 else chat())
+    assert "status 404" in summary.bad_pages[0].message
+    assert "no such model" in summary.bad_pages[0].message
+
+
+def test_where_a_server_has_moved_to_is_said(read) -> None:
+    moved = httpx.Response(307, headers={"Location": "https://me:pw@new/v1/chat/completions"})
+    with pytest.raises(EngineError, match="status 307, which leads to https://") as caught:
+        read(lambda number: moved)
+    assert "new/v1/chat" in str(caught.value) and "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("3", 3), ("2.5", 2.5), ("-1", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 99999 07:28:00 GMT", 0),
+])  # fmt: skip
+def test_a_server_may_say_in_any_form_when_to_come_back(text: str, seconds: float) -> None:
+    answer = httpx.Response(429, headers={"Retry-After": text})
+    assert remote_client._asked(answer) == seconds
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    answer = httpx.Response(429, headers={"Retry-After": moment})
+    assert 10 < remote_client._asked(answer) <= 20
 
 
 @pytest.mark.parametrize("reason", ["abort", "content_filter", "error"])
@@ -311,6 +410,88 @@ def test_pages_of_a_server_that_hangs_are_asked_for_again_by_the_next_run(tmp_pa
         Hangs.may_end.set()
         assert run_batch(cfg).by_status == {"ok": 1}
         http.shutdown()
+
+
+class Drips(Hangs):
+    """Answers until `part` says where an answer is to have no end, "head" or "body"."""
+
+    part = ""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.part:
+            self._say(chat().json())
+            return
+        end = b"" if self.part == "head" else b"\r\n"
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n" + end)
+            while not self.may_end.wait(0.1):
+                self.wfile.write(b"A: b\r\n")
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    Drips.part, Drips.may_end = "", threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drips) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        Drips.may_end.set()
+        http.shutdown()
+
+
+def drip_run(tmp_path: Path, server: str, **changes: Any) -> RunConfig:
+    page = Image.new("RGB", (120, 80), "white")
+    ImageDraw.Draw(page).text((9, 30), "page", fill="black")
+    page.save(tmp_path / "a.png")
+    engine = EngineConfig(
+        engine="openai", server=server, prompt="ocr", rasterizers=1, server_concurrency=1
+    )
+    return RunConfig(inputs=(str(tmp_path / "a.png"),), out=tmp_path / "out", engine=engine,
+                     runner="inline", **changes)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_comes_drop_by_drop_is_given_up_in_time(
+    dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Each read had the whole time: the inline runner waited for ever."""
+    begin_dripping_after_the_probe(monkeypatch, part)
+    started = time.monotonic()
+    summary = run_batch(drip_run(tmp_path, dripping, page_timeout=1.0))
+    assert time.monotonic() - started < 10
+    assert "no answer in 1 s (--page-timeout)" in summary.bad_pages[0].message
+
+
+def test_a_stop_is_heeded_while_the_inline_runner_waits_for_a_server(
+    dripping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_dripping_after_the_probe(monkeypatch, "body")
+    stop = StopRequests()
+    threading.Timer(1.0, stop.request).start()
+    started = time.monotonic()
+    summary = run_batch(drip_run(tmp_path, dripping, drain=0.5), stop=stop)
+    assert time.monotonic() - started < 5 and summary.by_status == {}
+
+
+def begin_dripping_after_the_probe(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    real = remote.probe
+
+    def probe(spec: Any) -> Any:
+        spec = real(spec)
+        monkeypatch.setattr(Drips, "part", part)
+        return spec
+
+    monkeypatch.setattr(remote, "probe", probe)
+
+
+def test_an_answer_larger_than_any_page_is_the_error_of_its_page(
+    read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_client, "_MAX_BYTES", 1000)
+    long = {"message": {"content": "word " * 1000}}
+    summary = read(lambda number: chat(choices=[long]) if number == 4 else chat())
+    assert summary.by_status == {"ok": 5, "failed": 1}
+    assert "more than 1000 bytes" in summary.bad_pages[0].message
 
 
 def test_a_password_in_the_servers_address_is_in_no_message(read) -> None:

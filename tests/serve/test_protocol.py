@@ -99,6 +99,27 @@ def test_the_streams_deltas_add_up_to_the_text() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_stream_ends_in_the_token_counts_where_they_are_asked_for() -> None:
+    result = PageResult(PageKey("a", 0), Status.OK, raw="one", prompt_tokens=7, new_tokens=2)
+    ask = parse(chat([image()], stream=True, stream_options={"include_usage": True}))
+    names = {"name": "n", "created": 0, "model": "m"}
+    *_, last = protocol.chat_chunks(result, **names, has_usage=ask.has_usage)
+    assert last["choices"] == [] and last["usage"]["total_tokens"] == 9
+    for options in ({}, [], None, {"include_usage": "yes"}):
+        assert not parse(chat([image()], stream_options=options)).has_usage
+    assert not any("usage" in chunk for chunk in protocol.chat_chunks(result, **names))
+
+
+@pytest.mark.parametrize(("head", "ending"), [
+    (b"\xef\xbb\xbf%PDF-1.7", ".pdf"), (b"\r\n%PDF-1.4", ".pdf"), (b"x" * 1000 + b"%PDF", ".pdf"),
+    (b"II+\0\x08", ".tif"), (b"MM\0+\0", ".tif"), (PNG + b"%PDF", ".png"),
+])  # fmt: skip
+def test_a_file_is_known_by_what_a_run_knows_it_by(head: bytes, ending: str) -> None:
+    assert protocol.ending_of(head) == ending
+    with pytest.raises(BadRequest):
+        protocol.ending_of(b"x" * 1024 + b"%PDF")
+
+
 def test_a_documents_markdown_is_what_a_run_writes() -> None:
     """What is missing is said, and no page's open fence swallows the next."""
     good = PageResult(PageKey("a", 0), Status.OK, markdown="hello")

@@ -79,6 +79,30 @@ def test_a_server_that_ctrl_c_ends_says_so_with_its_exit_code(model: Path) -> No
     assert (process.returncode, told.strip()) == (130, "")
 
 
+def test_all_that_a_server_says_is_a_log_line_also_at_a_second_ctrl_c(model: Path) -> None:
+    """It was plain text, and 90 lines of tracebacks."""
+    port = free_port()
+    argv = [sys.executable, "-m", "ocr2cli", "serve", "--model", str(model), "--port", str(port),
+            "--runner", "inline", "--dtype", "f32", "--log-format", "json"]  # fmt: skip
+    process = subprocess.Popen(argv, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    _wait_until_healthy(f"http://127.0.0.1:{port}", process)
+    head = {"Content-Type": "multipart/form-data; boundary=b"}
+    httpx.post(f"http://127.0.0.1:{port}/v1/ocr", content=b"xx", headers=head)
+    with socket.create_connection(("127.0.0.1", port)) as rubbish:
+        rubbish.sendall(b"rubbish\r\n\r\n")
+        rubbish.recv(100)
+    with socket.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    rows = [json.loads(line) for line in told.strip().splitlines()]
+    assert [row["message"] for row in rows] == ["Invalid HTTP request received."]
+    assert process.returncode == 130
+
+
 def _wait_until_healthy(url: str, process: subprocess.Popen[str]) -> None:
     for _ in range(300):
         if process.poll() is not None:

@@ -7,21 +7,29 @@ import base64
 import contextlib
 import io
 import json
+import logging
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pymupdf
 import pytest
+import uvicorn
 from PIL import Image
 
 from ocr2cli.cli.main import main
+from ocr2cli.cli.options import set_up_logging
+from ocr2cli.cli.serve import log_as_ours
 from ocr2cli.config import EngineConfig, RasterConfig, RunConfig
 from ocr2cli.document import listing
 from ocr2cli.document.files import PLAIN_BYTES
@@ -30,10 +38,10 @@ from ocr2cli.engines.choose import EnginePlan
 from ocr2cli.engines.remote import remote_spec
 from ocr2cli.engines.remote_client import make_client
 from ocr2cli.errors import EngineError, ExitCode, Ocr2Error, UsageError
-from ocr2cli.pages import Ask, PageError, PageJob, PageResult, Status
+from ocr2cli.pages import Ask, PageError, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.serve import fetching, protocol
-from ocr2cli.serve.engine import Limits, ServeEngine
+from ocr2cli.serve.engine import Limits, QueueFull, ServeEngine
 from ocr2cli.serve.server import Server, ServerSettings
 from ocr2cli.text.prompt import prompt_text
 
@@ -78,6 +86,137 @@ def engine() -> Iterator[ServeEngine]:
     engine.start()
     yield engine
     engine.close()
+
+
+class Gate(Reader):
+    """Reads no page before it is told to; counts them."""
+
+    may_read = threading.Event()
+    keys: ClassVar[list[PageKey]] = []
+
+    def read(self, job: PageJob) -> PageResult:
+        self.keys.append(job.key)
+        assert self.may_read.wait(20) and Path(job.path).exists()
+        return PageResult(job.key, Status.OK, markdown="text")
+
+
+@pytest.fixture
+def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServeEngine]:
+    """An engine for four pages whose only worker holds its first until `Gate.may_read` is set."""
+    monkeypatch.setattr(sys.modules[__name__], "Reader", Gate)
+    Gate.may_read.clear()
+    Gate.keys.clear()
+    engine = make_engine()
+    engine.start()
+    yield engine
+    Gate.may_read.set()
+    engine.close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it took more than 4 s")
+
+
+def files_of(engine: ServeEngine) -> list[Path]:
+    return list(Path(engine._spool.name).iterdir())
+
+
+def test_pages_that_nobody_waits_for_are_not_read_and_have_no_place(gated: ServeEngine) -> None:
+    """They were read to the end, each time that a client gave up and asked again."""
+    (held,) = gated.submit(page(), ending=".png", ask=Ask())
+    wait_until(lambda: len(Gate.keys) == 1)
+    for _ in range(3):
+        left = gated.submit(pdf(3), ending=".pdf", ask=Ask())
+        with pytest.raises(QueueFull):
+            gated.submit(page(), ending=".png", ask=Ask())
+        assert len(files_of(gated)) == 2
+        assert all(one.cancel() for one in left)
+        assert gated.num_queued == 1 and len(files_of(gated)) == 1
+    (last,) = gated.submit(page(), ending=".png", ask=Ask())
+    held.cancel()
+    assert len(files_of(gated)) == 2  # a worker has it
+    Gate.may_read.set()
+    assert last.result(20).markdown == "text" and len(Gate.keys) == 2
+    wait_until(lambda: not files_of(gated))
+
+
+def test_requests_at_once_are_not_more_than_the_queue_takes(
+    gated: ServeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looked whether there was room before any had taken it."""
+    all_listed = threading.Barrier(3)
+    real = gated._list
+    monkeypatch.setattr(
+        gated, "_list", lambda *what, **how: [real(*what, **how), all_listed.wait(20)][0]
+    )
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(gated.submit, pdf(2), ending=".pdf", ask=Ask()) for _ in range(3)]
+        refused = [one for one in asked if isinstance(one.exception(20), QueueFull)]
+    assert len(refused) == 1 and gated.num_queued == 4
+    assert len(files_of(gated)) == 2
+
+
+@pytest.mark.parametrize("shape", ["markdown", "ndjson", "chat"])
+def test_a_request_that_took_too_long_leaves_no_page_in_the_queue(
+    gated: ServeEngine, shape: str
+) -> None:
+    gated.limits = replace(gated.limits, seconds=0.3)
+    gated.submit(page(), ending=".png", ask=Ask())
+    url = "data:;base64," + base64.b64encode(pdf()).decode()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        if shape == "chat":
+            answer = await client.post("/v1/chat/completions", content=chat(url))
+        else:
+            query = {"format": shape}
+            answer = await client.post("/v1/ocr", params=query, content=pdf(2))
+        assert "longer than this server allows" in answer.text
+        await asyncio.to_thread(wait_until, lambda: gated.num_queued == 1)
+
+    talk(gated, work)
+
+
+@pytest.mark.parametrize("shape", ["markdown", "ndjson"])
+def test_a_client_that_leaves_takes_its_pages_along(gated: ServeEngine, shape: str) -> None:
+    """On a real connection."""
+    gated.submit(page(), ending=".png", ask=Ask())
+    app = Server(gated, ServerSettings()).app()
+    web = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+        thread.start()
+        body = pdf(3)
+        head = f"POST /v1/ocr?format={shape} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}"
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + body)
+            wait_until(lambda: gated.num_queued == 4)
+        wait_until(lambda: gated.num_queued == 1)
+        web.should_exit = True
+        thread.join(20)
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_a_bug_in_the_server_is_one_log_line_that_says_where(
+    is_text: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging(verbose=0, quiet=False, log_format="text")
+    log_as_ours("some.library", logging.WARNING)
+    log = logging.getLogger("some.library.part")
+    for error in (ValueError("a slip"), asyncio.CancelledError(), KeyboardInterrupt()):
+        try:
+            raise error
+        except BaseException:
+            if is_text:
+                log.error(traceback.format_exc())
+            else:
+                log.exception("Exception in ASGI application\n")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: a slip: File" in line and "test_trouble.py" in line
+    assert line.startswith("error: ValueError" if is_text else "error: Exception in ASGI")
 
 
 def page(kind: str = "PNG") -> bytes:
@@ -305,6 +444,43 @@ def test_a_document_is_refused_when_every_page_failed_and_answered_when_one_was_
         assert answer.status_code == 200 and "text" in answer.text
 
     talk(engine, work)
+
+
+@pytest.mark.parametrize(("query", "words"), [
+    ({"format": "jsn"}, "choose from markdown, json, ndjson"), ({"html": "true"}, "yes, no"),
+    ({"max_new_token": "3"}, "did you mean 'max_new_tokens'"), ({"dpi": "200"}, "choose from"),
+])  # fmt: skip
+def test_what_a_query_has_no_use_for_is_refused(
+    engine: ServeEngine, query: dict[str, str], words: str
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/ocr", params=query, content=page())
+        assert answer.status_code == 400 and words in advice(answer)
+
+    talk(engine, work)
+
+
+def test_every_refusal_has_the_same_form(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        head = {"Content-Type": "multipart/form-data; boundary=b"}
+        form = await client.post("/v1/ocr", content=b"xx", headers=head)
+        assert form.status_code == 400 and "multipart" in advice(form)
+        assert (await client.get("/v1/nothing")).json()["error"]["code"] == "not_found"
+        wrong = await client.get("/v1/ocr")
+        assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
+        assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+    talk(engine, work)
+
+
+def test_the_model_is_found_by_its_name_alone(engine: ServeEngine) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        (row,) = (await client.get("/v1/models")).json()["data"]
+        assert (await client.get("/v1/models/hub/name")).json() == row
+        other = await client.get("/v1/models/gpt-4")
+        assert other.status_code == 404 and "hub/name" in advice(other)
+
+    talk(engine, work, model="hub/name")
 
 
 @pytest.mark.parametrize("query", [
