@@ -10,6 +10,7 @@ import pytest
 from ocr2cli.errors import UsageError
 from ocr2cli.eval.cases import Suite, Tolerance, find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.gates import (
+    DTYPES,
     CaseScores,
     Gate,
     State,
@@ -208,6 +209,12 @@ def test_a_limit_on_the_mean_of_all_pages_is_not_asked_of_some() -> None:
     relative = replace(gate, bound="at_most_reference_plus")
     read = case("a", cer=0.5, reference=Scores(cer=0.0))
     assert judge([relative], [read], ["b"], is_part=True)[0].state is State.FAILED
+
+
+def test_every_dtype_has_a_limit_on_its_logits(tmp_path: Path) -> None:
+    for dtype in DTYPES[1:]:
+        gates = gates_of(Suite("toy", tmp_path, ()), suites_folder() / "gates.toml", dtype)
+        assert [gate.dtype for gate in gates if gate.metric == "logit_difference"] == [dtype]
 
 
 def test_int8_has_every_limit_of_the_tool_and_none_of_the_strict_ones(tmp_path: Path) -> None:
