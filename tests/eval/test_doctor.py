@@ -185,17 +185,18 @@ def nano(nano_folder: Path) -> ModelStages:
     return load_stages(EngineConfig(model=str(nano_folder), device="cpu", dtype="f32"))
 
 
-NANO = model_facts(EngineConfig(device="cpu", dtype="f32"))
+def examined(stages: ModelStages) -> Diagnosis:
+    facts = model_facts(EngineConfig(device="cpu", dtype="f32"))
+    return diagnose(facts, measure(stages, facts), read_goldens(goldens_file()))
 
 
 def stage_of(stages: ModelStages) -> str:
-    wrong = diagnose(NANO, measure(stages, NANO), read_goldens(goldens_file())).first_different
+    wrong = examined(stages).first_different
     return wrong.stage if wrong else ""
 
 
 def test_the_bundled_model_gives_what_was_recorded(nano: ModelStages) -> None:
-    diagnosis = diagnose(NANO, measure(nano, NANO), read_goldens(goldens_file()))
-    assert [(c.stage, c.state) for c in diagnosis.checks][2:] == [
+    assert [(c.stage, c.state) for c in examined(nano).checks][2:] == [
         (stage, "same") for stage in ("weights", "encoder", "logits", "tokens", "steps", "page")
     ]
 
