@@ -67,9 +67,9 @@ def bench(
     subject = make_subject(engine)
     encoded = ENCODED_GROUPS * pages_at_once(subject.device)
     work = make_work(subject, pages, new_tokens, encoded=encoded)
-    ceilings = measure_ceilings(subject.device, subject.dtype)
     ours = measure_ours(subject, work)
-    peak = peak_memory(subject.device)
+    peak = peak_memory(subject.device)  # before the ceilings, whose buffers are none of the model's
+    ceilings = measure_ceilings(subject.device, subject.dtype)
     peers = {}
     if against:
         from ocr2cli.bench.hf import measure_hf

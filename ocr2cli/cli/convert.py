@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import click
 
 from ocr2cli.cli.options import common, is_terminal, option, set_up_logging
-from ocr2cli.errors import UsageError
+from ocr2cli.errors import ExitCode, UsageError
 
 
 @click.command(short_help="Convert safetensors <-> GGUF, quantise.")
@@ -29,7 +31,8 @@ def convert(
     """Convert model SRC to DST.
 
     DST ending in .gguf writes the text file and mmproj-*.gguf beside it, loadable by llama.cpp;
-    any other DST is a folder of safetensors. Memory stays small: tensors pass one by one.
+    any other DST is a folder of safetensors. Weights that are there are replaced only if they were
+    converted from the same SRC. Memory stays small: tensors pass one by one.
     """
     from ocr2cli.weights.convert import convert as convert_model
 
@@ -38,10 +41,13 @@ def convert(
         if not given:  # the current folder, to the file system
             raise UsageError(f"{name} is empty. Name a model, a folder or a file")
     bar, progress = _progress(quiet=logs["quiet"])
+    # An exception, so that what was half written is removed.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
     try:
         report = convert_model(src, Path(dst), quant=quant, naming=naming, mmproj=mmproj,
                                progress=progress)  # fmt: skip
     finally:
+        signal.signal(signal.SIGTERM, before)
         if bar is not None:
             bar.close()
     click.echo(report.to_text(with_errors=errors or quant == "q8_0"))

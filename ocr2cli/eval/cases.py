@@ -17,7 +17,7 @@ from typing import Any
 from ocr2cli.config import DRAFT_MODES, DecodeConfig, DryConfig, RasterConfig
 from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
-from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present
+from ocr2cli.eval.facts import Absent, CellIs, Fact, Order, Present, normalise
 from ocr2cli.eval.metrics import METRICS, Scores
 from ocr2cli.eval.schema import check_keys, nearest, read_toml, take, take_fields, take_tables
 
@@ -130,9 +130,11 @@ def load_suite(folder: Path, *, images: Path | None = None) -> Suite:
     check_keys(table, ("name", "about", "defaults", "overall", "facts_gate", "case"), str(file))
     defaults = take(table, "defaults", dict, str(file), {})
     rows = take_tables(table, "case", str(file))
+    if not rows:
+        raise UsageError(f"{file}: there is no case in it. Add a [[case]] for each page.")
     name = take(table, "name", str, str(file))
     cases = [_read_case(row, defaults, folder=folder, suite=name, images=images) for row in rows]
-    _check_unique([case.id for case in cases], str(file))
+    _check_ids([case.id for case in cases], str(file))
     gates = folder / "gates.toml"
     return Suite(
         name=name,
@@ -235,6 +237,7 @@ def _plain_suite(folder: Path) -> Suite:
             f"{folder}: no suite.toml and no page image. Give a folder with pages and truth."
         )
     ids = page_ids([str(page.relative_to(folder)) for page in pages])
+    _check_ids(ids, str(folder))
     cases = [_plain_case(page, name, folder.name) for page, name in zip(pages, ids, strict=True)]
     cases = _with_recorded(cases, folder / "recorded.json")
     return Suite(name=folder.name, folder=folder, cases=tuple(cases))
@@ -370,6 +373,9 @@ def _read_facts(rows: list[dict[str, Any]], where: str) -> tuple[NamedFact, ...]
             fact = shape(**values)
         except TypeError as error:
             raise UsageError(f"{here}: {error}".replace("__init__() ", "")) from error
+        for key in ("text", "before", "after"):  # nothing is everywhere, and nowhere
+            if key in values and not normalise(values[key]):
+                raise UsageError(f"{here}: {key!r} is empty. Write what is looked for.")
         facts.append(NamedFact(f"{kind} {number}", fact))
     return tuple(facts)
 
@@ -391,7 +397,9 @@ def _page_index(number: int, where: str) -> int:
     return number - 1
 
 
-def _check_unique(ids: list[str], where: str) -> None:
+def _check_ids(ids: list[str], where: str) -> None:
+    if "overall" in ids:  # so the verdicts on the mean of all pages are called
+        raise UsageError(f"{where}: a page cannot have the id 'overall'. Rename it.")
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
         raise UsageError(f"{where}: two cases have the id {twice[0]!r}. Rename one.")

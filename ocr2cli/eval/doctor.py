@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from ocr2cli.eval.stages import ModelStages
 from ocr2cli.pages import Views
 from ocr2cli.pipeline.durable import atomic_write
 
+# Of the plain reading, and at most of the one with boxes.
 NUM_TOKENS = 64
+NUM_PAGE_TOKENS = 256
+# Values of the visual tokens, evenly spread and in order; largest first logits.
+NUM_VALUES = 64
+NUM_LOGITS = 8
 
 MEANS = {
     "raster": "another version of PyMuPDF draws this PDF differently. Compare the versions below; "
@@ -34,18 +40,34 @@ MEANS = {
     "or damaged. Fetch them again, or record the new ones with --record.",
     "encoder": "the vision encoder computes something else: damaged or wrong weights, another "
     "dtype, or a faulty kernel of this device. Try --device cpu --dtype f32.",
+    "logits": "the decoder's first token has other chances: another prompt or begin token, damaged "
+    "decoder weights, or a faulty kernel of this device. Try --device cpu --dtype f32.",
     "tokens": "the decoder chose other tokens: a near tie when only late tokens differ, a faulty "
     "kernel or a changed n-gram rule when early ones do. Try --device cpu --dtype f32.",
+    "steps": "the same tokens with other chances: the decoder's single steps compute something "
+    "else: its positions, or its cache of keys and values. Try --device cpu --dtype f32.",
+    "page": "the markdown or the boxes of the page differ: a near tie when the model's own text "
+    "does too, a change in what is made of that text when it does not.",
 }
 
-# Norms are compared with this relative tolerance: float32 differs in the sixth digit between
-# devices, the two-byte types in the third.
-NORM_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 5e-3}
+# Norms, visual tokens and logits are compared with this relative tolerance: float32 differs in the
+# sixth digit between devices, the two-byte types in the third.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 5e-3}
+# Chances of the tokens written, as natural logarithms. A position one too far in every step
+# changes the bundled model's by 0.043, and not one token; bfloat16 alone by 0.037.
+STEP_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 2e-2}
+# Thousandths of the page by which a two-byte type may move the edge of a box.
+BOX_TOLERANCE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the golden page gave. tokens: the first new token ids. text: the same, readable."""
+    """What the golden page gave, read twice: with the prompt `ocr` and with `markdown`.
+
+    encoder: norm of the visual tokens; visual: NUM_VALUES of them. logits: of the first new token,
+    the whole vocabulary. tokens: the first new token ids; chances: natural log of each one's
+    probability. text: the same, readable. raw, markdown, boxes: of the second reading.
+    """
 
     raster: str
     views: str
@@ -55,6 +77,12 @@ class Measured:
     text: str
     dtype: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    visual: tuple[float, ...] = ()
+    logits: tuple[float, ...] = ()
+    chances: tuple[float, ...] = ()
+    raw: str = ""
+    markdown: str = ""
+    boxes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +126,10 @@ class Diagnosis:
                 f"not in {self.model.dtype}: give that --dtype, or run with --record to record "
                 "this one"
             )
-        elif any(check.state == "not recorded" for check in self.checks):
-            lines.append("nothing is recorded for these weights: run with --record to record them")
+        elif missing := [c.stage for c in self.checks if c.state == "not recorded"]:
+            is_known = self.model.dtype in self.recorded_dtypes  # by an earlier version
+            what = f"{', '.join(missing)}: not recorded" if is_known else "nothing is recorded"
+            lines.append(f"{what} for these weights: run with --record to record them")
         else:
             lines.append("every stage gives what was recorded")
         return lines
@@ -134,16 +164,26 @@ def measure(stages: ModelStages, model: ModelFacts) -> Measured:
     decode = DecodeConfig(max_new_tokens=NUM_TOKENS)
     (finished,) = stages.generate([(ids, stages.embeddings(ids, visual))], decode)
     tokens = tuple(finished.token_ids)
+    values = visual.float().flatten()
+    decode = replace(decode, max_new_tokens=NUM_PAGE_TOKENS)
+    (result,) = stages.recognize([replace(case, prompt="markdown", decode=decode)])
     return Measured(
         raster=pixels_sha256(page.rgb),
         views=views_digest(views),
         grid=views.grid,
-        encoder=float(visual.float().norm()),
+        encoder=float(values.norm()),
+        visual=tuple(values[n * (len(values) - 1) // (NUM_VALUES - 1)].item()
+                     for n in range(NUM_VALUES)),
+        logits=tuple(stages.first_logits(case, page).tolist()),
         tokens=tokens,
+        chances=tuple(finished.logprobs[: len(tokens)]),
         text=stages.tokenizer.decode(tokens),
+        raw=result.raw,
+        markdown=result.markdown,
+        boxes=tuple((box.label, tuple(box.box)) for box in result.boxes),
         dtype=model.dtype,
         versions=dict(model.versions),
-    )
+    )  # fmt: skip
 
 
 def views_digest(views: Views) -> str:
@@ -162,8 +202,11 @@ def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> D
         _compare("raster", now.raster, page),
         _compare("views", now.views, page),
         _compare_weights(model, recorded.get("models", {})),
-        _compare_norm(now, own),
+        _compare_encoder(now, own),
+        _compare_logits(now, own),
         _compare_tokens(now.tokens, own),
+        _compare_steps(now, own),
+        _compare_page(now, own),
     ]
     checks: list[StageCheck] = []
     for stage, measured, before, is_same in found:
@@ -182,6 +225,11 @@ def diagnose(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> D
     )
 
 
+_OWN_KEYS = (
+    "encoder", "visual", "tokens", "chances", "text", "raw", "markdown", "boxes", "versions",
+)  # fmt: skip
+
+
 def record(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The recorded values with these added or replaced."""
     models = dict(recorded.get("models", {}))
@@ -189,7 +237,8 @@ def record(model: ModelFacts, now: Measured, recorded: Mapping[str, Any]) -> dic
     models[f"{model.digest}:{now.dtype}"] = {
         "name": model.name,
         "device": model.device,
-        **{key: row[key] for key in ("encoder", "tokens", "text", "versions")},
+        **{key: row[key] for key in _OWN_KEYS},
+        "logits": sorted(enumerate(now.logits), key=lambda pair: -pair[1])[:NUM_LOGITS],
     }
     page = {key: row[key] for key in ("raster", "views", "grid", "versions")}
     return {"page": page, "models": models}
@@ -261,15 +310,101 @@ def _compare_weights(
     return "weights", measured, "", None
 
 
-def _compare_norm(
+def _compare_encoder(
     now: Measured, own: Mapping[str, Any] | None
 ) -> tuple[str, str, str, bool | None]:
+    """The norm, and the values in their order: swapped tiles leave the norm as it is."""
     measured = f"norm {now.encoder:.6g}"
     if own is None:
         return "encoder", measured, "", None
+    tolerance = TOLERANCE.get(now.dtype, 1e-3)
     before = float(own["encoder"])
-    is_same = abs(now.encoder - before) <= NORM_TOLERANCE.get(now.dtype, 1e-3) * abs(before)
-    return "encoder", measured, f"norm {before:.6g}", is_same
+    is_same = abs(now.encoder - before) <= tolerance * abs(before)
+    recorded = f"norm {before:.6g}"
+    if "visual" not in own:  # recorded by an earlier version
+        return "encoder", measured, recorded, None if is_same else False
+    apart = _distance(now.visual, own["visual"])
+    if apart > tolerance:
+        recorded += f"; values in their order differ by {apart:.2g} of their norm"
+    return "encoder", measured, recorded, is_same and apart <= tolerance
+
+
+def _compare_logits(
+    now: Measured, own: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    best = max(now.logits, default=0.0)
+    measured = f"largest {best:.6g}"
+    if own is None or "logits" not in own:
+        return "logits", measured, "", None
+    before = [float(value) for _, value in own["logits"]]
+    here = [now.logits[i] if i < len(now.logits) else math.inf for i, _ in own["logits"]]
+    apart = max(map(_difference, here, before)) / (max(map(abs, before)) or 1.0)
+    is_same = apart <= TOLERANCE.get(now.dtype, 1e-3)
+    recorded = f"largest {before[0]:.6g}; the {len(before)} differ by {apart:.2g} of it at most"
+    return "logits", measured, recorded, is_same
+
+
+def _compare_steps(
+    now: Measured, own: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    measured = f"sum of log chances {sum(now.chances):.6g}"
+    if own is None or "chances" not in own:
+        return "steps", measured, "", None
+    before = [float(chance) for chance in own["chances"]]
+    apart = [abs(a - b) for a, b in zip(now.chances, before, strict=False)]
+    worst = max(apart, default=0.0)
+    is_same = worst <= STEP_TOLERANCE.get(now.dtype, 1e-3)
+    recorded = f"sum of log chances {sum(before):.6g}"
+    if not is_same:
+        recorded += f"; token {apart.index(worst)} differs by {worst:.2g}"
+    return "steps", measured, recorded, is_same
+
+
+def _compare_page(
+    now: Measured, own: Mapping[str, Any] | None
+) -> tuple[str, str, str, bool | None]:
+    measured = f"{len(now.markdown)} characters, {len(now.boxes)} boxes"
+    if own is None or "markdown" not in own:
+        return "page", measured, "", None
+    before = [(label, tuple(box)) for label, box in own["boxes"]]
+    recorded = f"{len(own['markdown'])} characters, {len(before)} boxes"
+    wrong = []
+    is_near = now.dtype != "float32" and now.raw != own["raw"]
+    if now.raw != own["raw"] and not is_near:
+        wrong.append("the model's own text")
+    if now.markdown != own["markdown"]:
+        wrong.append("the markdown")
+    if not _same_boxes(now.boxes, before, BOX_TOLERANCE if is_near else 0):
+        wrong.append("the boxes")
+    recorded += f"; other: {', '.join(wrong)}" if wrong else ""
+    return "page", measured, recorded, not wrong
+
+
+def _same_boxes(
+    ours: Sequence[tuple[str, tuple[int, ...]]],
+    before: Sequence[tuple[str, tuple[int, ...]]],
+    tolerance: int,
+) -> bool:
+    if [label for label, _ in ours] != [label for label, _ in before]:
+        return False
+    edges = [
+        abs(x - y) for (_, a), (_, b) in zip(ours, before, strict=True)
+        for x, y in zip(a, b, strict=True)
+    ]
+    return max(edges, default=0) <= tolerance
+
+
+def _distance(now: Sequence[float], before: Sequence[float]) -> float:
+    """Norm of the difference over the norm of what was recorded."""
+    if len(now) != len(before):
+        return math.inf
+    apart = math.hypot(*map(_difference, now, before))
+    return apart / (math.hypot(*before) or 1.0)
+
+
+def _difference(a: float, b: float) -> float:
+    """Not a number is as far off as can be."""
+    return abs(a - b) if math.isfinite(a) else math.inf
 
 
 def _compare_tokens(

@@ -159,7 +159,19 @@ def match_starts(query: str, text: str, max_edits: int) -> list[int]:
 
 
 def _is_there(fact: Present | Absent, markdown: str) -> bool:
-    query, text = normalise(fact.text), normalise(plain_text(markdown))
+    return any(_is_in(fact, text) for text in _pages(markdown, fact.text))
+
+
+def _pages(markdown: str, *queries: str) -> list[str]:
+    """The page's text to look in; also as it was written, for what reads like markup ("- milk")."""
+    pages = [normalise(plain_text(markdown))]
+    if any(normalise(plain_text(query)) != normalise(query) for query in queries):
+        pages.append(normalise(markdown))
+    return pages
+
+
+def _is_in(fact: Present | Absent, text: str) -> bool:
+    query = normalise(fact.text)
     if not fact.is_case_sensitive:
         query, text = query.casefold(), text.casefold()
     if fact.first_n or fact.last_n:
@@ -175,7 +187,11 @@ def _starts(query: str, text: str, fact: Present | Absent) -> list[int]:
 
 
 def _check_order(fact: Order, markdown: str) -> str:
-    text = normalise(plain_text(markdown))
+    tried = [_order_in(fact, text) for text in _pages(markdown, fact.before, fact.after)]
+    return min(tried, key=bool)  # a way in which it holds, if there is one
+
+
+def _order_in(fact: Order, text: str) -> str:
     before = match_starts(normalise(fact.before), text, fact.max_edits)
     after = match_starts(normalise(fact.after), text, fact.max_edits)
     if not before:

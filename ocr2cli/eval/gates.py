@@ -6,6 +6,7 @@ can never slip through; a limit that cannot be checked is said to be unchecked, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,7 +39,8 @@ class Gate:
     """One limit. cases: patterns of case ids, empty for all. is_overall: on the suite's mean.
 
     dtype: for models run in this dtype only ("float32", "int8"), and there in place of a limit
-    for any dtype on the same metric; empty: in any.
+    for any dtype on the same metric; empty: in any. weights: digest of the only weights it is for;
+    empty: any.
     """
 
     metric: str
@@ -49,6 +51,7 @@ class Gate:
     cases: tuple[str, ...] = ()
     is_overall: bool = False
     dtype: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +89,21 @@ def load_gates(path: Path) -> list[Gate]:
     return [_read_gate(row, f"{path}: gate {n}") for n, row in enumerate(rows, start=1)]
 
 
-def gates_of(suite: Suite, default_file: Path, dtype: str = "") -> list[Gate]:
+def gates_of(
+    suite: Suite, default_file: Path, dtype: str = "", weights: str = ""
+) -> list[Gate]:
     """The suite's own gates file or the default one, and its tolerances as gates.
 
     dtype: the model's; limits for another one are left out, and a limit for this one stands in
-    place of the same limit for any. Raises: UsageError for a mistake in the file.
+    place of the same limit for any. weights: digest of the model's; limits for others are left out.
+    Raises: UsageError for a mistake in the file.
     """
     file = suite.gates_file or default_file
     gates = load_gates(file) if file.is_file() else []
     if suite.gates_file is not None:
         _refuse_other_suites(gates, suite, file)
     gates = [gate for gate in gates if fnmatch(suite.name, gate.suite)]
+    gates = [gate for gate in gates if gate.weights in ("", weights)]
     gates = _for_dtype(gates, dtype)
     for case in suite.cases:
         if case.tolerance is not None:
@@ -127,16 +134,21 @@ def _for_dtype(gates: Sequence[Gate], dtype: str) -> list[Gate]:
 
 def _subject(gate: Gate) -> tuple[object, ...]:
     """What a gate limits, whatever the limit."""
-    return gate.metric, gate.bound, gate.suite, gate.cases, gate.is_overall
+    return gate.metric, gate.bound, gate.suite, gate.cases, gate.is_overall, gate.weights
 
 
 def judge(
-    gates: Sequence[Gate], cases: Sequence[CaseScores], others: Sequence[str] = ()
+    gates: Sequence[Gate],
+    cases: Sequence[CaseScores],
+    others: Sequence[str] = (),
+    *,
+    is_part: bool = False,
 ) -> list[Verdict]:
     """Every gate on every case it is meant for. No cases: no verdicts, so nothing is passed.
 
     others: ids of the suite's cases that did not run; a gate meant for them alone says nothing. A
-    pattern of no case at all is unchecked, with NO_SUCH_CASE as its note.
+    pattern of no case at all is unchecked, with NO_SUCH_CASE as its note. is_part: cases of the
+    suite were left out, so that a mean is not the one that a limit is meant for.
     """
     verdicts: list[Verdict] = []
     ids = [*(case.id for case in cases), *others]
@@ -145,7 +157,7 @@ def judge(
         unknown = [p for p in gate.cases if not any(_names(p, name) for name in ids)]
         verdicts += [_verdict(gate, pattern, None, None, NO_SUCH_CASE) for pattern in unknown]
         if gate.is_overall and chosen:
-            verdicts.append(_judge_mean(gate, chosen))
+            verdicts.append(_judge_mean(gate, chosen, is_part=is_part))
         elif not gate.is_overall:
             verdicts += [_judge_case(gate, case) for case in chosen]
     return verdicts
@@ -163,13 +175,15 @@ def _judge_case(gate: Gate, case: CaseScores) -> Verdict:
     return _verdict(gate, case.id, case.ours.get(gate.metric), reference)
 
 
-def _judge_mean(gate: Gate, cases: Sequence[CaseScores]) -> Verdict:
+def _judge_mean(gate: Gate, cases: Sequence[CaseScores], *, is_part: bool) -> Verdict:
     if gate.metric in PARITY_METRICS:
         values = [c.parity[gate.metric] for c in cases if c.parity and gate.metric in c.parity]
         return _verdict(gate, "overall", mean(values), None, _why_no_parity(gate.metric, cases))
     if "reference" in gate.bound:
         # only pages both have read: a mean over other pages would compare two different things
         cases = [c for c in cases if c.reference and c.reference.get(gate.metric) is not None]
+    elif is_part and not gate.cases:
+        return _verdict(gate, "overall", None, None, "only some of the suite's pages were read")
     ours = mean([v for c in cases if (v := c.ours.get(gate.metric)) is not None])
     theirs = mean(
         [v for c in cases if c.reference and (v := c.reference.get(gate.metric)) is not None]
@@ -240,7 +254,7 @@ def _tolerance_gates(
     ]
 
 
-_GATE_KEYS = ("metric", "reason", "suite", "cases", "is_overall", "dtype", *BOUNDS)
+_GATE_KEYS = ("metric", "reason", "suite", "cases", "is_overall", "dtype", "weights", *BOUNDS)
 
 
 def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
@@ -255,15 +269,22 @@ def _read_gate(row: Mapping[str, Any], where: str) -> Gate:
     reason = take(row, "reason", str, where)
     if not reason.strip():
         raise UsageError(f"{where}: 'reason' is empty. Say why the number is what it is.")
+    limit = take(row, bounds[0], float, where)
+    if not math.isfinite(limit):
+        raise UsageError(f"{where}: {bounds[0]} = {limit} is no limit. Give a number.")
+    cases = take(row, "cases", list, where, [])
+    if wrong := [name for name in cases if not isinstance(name, str)]:
+        raise UsageError(f"{where}: 'cases' must be a list of texts; {wrong[0]!r} is none.")
     return Gate(
         metric=metric,
         bound=bounds[0],
-        limit=take(row, bounds[0], float, where),
+        limit=limit,
         reason=reason,
         suite=take(row, "suite", str, where, "*"),
-        cases=tuple(take(row, "cases", list, where, [])),
+        cases=tuple(cases),
         is_overall=take(row, "is_overall", bool, where, False),
         dtype=_read_dtype(row, where),
+        weights=take(row, "weights", str, where, ""),
     )
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ocr2cli.document.tiles import pixels_sha256
+from ocr2cli.document.tiles import TILE_RULE, pixels_sha256
 from ocr2cli.errors import OutputError
 from ocr2cli.eval.cases import Case
 from ocr2cli.pages import PageImage
 from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.text.prompt import prompt_text
 
 # Bump when a reference's output changes for the same inputs (another rule, another post-process).
 CACHE_VERSION = 1
@@ -52,13 +53,14 @@ class Reference:
 
 
 def cache_key(reference: Reference, case: Case, page: PageImage) -> str:
-    """Hex digest of all that decides the output: identity, pixels, prompt and settings."""
+    """Hex digest of all that decides the output: identity, pixels, tiles, prompt, settings."""
     parts = {
         "cache_version": CACHE_VERSION,
         "reference": reference.name,
         "identity": dict(reference.identity),
         "pixels": pixels_sha256(page.rgb),
-        "prompt": [case.prompt, case.prompt_text, case.mode],
+        "tile_rule": TILE_RULE,
+        "prompt": [case.prompt_text or prompt_text(case.prompt), case.mode],
         "decode": asdict(case.decode),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -137,7 +137,8 @@ def run_eval(
     if model.kind != "v2":
         for case in runnable:
             v1_tile_config(case.mode)  # refuses what is no mode, before anything is read
-    gates = [gates_of(suite, suites_folder() / "gates.toml", model.dtype) for suite in suites]
+    default = suites_folder() / "gates.toml"
+    gates = [gates_of(suite, default, model.dtype, model.digest) for suite in suites]
     _check_pages(suites, options.raster)
     if reference is None and options.ref not in ("recorded", "none"):
         from ocr2cli.eval.choose_reference import make_reference
@@ -246,7 +247,8 @@ def _judge_suite(
         for o in outcomes
     ]
     not_run = tuple(case for case in suite.cases if case.not_run)
-    verdicts = judge(gates, scores, [*suite.left_out, *(case.id for case in not_run)])
+    others = [*suite.left_out, *(case.id for case in not_run)]
+    verdicts = judge(gates, scores, others, is_part=bool(suite.left_out))
     if suite.facts_gate:
         verdicts += [verdict for outcome in outcomes for verdict in _fact_verdicts(outcome)]
     return SuiteOutcome(suite, tuple(outcomes), not_run, tuple(verdicts))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ocr2cli.eval.blocks import block_scores
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.facts import FactResult, check_fact
-from ocr2cli.eval.metrics import Scores, plain_text, score_text, table_score
+from ocr2cli.eval.metrics import Scores, fold, plain_text, score_text, table_score
 from ocr2cli.pages import FinishReason, PageResult, Status
 
 
@@ -48,11 +48,9 @@ def score_markdown(case: Case, markdown: str) -> Scored:
         for named in case.facts
         for why in [check_fact(named.fact, markdown)]
     )
-    output = plain_text(markdown)
-    scores, truth = Scores(), ""
+    scores, truth, output = Scores(), "", plain_text(markdown)
     if case.has_truth:
-        truth = case.truth or plain_text(case.truth_markdown)
-        scores = score_text(truth, output, covers_page=case.covers_page)
+        scores, truth, output = _score_plainest(case, markdown)
     if case.truth_markdown:
         scores = replace(scores, teds=table_score(case.truth_markdown, markdown))
     if case.blocks:
@@ -61,3 +59,26 @@ def score_markdown(case: Case, markdown: str) -> Scored:
     if facts:
         scores = replace(scores, facts=sum(fact.holds for fact in facts) / len(facts))
     return Scored(scores, facts, truth, output)
+
+
+def _score_plainest(case: Case, markdown: str) -> tuple[Scores, str, str]:
+    """(scores, truth, output) as they were compared. What looks like markup in a plain truth is
+    text ("- milk", "2*3*4"): of the ways to take the output, the one that is nearest counts."""
+    output = plain_text(markdown)
+    if not case.truth:
+        pairs = [(plain_text(case.truth_markdown), output)]
+    else:
+        stripped = plain_text(case.truth)
+        pairs = [(case.truth, output), (case.truth, markdown)]
+        if stripped.strip() and _letters(stripped) == _letters(case.truth):
+            pairs.append((stripped, output))  # lists under a heading: only marks are lost
+    different = {(fold(truth), fold(text)): (truth, text) for truth, text in pairs}
+    tried = [
+        (score_text(truth, text, covers_page=case.covers_page), truth, text)
+        for truth, text in different.values()
+    ]
+    return min(tried, key=lambda scored: (scored[0].whole_cer or 0.0) + (scored[0].cer or 0.0))
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))

@@ -29,13 +29,14 @@ from ocr2cli.weights.checkpoint import (
     read_tokenizer_json,
 )
 from ocr2cli.weights.convert_report import ConvertReport, ErrorRow
+from ocr2cli.weights.digest import weights_digest
 from ocr2cli.weights.gguf_config import gguf_tokenizer_json
-from ocr2cli.weights.hub import ModelFiles, resolve_model
+from ocr2cli.weights.hub import ModelFiles, is_gguf_name, resolve_model
 from ocr2cli.weights.load import read_param
 from ocr2cli.weights.names import Naming, Param, Piece, model_params
 from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
-from ocr2cli.weights.read_gguf import GgufHeader, Value
-from ocr2cli.weights.read_safetensors import INDEX_NAME, SINGLE_NAME
+from ocr2cli.weights.read_gguf import GgufHeader, Value, read_header
+from ocr2cli.weights.read_safetensors import INDEX_NAME, SINGLE_NAME, read_metadata
 from ocr2cli.weights.tensors import TORCH_DTYPES
 from ocr2cli.weights.weight_file import WeightFile
 from ocr2cli.weights.write_config import (
@@ -53,6 +54,8 @@ COMPANIONS = (
     "tokenizer_config.json", "special_tokens_map.json", "processor_config.json",
     "preprocessor_config.json", "generation_config.json",
 )
+# In the result's metadata: the digest of what it was made of.
+SOURCE_KEY = "ocr2.source"
 CHUNK_ITEMS = 8 << 20
 # SAM's blocks that llama.cpp takes for global ones, whatever the sizes.
 LLAMA_CPP_GLOBAL_BLOCKS = frozenset((2, 5, 8, 11))
@@ -82,7 +85,7 @@ def convert(
     Raises: UsageError, ModelError, OutputError. No half-written weights stay behind.
     """
     dst = Path(os.path.abspath(dst))  # "." has no name to put anything beside
-    is_gguf = dst.suffix == ".gguf"
+    is_gguf = is_gguf_name(dst)
     if quant not in QUANTS:
         raise UsageError(f"--quant {quant} is not known. Use one of {', '.join(QUANTS)}.")
     if quant == "q8_0" and not is_gguf:
@@ -132,7 +135,7 @@ class _Conversion:
         dst.mkdir(parents=True, exist_ok=True)
         path = dst / SINGLE_NAME
         entries = [self._entry(param, piece) for param, piece in self._pieces(self.params)]
-        writer = safetensors_writer(path, entries)
+        writer = safetensors_writer(path, entries, self._origin())
         self._write([(writer, self.params)])
         (dst / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="ascii")
         if tokenizer:
@@ -164,7 +167,10 @@ class _Conversion:
     ) -> tuple[WeightWriter, list[Param]]:
         params = [param for param in self.params if param.part == part]
         entries = [self._entry(param, piece) for param, piece in self._pieces(params)]
-        return gguf_writer(path, metadata, entries), params
+        return gguf_writer(path, {**metadata, **self._origin()}, entries), params
+
+    def _origin(self) -> dict[str, str]:
+        return {SOURCE_KEY: weights_digest(self.checkpoint.files)}
 
     def _pieces(self, params: Iterable[Param]) -> Iterator[tuple[Param, Piece]]:
         for param in params:
@@ -195,7 +201,9 @@ class _Conversion:
             self.checkpoint.check_unchanged()
 
     def _write_param(self, writer: WeightWriter, param: Param) -> None:
-        source = read_param(self.checkpoint, param, dtype=self._source_dtype(param))
+        source = read_param(
+            self.checkpoint, param, dtype=self._source_dtype(param), check_finite=param.is_used
+        )
         for piece in param.pieces(self.naming):
             entry = self._entry(param, piece)
             row = self._row(param, entry.dtype)
@@ -343,14 +351,15 @@ def _llama_cpp_limits(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
-    """A source must not be written over while it is read; nor may other weights stand beside the
-    new ones, since a reader could not tell which are the model's."""
-    is_gguf = dst.suffix == ".gguf"
-    targets = {dst / SINGLE_NAME}
+    """A source must not be written over while it is read, and nothing at all but an earlier result
+    of the same source; nor may other weights stand beside the new ones, since a reader could not
+    tell which are the model's."""
+    is_gguf = is_gguf_name(dst)
+    targets = [dst / SINGLE_NAME]
     if is_gguf:
-        targets = {dst, dst.with_name(f"mmproj-{dst.name}")}
+        targets = [dst, dst.with_name(f"mmproj-{dst.name}")]
     sources = {file.path.resolve() for file in checkpoint.open_files}
-    if sources & {target.resolve() for target in targets}:
+    if sources.intersection(target.resolve() for target in targets):
         raise UsageError(f"{dst} is the source itself. Choose another DST.")
     above = next((folder for folder in dst.parents if folder.exists()), dst)
     if not above.is_dir():
@@ -367,6 +376,23 @@ def _refuse_overwrite(checkpoint: Checkpoint, dst: Path) -> None:
     found = [] if is_gguf else [name for name in names if (dst / name).is_file()]
     if found and not _is_earlier_result(checkpoint.config, dst):
         raise UsageError(f"{dst} holds another {found[0]}. Choose an empty folder.")
+    for target in targets:
+        if target.is_file() and not _is_made_of(target, weights_digest(checkpoint.files)):
+            raise UsageError(
+                f"{target} is there, and not by ocr2 convert of these weights. Delete it, or "
+                "choose another DST."
+            )
+
+
+def _is_made_of(weights: Path, digest: str) -> bool:
+    """Whether a file says that it was converted from the weights of this digest."""
+    try:
+        with WeightFile(weights) as file:
+            is_folder = weights.name == SINGLE_NAME
+            metadata = read_metadata(file) if is_folder else read_header(file).metadata
+    except ModelError:  # something else, or damaged
+        return False
+    return metadata.get(SOURCE_KEY) == digest
 
 
 def _is_earlier_result(config: ModelConfig, dst: Path) -> bool:

@@ -7,6 +7,7 @@ imported only when a hub name is asked for.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -34,6 +35,8 @@ PINNED = {
 # What a run reads. Code, images and pickles of a repository are never fetched.
 HUB_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", INDEX_NAME, "*.safetensors")
 
+logger = logging.getLogger("ocr2")
+
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PROBE_S = 0.8
 
@@ -49,6 +52,10 @@ class ModelFiles:
     @property
     def is_gguf(self) -> bool:
         return self.mmproj is not None
+
+
+def is_gguf_name(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def resolve_model(name: str, mmproj: str = "") -> ModelFiles:
@@ -77,7 +84,7 @@ def _find_model(name: str, mmproj: str) -> ModelFiles | None:
     if not name:  # the current folder, to the file system
         raise ModelError("the model's name is empty. Use nano, a folder or a .gguf file.")
     path = Path(os.path.expanduser(name))
-    if path.suffix == ".gguf":
+    if is_gguf_name(path):
         return _gguf_pair(name, path, mmproj)
     if path.is_dir():
         return _folder(name, path, mmproj)
@@ -172,7 +179,13 @@ def pull_model(
         return bundled_folder(name)
     repo, revision = hub_repo(name)
     tell = progress or (lambda line: None)
-    _require_network(name, repo, revision)
+    try:
+        _require_network(name, repo, revision)
+    except ModelError:
+        if folder is not None or (found := cached_folder(repo, revision)) is None:
+            raise
+        logger.warning("%s is here, but could not be checked: the hub does not answer", name)
+        return found
     from huggingface_hub import snapshot_download
 
     tell(f"downloading {repo}")

@@ -33,13 +33,7 @@ def read_table(file: WeightFile) -> dict[str, StoredTensor]:
 
     Raises: ModelError naming the file and, where there is one, the tensor.
     """
-    if file.size < 8:
-        raise _damaged(file, "it is shorter than a header")
-    header_bytes = int.from_bytes(file.read(0, 8), "little")
-    if header_bytes > min(MAX_HEADER_BYTES, file.size - 8):
-        raise _damaged(file, f"its header claims {header_bytes:,} bytes")
-    header = _parse(file, file.read(8, header_bytes, "header"))
-    start = 8 + header_bytes
+    header, start = _header(file)
     table = {
         name: _entry(file, name, value, start)
         for name, value in header.items()
@@ -47,6 +41,22 @@ def read_table(file: WeightFile) -> dict[str, StoredTensor]:
     }
     _check_layout(file, table, start)
     return table
+
+
+def read_metadata(file: WeightFile) -> dict[str, Any]:
+    """What stands beside the tensors. Raises: ModelError as `read_table` does."""
+    metadata = _header(file)[0].get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _header(file: WeightFile) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    if file.size < 8:
+        raise _damaged(file, "it is shorter than a header")
+    header_bytes = int.from_bytes(file.read(0, 8), "little")
+    if header_bytes > min(MAX_HEADER_BYTES, file.size - 8):
+        raise _damaged(file, f"its header claims {header_bytes:,} bytes")
+    return _parse(file, file.read(8, header_bytes, "header")), 8 + header_bytes
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -11,7 +11,9 @@ import contextlib
 import json
 import math
 import os
+import re
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ from ocr2cli.weights.read_gguf import (
 from ocr2cli.weights.read_safetensors import ITEM_BYTES
 
 _TYPE_NUMBERS = {name: number for number, name in TENSOR_TYPES.items()}
+# Seconds without a write after which the part of a dead process is nobody's.
+STALE_S = 60.0
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
 
 
@@ -60,6 +64,7 @@ class WeightWriter:
         self._fd = -1
 
     def __enter__(self) -> WeightWriter:
+        _remove_stale(self.path)
         try:
             self._fd = os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except OSError as error:
@@ -112,9 +117,37 @@ class WeightWriter:
         )
 
 
-def safetensors_writer(path: Path, entries: Sequence[Entry]) -> WeightWriter:
+def _remove_stale(path: Path) -> None:
+    """Parts of this file whose writers were killed: as large as the model."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9]{{1,9}})\.part")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            found = pattern.fullmatch(name)
+            part = path.with_name(name)
+            # A writer on another machine, or in another container, touches it all the time.
+            if found and not _is_alive(int(found[1])) and _age_s(part) > STALE_S:
+                part.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()  # ours has not begun: it is one of an earlier process of this number
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def safetensors_writer(
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+) -> WeightWriter:
     """A writer of one .safetensors file; data lies in the entries' order, without holes."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begins, end = {}, 0
     for entry in entries:
         begins[entry.name] = end

@@ -263,6 +263,34 @@ def test_an_int8_decoder_is_measured_too() -> None:
     )
 
 
+def test_the_peak_of_memory_is_taken_before_the_ceilings_fill_theirs(monkeypatch, capsys) -> None:
+    taken = []
+
+    def noted(name):
+        real = getattr(measure, name)
+        return lambda *args: (taken.append(name), real(*args))[1]
+
+    for name in ("measure_ours", "peak_memory", "measure_ceilings"):
+        monkeypatch.setattr(measure, name, noted(name))
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["bench", "--model", "random-tiny", "--device", "cpu", "--dtype", "f32", "--json",
+                  "--pages", "2", "--new-tokens", "4", "--threads", "1"])
+    finally:
+        torch.set_num_threads(threads)
+    assert stop.value.code == 0 and json.loads(capsys.readouterr().out)["peak_bytes"] > 0
+    assert taken == ["measure_ours", "peak_memory", "measure_ceilings"]
+
+
+def test_the_peak_of_memory_is_in_bytes_on_every_system(monkeypatch) -> None:
+    usage = SimpleNamespace(ru_maxrss=3)
+    monkeypatch.setattr("resource.getrusage", lambda who: usage)
+    for platform, peak in (("linux", 3072), ("darwin", 3)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert measure.peak_memory(torch.device("cpu")) == peak
+
+
 def test_on_a_cpu_nothing_is_compiled_and_the_report_does_not_say_so(caplog) -> None:
     subject = make_subject(EngineConfig(model="random-tiny", device="cpu", compile=True))
     assert not subject.is_compiled and "compiled" not in dtype_of(subject)

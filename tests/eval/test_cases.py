@@ -188,6 +188,8 @@ def test_facts_are_read_with_their_fields(make_suite: MakeSuite) -> None:
         ('[[case.fact]]\nkind = "present"\ntext = "x"\nfirst_n = "9"', "must be a whole number"),
         ('[[case.fact]]\nkind = "present"', "missing 1 required positional argument: 'text'"),
         ('[[case.fact]]\nkind = "present"\ntext = "x"\nmax_edits = 2', "needs a 'reason'"),
+        ('[[case.fact]]\nkind = "absent"\ntext = " \u00a0 "', "fact 1: 'text' is empty"),
+        ('[[case.fact]]\nkind = "order"\nbefore = "x"\nafter = ""', "'after' is empty"),
         ('sha256 = "00"', "is not the page the truth was written for"),
     ],
 )
@@ -239,6 +241,22 @@ def test_two_cases_with_one_id_are_refused(make_suite: MakeSuite) -> None:
     (folder / "suite.toml").write_text(text + text.partition("\n")[2], encoding="utf-8")
     with pytest.raises(UsageError, match="two cases have the id 'one'"):
         load_suite(folder)
+
+
+def test_a_page_named_as_the_mean_of_all_pages_is_refused(
+    make_suite: MakeSuite, tmp_path: Path
+) -> None:
+    folder = make_suite(("overall",))
+    for _ in range(2):
+        with pytest.raises(UsageError, match="cannot have the id 'overall'"):
+            load_suite(folder)
+        (folder / "suite.toml").unlink(missing_ok=True)  # then as a plain folder
+
+
+def test_a_suite_without_a_case_says_so(tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text('name = "toy"\ncase = []', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"suite\.toml: there is no case in it"):
+        load_suite(tmp_path)
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:

@@ -10,6 +10,7 @@ import pytest
 from ocr2cli.errors import UsageError
 from ocr2cli.eval.cases import Suite, Tolerance, find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.gates import (
+    DTYPES,
     CaseScores,
     Gate,
     State,
@@ -192,6 +193,30 @@ def test_a_limit_for_one_dtype_stands_in_place_of_the_same_limit_for_any(tmp_pat
     assert limits("int8") == [(0.1, False), (0.02, True)]
 
 
+def test_a_limit_for_some_weights_is_not_asked_of_others(tmp_path: Path) -> None:
+    file = tmp_path / "gates.toml"
+    row = '[[gate]]\nmetric = "cer"\nat_most = 0.1\nreason = "x"\n'
+    file.write_text(row + row + 'weights = "ab12"\n', encoding="utf-8")
+    suite = Suite("toy", tmp_path, ())
+    assert len(gates_of(suite, file, "float32", "ab12")) == 2
+    assert len(gates_of(suite, file, "float32", "cd34")) == len(gates_of(suite, file)) == 1
+
+
+def test_a_limit_on_the_mean_of_all_pages_is_not_asked_of_some() -> None:
+    gate = Gate("cer", "at_most", 0.1, REASON, is_overall=True)
+    (verdict,) = judge([gate], [case("a", cer=0.5)], ["b"], is_part=True)
+    assert verdict.state is State.UNCHECKED and verdict.note.startswith("only some of the suite")
+    relative = replace(gate, bound="at_most_reference_plus")
+    read = case("a", cer=0.5, reference=Scores(cer=0.0))
+    assert judge([relative], [read], ["b"], is_part=True)[0].state is State.FAILED
+
+
+def test_every_dtype_has_a_limit_on_its_logits(tmp_path: Path) -> None:
+    for dtype in DTYPES[1:]:
+        gates = gates_of(Suite("toy", tmp_path, ()), suites_folder() / "gates.toml", dtype)
+        assert [gate.dtype for gate in gates if gate.metric == "logit_difference"] == [dtype]
+
+
 def test_int8_has_every_limit_of_the_tool_and_none_of_the_strict_ones(tmp_path: Path) -> None:
     suite = Suite("toy", tmp_path, ())
     whole = gates_of(suite, suites_folder() / "gates.toml", "float32")
@@ -217,6 +242,9 @@ def test_every_limit_that_comes_with_the_tool_has_a_reason(file: Path) -> None:
         ('metric = "cer"\nreason = "x"', "exactly one of"),
         ('metric = "cer"\nat_most = 1\nat_least = 0\nreason = "x"', "exactly one of"),
         ('metric = "cer"\nat_most = "1"\nreason = "x"', "must be a number"),
+        ('metric = "cer"\nat_most = inf\nreason = "x"', "at_most = inf is no limit"),
+        ('metric = "cer"\nat_least = nan\nreason = "x"', "at_least = nan is no limit"),
+        ('metric = "cer"\nat_most = 1\nreason = "x"\ncases = ["a", 1]', "of texts; 1 is none"),
     ],
 )
 def test_a_gate_with_a_mistake_is_refused_in_one_line(

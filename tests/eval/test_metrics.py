@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import jiwer
@@ -58,6 +59,50 @@ def test_word_recall_counts_each_word_as_often_as_the_truth_has_it() -> None:
     assert metrics.word_recall("no no no yes", "no yes") == 0.5
 
 
+@pytest.mark.parametrize(
+    ("truth", "output", "share"),
+    [
+        ("\u2192 \u2605 \u263a", "", 0.0),
+        ("\u2192 \u2605 \u263a", "\u2605 x", 1 / 3),
+        # a vowel sign belongs to its letter
+        ("\u0915\u093f\u0924\u093e\u092c", "\u0915\u094b\u0924\u0940\u092c\u0942", 0.0),
+        ("\u0915\u093f\u0924\u093e\u092c", "\u0915\u093f\u0924\u093e\u092c.", 1.0),
+        # no spaces between words: each character is one
+        ("\u6771\u4eac\u90fd\u306b\u884c\u304d\u307e\u3059",
+         "\u6771\u4eac\u90e8\u306b\u884c\u304d\u307e\u3059", 7 / 8),
+        ("\u0e01\u0e34\u0e19\u0e02\u0e49\u0e32\u0e27",
+         "\u0e01\u0e34\u0e19\u0e02\u0e32\u0e27", 4 / 5),
+        ("Don't stop, M\u00fcller!", "don't STOP m\u00fcller", 1.0),
+        ("a\u200bb", "ab", 1.0),
+        ("...", "", 0.0),
+        ("...", "...", 1.0),
+        ("", "", 1.0),
+    ],
+)  # fmt: skip
+def test_words_are_counted_in_every_script(truth: str, output: str, share: float) -> None:
+    assert metrics.word_recall(truth, output) == pytest.approx(share)
+
+
+def test_a_long_page_that_was_badly_read_is_scored_in_seconds() -> None:
+    letters = random.Random(1)
+
+    def text(length: int) -> str:
+        return "".join(letters.choice("abcdefghij ") for _ in range(length))
+
+    started = time.process_time()
+    for truth, output in ((9_000, 9_000), (4_500, 30_000), (30_000, 4_500)):
+        score_text(text(truth), text(output))
+    assert time.process_time() - started < 20
+
+
+def test_a_loop_after_a_long_page_is_forgiven_by_the_aligned_score() -> None:
+    page = " ".join(f"{n} sacks of grain" for n in range(600))
+    assert metrics.align(page, "Noise. " + page + " x y z" * 3_000) == page
+    wrong = page.replace("300", "3oo")
+    assert metrics.align(page, wrong) == wrong
+    assert metrics.align(page, page[1_000:-1_000]) == page[1_000:-1_000]
+
+
 def test_composed_and_decomposed_letters_and_all_white_space_are_equal() -> None:
     assert metrics.fold("Ren\u0065\u0301\n\n went\u00a0 home ") == "Ren\u00e9 went home"
     assert score_text("caf\u00e9 noir", "cafe\u0301\n noir").whole_cer == 0.0
@@ -100,6 +145,8 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
         ("a < b and c > d", "a < b and c > d"),
         ("x &lt; y &amp; z", "x < y & z"),
         ("snake_case_name and 2 * 3 * 4", "snake_case_name and 2 * 3 * 4"),
+        ("2*3*4 = 24 and a*b*c", "2*3*4 = 24 and a*b*c"),
+        ("an*other* word, (*so*)", "an*other* word, (so)"),
         ("<!-- page: 3 -->\nText", "Text"),
         ("either | or", "either | or"),
         ("price \\$5 \\*", "price $5 *"),

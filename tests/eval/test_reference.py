@@ -21,12 +21,14 @@ from ocr2cli.errors import EngineError, ModelError, UsageError
 from ocr2cli.eval.cases import Case
 from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.reference import Reference, ReferenceOutput, cache_key, read_cached
+from ocr2cli.eval.references import hf
 from ocr2cli.eval.references.hf import banned_by_ngram, dry_penalties, hf_reference
 from ocr2cli.eval.references.llama_cpp import llama_cpp_reference
 from ocr2cli.eval.stages import ModelStages, load_stages
 from ocr2cli.generate import logits as ours
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pages import PageImage
+from ocr2cli.text import prompt as prompt_module
 from ocr2cli.weights.read_config import read_config
 
 DECODE = DecodeConfig(max_new_tokens=24, no_repeat_ngram=3, ngram_window=20, detect_loops=False)
@@ -187,7 +189,34 @@ def output_of(text: str) -> Reference:
     return Reference("hf", {"weights": "a"}, lambda case, page: ReferenceOutput(text))
 
 
-def test_the_cache_key_changes_with_all_that_decides_the_output(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "prompt_own"),
+    [
+        ("markdown", ""), ("ocr", ""), ("figure", ""), ("describe", ""), ("locate: a {what} ", ""),
+        ("ocr", "Read this."), ("ocr", " <image>\nRead. "), ("ocr", "See <image>\nthere."),
+    ],
+)  # fmt: skip
+def test_the_references_own_prompts_are_ours(
+    stages: ModelStages, case: Case, prompt: str, prompt_own: str
+) -> None:
+    asked = replace(case, prompt=prompt, prompt_text=prompt_own)
+    image_token = stages.config.image_token_id
+    theirs = hf._prompt_ids(asked, stages.tokenizer, 5, image_token)
+    assert theirs == stages.prompt(prompt, prompt_own, 5)
+    assert theirs[0] == 0 and theirs.count(image_token) == 5
+
+
+def test_an_error_in_our_begin_token_is_not_repeated_by_the_reference(
+    stages: ModelStages, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.tokenizer, "bos_id", stages.tokenizer.eos_id)
+    monkeypatch.setitem(prompt_module.PROMPTS, "ocr", "<image>\nFree CRO.")
+    assert stages.prompt("ocr", "", 1) != hf._prompt_ids(case, stages.tokenizer, 1, 3)
+
+
+def test_the_cache_key_changes_with_all_that_decides_the_output(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = page_of(case)
     reference = output_of("x")
     darker = replace(page, rgb=np.ascontiguousarray(page.rgb // 2))
@@ -200,7 +229,12 @@ def test_the_cache_key_changes_with_all_that_decides_the_output(case: Case) -> N
         cache_key(replace(reference, name="hf-processor"), case, page),
         cache_key(replace(reference, identity={"weights": "b"}), case, page),
     }
-    assert len(keys) == 7
+    monkeypatch.setattr("ocr2cli.eval.reference.TILE_RULE", 0)
+    keys.add(cache_key(reference, case, page))
+    monkeypatch.setitem(prompt_module.PROMPTS, "ocr", "<image>\nOCR.")
+    keys.add(cache_key(reference, case, page))
+    assert len(keys) == 9
+    monkeypatch.undo()
     assert cache_key(reference, replace(case, id="other", truth="other"), page) in keys
 
 

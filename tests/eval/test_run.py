@@ -18,7 +18,7 @@ from ocr2cli.config import EngineConfig
 from ocr2cli.errors import ExitCode, GateFailed, InputError, OutputError, UsageError
 from ocr2cli.eval.cases import Case, find_suite_folder, load_suite, suites_folder
 from ocr2cli.eval.gates import State, gates_of, judge
-from ocr2cli.eval.provenance import ModelFacts
+from ocr2cli.eval.provenance import ModelFacts, model_facts
 from ocr2cli.eval.record import record_scores
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.eval.report import json_report, text_report
@@ -347,6 +347,38 @@ def test_the_suites_that_come_with_the_tool_have_no_gate_without_a_case(
     suite = load_suite(find_suite_folder(name))
     gates = gates_of(suite, suites_folder() / "gates.toml", v2_model.dtype)
     assert gates and judge(gates, [], [case.id for case in suite.cases]) == []
+
+
+@pytest.fixture(scope="module")
+def nano() -> ModelFacts:
+    return model_facts(EngineConfig(device="cpu"))
+
+
+def test_the_bundled_model_is_held_to_what_it_is_known_to_read_without_any_reference(
+    nano: ModelFacts, v2_model: ModelFacts
+) -> None:
+    options = EvalOptions(ref="none")
+    right = run_eval(options, reads_truth(), model=nano)
+    assert not right.failed
+    assert {v.metric for v in right.verdicts if v.state is State.PASSED} == {
+        "whole_cer", "word_recall", "length_ratio"
+    }
+    for text in ("", "Lighthouse"):
+        wrong = run_eval(options, reads(text), model=nano)
+        assert failed_metrics(wrong) == {"whole_cer", "word_recall", "length_ratio"}
+    one = run_eval(replace(options, only=("note-door",)), reads(""), model=nano)
+    assert [verdict.where for verdict in one.failed] == ["note-door"]
+    # of other weights nothing is known, and of the same ones on other pages neither
+    assert not run_eval(options, reads(""), model=v2_model).failed
+
+
+def test_no_absolute_limit_of_the_tool_is_for_another_suite(
+    make_suite: MakeSuite, nano: ModelFacts
+) -> None:
+    folder = make_suite()
+    (folder / "gates.toml").unlink()
+    outcome = run_eval(EvalOptions(suites=(str(folder),)), reads(""), model=nano)
+    assert not outcome.failed
 
 
 def test_a_mistake_in_the_gates_is_said_before_anything_runs(

@@ -73,6 +73,28 @@ def test_what_is_no_tokenizer_is_a_model_error(text: str, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_a_vocabulary_that_makes_the_library_panic_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], nano_folder: Path
+) -> None:
+    description = json.loads((nano_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    description["model"]["continuing_subword_prefix"] = "x" * 12
+    with pytest.raises(ModelError, match="continuing_subword_prefix"):
+        Tokenizer.from_json(json.dumps(description))
+    assert capfd.readouterr().err == ""
+
+    class PanicException(BaseException):
+        """As pyo3 has it."""
+
+    class Core:
+        @staticmethod
+        def from_str(text: str) -> None:
+            raise PanicException("range end index\nout of range")
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Core)
+    with pytest.raises(ModelError, match=r"not a tokenizer\.json \(range end index out of range\)"):
+        Tokenizer.from_json("{}")
+
+
 def test_a_vocabulary_that_is_not_byte_level_is_refused() -> None:
     other = {**GOLDEN["tokenizer"], "decoder": {"type": "Fuse"}}
     with pytest.raises(ModelError, match="byte-level"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -227,6 +230,83 @@ def test_a_folder_with_a_file_of_somebody_elses_is_no_place_for_a_model(tmp_path
     assert (out / name).read_text() == '{"mine": 1}' and len(list(out.iterdir())) == 1
 
 
+@pytest.mark.parametrize("dst", ["m.gguf", "out"])
+def test_weights_that_were_not_made_of_this_source_are_not_written_over(tmp_path, v2_folder, dst):
+    tensors = random_tensors(original_shapes(V2_CONFIG))
+    tuned = {name: 2 * tensor for name, tensor in tensors.items()}
+    write_checkpoint(tmp_path / "tuned", V2_CONFIG, tuned)
+    convert(tmp_path / "tuned", tmp_path / dst)
+    written = [path for path in tmp_path.glob("*.gguf")] or [tmp_path / "out/model.safetensors"]
+    before = [path.read_bytes() for path in written]
+    with pytest.raises(UsageError, match=r"is there, and not by ocr2 convert of these.* Delete it"):
+        convert(v2_folder, tmp_path / dst)
+    assert [path.read_bytes() for path in written] == before
+    convert(tmp_path / "tuned", tmp_path / dst, quant="f16")
+    for path in written:
+        path.unlink()
+    convert(v2_folder, tmp_path / dst)
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "mmproj-m.gguf", "model.safetensors"])
+def test_a_file_that_is_no_model_is_not_written_over(tmp_path, v2_folder, name):
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / name
+    mine.write_text("my diary")
+    dst = mine.with_name("m.gguf") if name.endswith("gguf") else mine.parent
+    with pytest.raises(UsageError, match=rf"{name} is there, and not by ocr2 convert"):
+        convert(v2_folder, dst)
+    assert mine.read_text() == "my diary" and list(mine.parent.iterdir()) == [mine]
+
+
+def test_the_ending_of_a_gguf_may_be_in_capitals(tmp_path, v2_folder):
+    report = convert(v2_folder, tmp_path / "M.GGUF")
+    assert [path.name for path in report.paths] == ["M.GGUF", "mmproj-M.GGUF"]
+    convert(tmp_path / "M.GGUF", tmp_path / "back")
+    assert equal_files(v2_folder, tmp_path / "back")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("quant", ["bf16", "f16", "f32", "q8_0"])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, value, quant):
+    tensors = random_tensors(original_shapes(V2_CONFIG))
+    tensors["model.layers.1.self_attn.q_proj.weight"].view(-1)[7] = value
+    folder = write_checkpoint(tmp_path / "broken", V2_CONFIG, tensors)
+    with pytest.raises(ModelError, match=r"q_proj\.weight holds NaN or infinity"):
+        convert(folder, tmp_path / "m.gguf", quant=quant)
+    assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_terminated_conversion_leaves_nothing_and_says_so_by_its_exit_code(
+    tmp_path, v2_folder, monkeypatch
+):
+    def at_once(done, total):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("ocr2cli.cli.convert._progress", lambda quiet: (None, at_once))
+    before = signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(v2_folder), str(out / "m.gguf")])
+    assert stop.value.code == ExitCode.SIGTERM and list(out.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_parts_of_killed_conversions_are_removed_and_no_others(tmp_path, v2_folder):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ours, alive = f".m.gguf.{os.getpid()}.part", f".m.gguf.{os.getppid()}.part"
+    names = (f".m.gguf.{dead.pid}.part", ours, alive, f".n.gguf.{dead.pid}.part", ".m.gguf.x.part")
+    for name in (*names, f".mmproj-m.gguf.{dead.pid}.part"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    fresh = tmp_path / f".m.gguf.{dead.pid + 1}.part"  # of another machine, it may be
+    fresh.touch()
+    convert(v2_folder, tmp_path / "m.gguf")
+    left = {path.name for path in tmp_path.glob(".*.part")}
+    assert left == {*names[2:], fresh.name}
+
+
 def test_an_earlier_result_may_be_written_over_in_the_other_naming(tmp_path, v2_folder):
     for naming in ("original", "transformers", "original"):
         convert(v2_folder, tmp_path / "out", naming=naming)
@@ -281,8 +361,6 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, v2_folder):
     """The limit on file size stands for a full disk."""
     if sys.platform == "win32":
         return
-    import signal
-
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     out = tmp_path / "out"

@@ -245,6 +245,17 @@ class ReadTimeout(Exception):
 BROKEN_DOWNLOADS = [OSError("connection reset\nby peer"), ReadTimeout("timed out\nreading")]
 
 
+def test_a_whole_model_in_the_cache_is_pulled_without_a_network_and_said_to_be_unchecked(
+    monkeypatch, tmp_path, caplog
+):
+    folder = tmp_path / "snapshot"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **o: fill(folder))
+    assert pull_model("a/b") == folder  # HF_HUB_OFFLINE is set for every test
+    assert "a/b is here, but could not be checked" in caplog.text
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+        pull_model("a/b", folder=tmp_path / "elsewhere")
+
+
 @pytest.mark.parametrize("error", [*BROKEN_DOWNLOADS, ReadTimeout()], ids=repr)
 def test_a_failed_download_is_one_line_that_says_how_to_go_on(monkeypatch, online, error):
     def fail(repo, **options):

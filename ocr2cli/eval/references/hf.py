@@ -1,8 +1,9 @@
 """The transformers port `deepseek_ocr2` on the same weights, pixels, prompt ids and n-gram rule.
 
-Knows transformers; shares with ours only the config reader, the tokenizer, the prompt table and
-(in the plain variant) the views. The rules of decoding are written here a second time, on purpose:
-an error in ours must not be repeated in what it is compared with. Source: model-spec 6.1, 9.
+Knows transformers; shares with ours only the config reader, the tokenizer and (in the plain
+variant) the views. The prompts and the rules of decoding are written here a second time, on
+purpose: an error in ours must not be repeated in what it is compared with. Source: model-spec 5.1,
+6.1, 9.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from ocr2cli.eval.cases import Case, file_sha256
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.pages import PageImage
-from ocr2cli.text.prompt import prompt_ids, prompt_text
 from ocr2cli.text.tokenizer import Tokenizer
 from ocr2cli.weights.digest import small_paths
 
@@ -52,6 +52,7 @@ def hf_reference(
         "device": device,
         "dtype": dtype,
         "processor": "transformers" if has_own_processor else "ocr2",
+        "exempt_tokens": " ".join(exempt_tokens),
         **{path.name: file_sha256(path) for path in small_paths(folder)},
         **versions,
     }
@@ -142,8 +143,7 @@ class _Reader:
         encoder = self._config.query_encoder
         assert encoder is not None
         num_visual = encoder.tile_queries * num_tiles + encoder.global_queries + 1
-        text = case.prompt_text or prompt_text(case.prompt)
-        ids = prompt_ids(tokenizer, text, num_visual, self._config.image_token_id)
+        ids = _prompt_ids(case, tokenizer, num_visual, self._config.image_token_id)
         inputs["input_ids"] = torch.tensor([ids], device=self._device)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with torch.inference_mode():
@@ -210,6 +210,30 @@ class _Reader:
             self._model = _load_model(self._folder, self._config, self._device, self._dtype)
         assert self._tokenizer is not None
         return self._model, self._tokenizer
+
+
+_BEGIN = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
+_PROMPTS = {
+    "markdown": "<image>\n<|grounding|>Convert the document to markdown.",
+    "ocr": "<image>\nFree OCR.",
+    "figure": "<image>\nParse the figure.",
+    "describe": "<image>\nDescribe this image in detail.",
+    "locate": "<image>\nLocate <|ref|>{what}<|/ref|> in the image.",
+}
+
+
+def _prompt_ids(
+    case: Case, tokenizer: Tokenizer, num_visual: int, image_token: int
+) -> list[int]:
+    """Begin token, prompt, and the image token in each of the page's places."""
+    name, _, what = case.prompt.partition(":")
+    text = (case.prompt_text or _PROMPTS[name].replace("{what}", what.strip())).strip()
+    if "<image>" not in text:
+        text = f"<image>\n{text}"
+    before, _, after = text.partition("<image>")
+    places = [image_token] * num_visual
+    begin = tokenizer.ids_of([_BEGIN])
+    return [*begin, *tokenizer.encode(before), *places, *tokenizer.encode(after)]
 
 
 def _load_model(folder: Path, config: ModelConfig, device: str, dtype: str) -> Any:

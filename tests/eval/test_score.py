@@ -1,0 +1,78 @@
+"""A page's text against a truth in plain text: what only looks like markup is text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ocr2cli.eval.cases import Case, NamedFact
+from ocr2cli.eval.facts import Absent, Order, Present
+from ocr2cli.eval.metrics import Scores
+from ocr2cli.eval.score import score_markdown
+
+
+def scores(truth: str, markdown: str, *, covers_page: bool = True) -> Scores:
+    case = Case("a", "toy", Path("a.png"), truth=truth, covers_page=covers_page)
+    return score_markdown(case, markdown).scores
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- milk\n- eggs\n", "# 5 Elm Street", "> 90 %", "* a footnote", "2*3*4 = 24",
+        "def __init__(self)", "| a | b |", "[1](2)", "Fig. [3](see p. 4)", "---\nx", "&amp; co",
+        "C:\\_new\\*.txt", "`ls`", "x <b> y", "~~ a ~~", "<!-- x -->", "\\(x\\)", "$$5", "_sic_",
+        "![]()", "<br>", "+ 5 degrees\n- 3 degrees",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("covers_page", [True, False])
+def test_a_plain_truth_that_is_read_letter_by_letter_is_read_perfectly(
+    text: str, covers_page: bool
+) -> None:
+    assert scores(text, text, covers_page=covers_page).cer == 0.0
+    if covers_page:
+        assert scores(text, text).whole_cer == 0.0
+    if any(map(str.isalnum, text)):
+        assert scores(text, "").word_recall == 0.0
+
+
+@pytest.mark.parametrize(
+    ("truth", "markdown"),
+    [
+        ("Shopping\n- milk\n- eggs", "# Shopping\n\n- milk\n- eggs"),
+        ("Shopping\nmilk\neggs", "# Shopping\n\n- milk\n- eggs"),
+        ("Sum\n2*3*4 = 24", "# **Sum**\n\n2*3*4 = 24"),
+        ("* a footnote", "\\* a footnote"),
+        ("5 < 6", "5 &lt; 6"),
+        ("Day 31", "<table><tr><td>Day</td><td>31</td></tr></table>"),
+    ],
+)
+def test_markup_around_a_plain_truth_costs_nothing(truth: str, markdown: str) -> None:
+    assert scores(truth, markdown).whole_cer == 0.0
+
+
+def test_what_was_compared_is_what_the_report_shows() -> None:
+    case = Case("a", "toy", Path("a.png"), truth="- milk")
+    scored = score_markdown(case, "- milk")
+    assert (scored.truth, scored.output) == ("- milk", "- milk")
+
+
+@pytest.mark.parametrize(
+    ("fact", "markdown", "holds"),
+    [
+        (Present("- milk"), "Shopping\n\n- milk\n- eggs", True),
+        (Present("- milk"), "Shopping\n\nmilk", False),
+        (Absent("- milk"), "Shopping\n\n- milk", False),
+        (Present("2*3*4"), "so 2*3*4 = 24", True),
+        (Order("# 5", "# 6"), "# 5 Elm Street\n\n# 6 Elm Street", True),
+        (Order("# 6", "# 5"), "# 5 Elm Street\n\n# 6 Elm Street", False),
+        # not a word of markup in the fact: links and tags are no text of the page
+        (Absent("page 1"), "![page 1](page 1.png)", True),
+    ],
+)
+def test_a_fact_that_looks_like_markup_is_looked_for_in_what_was_written(
+    fact: Present | Absent | Order, markdown: str, holds: bool
+) -> None:
+    case = Case("a", "toy", Path("a.png"), has_truth=False, facts=(NamedFact("1", fact),))
+    assert score_markdown(case, markdown).facts[0].holds is holds
