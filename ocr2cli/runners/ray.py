@@ -18,7 +18,7 @@ from ocr2cli.pages import PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage
-from ocr2cli.runners.cluster import Cluster, Lost, Spot
+from ocr2cli.runners.cluster import TOKEN_HINT, Cluster, Lost, Spot
 from ocr2cli.runners.node import NodeSetup, Turn
 from ocr2cli.runners.post import FIRST_PAGES, MAX_REFUSALS, Post, merged_stages
 
@@ -417,9 +417,11 @@ class _Driver:
         # Suspects are given out to see whether they kill: that says nothing about the node.
         self._num_useless[place] += post.num_results == 0 and not post.group
         if self._num_useless[place] >= _MAX_USELESS_LOSSES:
+            hint = "Look at Ray's logs there"
+            if not post.has_answered:
+                hint = f"{TOKEN_HINT}; else look at Ray's logs there"
             self._given_up[place] = EngineError(
-                f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} "
-                "Look at Ray's logs there"
+                f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} {hint}"
             )
         self._let_go(post, PageError("worker_died", f"the node that read it was lost: {why}"))
 

@@ -357,6 +357,8 @@ def alone() -> Iterator[dict[str, str]]:
     env = {**environment({"*": "slow 0.4"}), "OCR2_RAY_ALONE": str(os.getpid())}
     # A folder for Ray's sockets, whose paths must be short.
     env["TMPDIR"] = tempfile.mkdtemp(prefix="ocr2-")
+    # No folder can be made in it.
+    env["HOME"] = "/dev/null"
     yield {name: value for name, value in env.items() if not name.startswith("RAY_")}
     shutil.rmtree(env["TMPDIR"], ignore_errors=True)
 
