@@ -372,7 +372,11 @@ class _OpenDocuments:
             # another machine.
             raise PageFault("away", fault.message) from fault
         try:
-            sha256 = source.sha256()
+            try:
+                sha256 = source.sha256()
+            except OSError as error:
+                why = f"{shown(job.path)} cannot be read: {error.strerror}."
+                raise PageFault("away", why) from error
             if job.sha256 not in ("", sha256):
                 raise _changed(job.path)
             opened = _Opened(source, sha256, open_document(source, password), password)
