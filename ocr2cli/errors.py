@@ -87,8 +87,9 @@ class PageFault(Exception):
     """Raised inside a worker for one page; the worker loop turns it into `PageResult.error`.
 
     code: one of the stable words: unreadable, encrypted, not_a_file, unsupported, empty,
-    too_large, changed, timeout, worker_died, out_of_memory, nan_logits, internal, request; and
-    not_applicable, of a recovery step that has nothing to do, which no page fails with.
+    too_large, changed, away (not to be opened, though it was when it was listed), timeout,
+    worker_died, out_of_memory, nan_logits, internal, request; and not_applicable, of a recovery
+    step that has nothing to do, which no page fails with.
     """
 
     def __init__(self, code: str, message: str) -> None:

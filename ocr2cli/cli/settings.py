@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
+from ocr2cli.document.files import PLAIN_MAGICS
 from ocr2cli.document.urls import is_url, local_path
 from ocr2cli.errors import InputError, UsageError
 from ocr2cli.output.formats import FORMATS
@@ -110,6 +111,8 @@ def _output(given: str, state: Path | None) -> tuple[Path, str]:
     given = local_path(given)
     if not given:  # the current folder, to the file system
         raise UsageError("-o is empty. Name a folder, `.` for the current one")
+    if given == "-":  # stdout, to many programs
+        raise UsageError("-o -: outputs are files. Name a folder, `./-` for one of that name")
     if not is_url(given):
         if state is not None:
             raise UsageError("--state is for an output that is a URL; a folder holds its own state")
@@ -180,6 +183,7 @@ def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
     if sys.stdin is None:
         raise UsageError("`-` reads paths from stdin, and stdin is closed")
     data = sys.stdin.buffer.read()
+    _refuse_no_list(data, null_separated)
     names = os.fsdecode(data).split("\0") if null_separated else _lines(data)
     paths = tuple(name for name in names if name)
     at = inputs.index("-")
@@ -189,10 +193,26 @@ def _inputs(inputs: tuple[str, ...], null_separated: bool) -> tuple[str, ...]:
     return found
 
 
-def _lines(data: bytes) -> list[str]:
+def _refuse_no_list(data: bytes, null_separated: bool) -> None:
+    """Raises: UsageError when stdin holds something else than the list that `-` stands for."""
+    if data.startswith((b"%PDF-", *PLAIN_MAGICS)):
+        raise UsageError(
+            "`-` reads paths, and a document came on stdin. Save it to a file and name that"
+        )
+    if b"\0" in data and not null_separated and not _is_utf_16(data):
+        raise UsageError(
+            "`-` reads one path a line, and zero bytes came on stdin. Add -0 for paths that end in "
+            "them; save a document to a file and name that"
+        )
+
+
+def _is_utf_16(data: bytes) -> bool:
     # No name holds a zero byte: this is how PowerShell writes a list to a file.
-    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in data
-    text = data.decode("utf-16", "replace") if is_utf_16 else os.fsdecode(data)
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in data
+
+
+def _lines(data: bytes) -> list[str]:
+    text = data.decode("utf-16", "replace") if _is_utf_16(data) else os.fsdecode(data)
     return [_as_meant(line) for line in text.split("\n")]
 
 

@@ -26,7 +26,7 @@ _MIN_SPARSE_BYTES = 4 << 30
 
 # What a process that must not hang or die may open itself: Python code reads the headers of these,
 # in no time up to this size, and no more than one page is in them.
-_PLAIN_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+PLAIN_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 PLAIN_BYTES = 8 << 20
 
 # BMP's: two letters that much else begins with.
@@ -160,11 +160,11 @@ def sniff(source: InputFile) -> Kind:
 def is_plain_image(data: bytes) -> bool:
     """True for a file that `sniff` takes for an image by the magic of PNG or JPEG, and not large:
     what a process of its own, 0.3 s of a core, is not needed for."""
-    return data.startswith(_PLAIN_MAGICS) and len(data) <= PLAIN_BYTES
+    return data.startswith(PLAIN_MAGICS) and len(data) <= PLAIN_BYTES
 
 
 def _is_image(head: bytes) -> bool:
-    magics = (*_PLAIN_MAGICS, b"GIF87a", b"GIF89a", _SHORT_MAGIC)
+    magics = (*PLAIN_MAGICS, b"GIF87a", b"GIF89a", _SHORT_MAGIC)
     tiffs = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return head.startswith(magics) or head.startswith(tiffs) or is_webp

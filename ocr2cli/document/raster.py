@@ -58,7 +58,7 @@ def render_page(job: PageJob, cfg: RasterConfig) -> PageImage:
 
     The document stays open for the next page of the same file.
 
-    Raises: PageFault: the job's own error, or encrypted, unreadable, changed, too_large, ...
+    Raises: PageFault: the job's own error, or encrypted, unreadable, changed, away, too_large, ...
     Source: model-spec 2.1 and 2.7 (144 dpi is `get_pixmap(matrix=Matrix(2, 2), alpha=False)`).
     """
     with _open_documents.borrow(job, cfg) as document:
@@ -368,10 +368,15 @@ class _OpenDocuments:
         except PageFault as fault:
             if not job.sha256:
                 raise
-            # It was there when it was listed: no fault of the file's, and another run may find it.
-            raise PageFault("changed", fault.message) from fault
+            # It was there when it was listed: no fault of the file's. Another run may find it, or
+            # another machine.
+            raise PageFault("away", fault.message) from fault
         try:
-            sha256 = source.sha256()
+            try:
+                sha256 = source.sha256()
+            except OSError as error:
+                why = f"{shown(job.path)} cannot be read: {error.strerror}."
+                raise PageFault("away", why) from error
             if job.sha256 not in ("", sha256):
                 raise _changed(job.path)
             opened = _Opened(source, sha256, open_document(source, password), password)

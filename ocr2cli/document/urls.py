@@ -114,7 +114,9 @@ def _failed(url: str, error: object) -> PageFault:
     reason = without_password(" ".join(str(error).split())[:160])
     package = _PACKAGES.get(url.partition("://")[0].lower())
     is_missing = "install" in reason.lower()
-    hint = "Check the address"
+    hint = "Check the network and the credentials"
+    if isinstance(error, FileNotFoundError | ValueError):
+        hint = "Check the address"
     if is_missing:
         hint = f"Type: pip install {package}" if package else extra_hint("s3")
     return PageFault("unreadable", f"{without_password(url)} cannot be read: {reason}. {hint}.")

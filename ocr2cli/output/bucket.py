@@ -261,13 +261,16 @@ class Bucket:
 
 
 def check_scheme(url: str) -> None:
-    """Raises: UsageError for what is no object store: a half-written file could be seen there."""
+    """Raises: UsageError for what is no object store: a half-written file could be seen there; and
+    for one without the name of a bucket."""
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
         raise UsageError(
             f"-o {without_password(url)}: outputs go to a local folder or to one of "
             f"{', '.join(f'{name}://' for name in SCHEMES if name != 'memory')}"
         )
+    if not without_password(url).partition("://")[2].partition("/")[0]:
+        raise UsageError(f"-o {without_password(url)} names no bucket. Write {scheme}://BUCKET/DIR")
 
 
 def staging_folder(url: str, state: Path | None) -> Path:

@@ -16,7 +16,8 @@ from ocr2cli.printing import printable
 
 # A page that failed with one of these never reached the model: the input is at fault.
 INPUT_CODES = frozenset(
-    {"unreadable", "encrypted", "not_a_file", "unsupported", "empty", "too_large", "changed"}
+    {"unreadable", "encrypted", "not_a_file", "unsupported", "empty", "too_large"}
+    | {"changed", "away"}
 )
 # Below this confidence a page is misread. Of nano, pages that are read right have 0.9 and more,
 # those with every fourth character wrong 0.7, photographs and sideways scans less than 0.5.

@@ -31,7 +31,7 @@ _NAME = "journal.jsonl"
 _MAX_LINE_BYTES = 1 << 16
 # Codes of failures that neither the page nor the settings explain: a server's, and a file's that
 # was not there, or not the same, while the run was reading it.
-_PASSING = frozenset({"request", "changed"})
+_PASSING = frozenset({"request", "changed", "away"})
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 

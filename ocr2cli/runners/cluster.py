@@ -7,16 +7,21 @@ about pages or what a loss means.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ocr2cli.engines.host import num_cores
@@ -35,6 +40,14 @@ _CONNECT_S = 5.0
 _STORE_BYTES = 100_000_000
 # Ray puts sockets below its folder, and a socket's path may have 107 bytes.
 _MAX_TEMP_DIR = 40
+_TEMP_PREFIX = "ocr2-ray-"
+# A folder gets its lock right after it is made.
+_UNLOCKED_S = 60.0
+# Ray itself does not tell what is wrong: it says that it cannot connect, or that an actor died.
+TOKEN_HINT = (
+    "This machine and the cluster must have the same token of Ray's, in RAY_AUTH_TOKEN or "
+    "~/.ray/auth_token, or neither (RAY_AUTH_MODE=disabled)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +69,31 @@ class Cluster:
     """A connection to a cluster, or a private one on this machine. Ends with `close`."""
 
     def __init__(self, address: str) -> None:
-        """Raises: UsageError for Ray's client; EngineError when no cluster answers at `address`."""
+        """address: "" for the one RAY_ADDRESS names, or a private one.
+
+        Raises: UsageError for Ray's client and a host without a port; EngineError when no cluster
+        answers.
+        """
+        address = _meant(address)
         # Ray reads these when it is imported or started: no usage statistics, no hints.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        is_private = not (address or os.environ.get("RAY_ADDRESS"))
-        if is_private:
+        if not address:
             # A cluster of one machine has no business on the network. Ray listens on the loopback
             # only where it takes itself for unable to form clusters, by this variable's odd name.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            # Without one Ray writes a token to ~/.ray, which it then shows to every cluster, and
+            # those that have none do not work for those who have.
+            if "ray" not in sys.modules and not any(
+                name.startswith("RAY_AUTH_") for name in os.environ
+            ):
+                os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16))
         import ray
 
-        if address.startswith("ray://"):
-            raise UsageError(
-                f"--address {address}: the Ray client is not supported. Run ocr2 on a machine of "
-                "the cluster, with --address auto or HOST:6379"
-            )
         self._ray = ray
         self._is_ours = not ray.is_initialized()
         self._temp_dir = ""
+        self._temp_lock = -1
         self._nodes: queue.SimpleQueue[list[dict[str, Any]]] = queue.SimpleQueue()
         self._is_asking = False
         self._is_abandoned = False
@@ -155,6 +174,7 @@ class Cluster:
                 self._ray.shutdown()
         if self._temp_dir:
             shutil.rmtree(self._temp_dir, ignore_errors=True)
+            os.close(self._temp_lock)
 
     def abandon(self) -> None:
         """The head is gone: ask nothing more of it. (Ray waits for it a minute, then ends us.)"""
@@ -162,7 +182,6 @@ class Cluster:
 
     def _connect(self, address: str) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        address = address or os.environ.get("RAY_ADDRESS", "")
         if address:
             settings["address"] = address
         else:
@@ -174,7 +193,7 @@ class Cluster:
                 _node_ip_address="127.0.0.1",
             )
             if len(tempfile.gettempdir()) < _MAX_TEMP_DIR:
-                self._temp_dir = tempfile.mkdtemp(prefix="ocr2-ray-")
+                self._temp_dir, self._temp_lock = _temp_folder()
                 settings["_temp_dir"] = self._temp_dir
         _keep_stdout_clean()
         try:
@@ -182,11 +201,59 @@ class Cluster:
             with _own_signals():
                 self._ray.init(**settings)
         except Exception as error:  # ConnectionError, RuntimeError, ValueError: Ray has many
+            hint = (
+                "Start one with `ray start --head`, or leave --address and RAY_ADDRESS out for a "
+                "cluster on this machine alone."
+            )
+            # Somebody listens there, but is not heard.
+            if "Failed to connect to Ray" in str(error):
+                hint = f"{TOKEN_HINT}."
             raise EngineError(
-                f"no Ray cluster at {address or 'this machine'}: {one_line_of(error)} Start one "
-                "with `ray start --head`, or leave --address and RAY_ADDRESS out for a cluster on "
-                "this machine alone."
+                f"no Ray cluster at {address or 'this machine'}: {one_line_of(error)} {hint}"
             ) from error
+
+
+def _meant(address: str) -> str:
+    """The address to join at; "" when no cluster is meant but a private one. Raises: UsageError."""
+    name = f"--address {address}"
+    if not address:
+        address = os.environ.get("RAY_ADDRESS", "")
+        name = f"RAY_ADDRESS={address}"
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"{name}: the Ray client is not supported. Run ocr2 on a machine of the cluster, with "
+            "--address auto or HOST:6379"
+        )
+    if address not in ("", "auto", "local") and ":" not in address:
+        raise UsageError(f"{name}: give HOST:PORT, e.g. {address}:6379, or auto")
+    return "" if address == "local" else address
+
+
+def _temp_folder() -> tuple[str, int]:
+    """(a folder for a private cluster, its lock, which ends with this process).
+
+    What processes that were killed have left is removed.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, another's, or in use
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _UNLOCKED_S:
+                lock = _locked(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+    made = tempfile.mkdtemp(prefix=_TEMP_PREFIX)
+    return made, _locked(Path(made))
+
+
+def _locked(folder: Path) -> int:
+    """Raises: OSError when another process holds it."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _require_answer(address: str) -> None:

@@ -190,7 +190,7 @@ class Node:
 
     def _not_here(self, job: PageJob) -> PageError:
         return PageError(
-            "unreadable",
+            "away",
             f"{shown(job.path)} is not there on node {self._setup.name}. Every node must see the "
             "inputs under the same path: put them on a shared file system, or give URLs such as "
             "s3://bucket/a.pdf.",

@@ -27,7 +27,11 @@ def cluster_options(cfg: RunConfig, plan: EnginePlan) -> ClusterOptions:
         make_plan=None if is_given else partial(plan_for_cores, there, cache_opener(there)),
         fingerprint=plan.fingerprint,
         # A runner on a GPU sees that one alone, and calls it cuda:0.
-        uses_gpus=engine.device in ("auto", "cuda", "cuda:0") and engine.dtype != "int8",
+        uses_gpus=(
+            engine.engine == "native"
+            and engine.device in ("auto", "cuda", "cuda:0")
+            and engine.dtype != "int8"
+        ),
     )
 
 

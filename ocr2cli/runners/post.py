@@ -16,6 +16,8 @@ from ocr2cli.runners.cluster import Spot
 
 # Pages a node is given before its first result; doubled with every answer that brings some.
 FIRST_PAGES = 4
+# A node that could not open so many files in a row is given up when others can.
+MAX_REFUSALS = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +26,9 @@ class Post:
 
     is_up: it has made its plan. limit: pages it may hold. group: size of the group of suspects it
     reads, 0 when it reads ordinary pages. silent_s: since its last answer; stuck_s: since something
-    moved inside it.
+    moved inside it; age_s: since it was started. refused: serials of pages under way whose file it
+    could not open; refusal: what it said of the last; num_refused: so many in a row, none read in
+    between. is_blind: others could open those.
     """
 
     spot: Spot
@@ -41,11 +45,21 @@ class Post:
     num_stops_told: int = 0
     silent_s: float = 0.0
     stuck_s: float = 0.0
+    age_s: float = 0.0
+    refused: set[int] = field(default_factory=set)
+    refusal: str = ""
+    num_refused: int = 0
+    is_blind: bool = False
     stages: tuple[StageStatus, ...] = ()
 
     @property
     def has_room(self) -> bool:
         return self.is_up and not self.group and len(self.held) < self.limit
+
+    @property
+    def is_doubted(self) -> bool:
+        """True until it is known whether the files are at fault that it could not open, or it."""
+        return len(self.refused) >= MAX_REFUSALS
 
     def take(self, ticket: Ticket) -> None:
         if not self.held:

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ocr2cli import __version__
 from ocr2cli.errors import EngineError, Ocr2Error
-from ocr2cli.pages import PageError, PageJob, PageResult
+from ocr2cli.pages import PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage
-from ocr2cli.runners.cluster import Cluster, Lost, Spot
+from ocr2cli.runners.cluster import TOKEN_HINT, Cluster, Lost, Spot
 from ocr2cli.runners.node import NodeSetup, Turn
-from ocr2cli.runners.post import FIRST_PAGES, Post, merged_stages
+from ocr2cli.runners.post import FIRST_PAGES, MAX_REFUSALS, Post, merged_stages
 
 logger = logging.getLogger("ocr2")
 
@@ -79,6 +79,7 @@ class _Driver:
         self._posts: dict[tuple[str, int], Post] = {}
         self._fresh: deque[Ticket] = deque()
         self._suspects: deque[Ticket] = deque()
+        self._refused: deque[tuple[Ticket, PageResult]] = deque()
         self._num_losses: dict[int, int] = {}
         self._num_useless: Counter[tuple[str, int]] = Counter()
         self._given_up: dict[tuple[str, int], Ocr2Error] = {}
@@ -98,6 +99,7 @@ class _Driver:
         while not self._should_end():
             self._admit()
             self._give_suspects()
+            self._give_refused()
             self._give_fresh()
             self._call()
             self._collect()
@@ -136,9 +138,10 @@ class _Driver:
             # Each node ends its own drain in time; its last results need a moment to get here.
             self._drain_until = now + self._options.drain_s + _DRAIN_SLACK_S
             self._has_jobs = self._is_source_idle = False
-            self._give_up([*self._fresh, *self._suspects])
+            self._give_up([*self._fresh, *self._suspects, *(one for one, _ in self._refused)])
             self._fresh.clear()
             self._suspects.clear()
+            self._refused.clear()
             for post in self._posts.values():
                 self._give_up([post.held.pop(job.key) for job in post.unsent])
                 post.unsent.clear()
@@ -182,7 +185,7 @@ class _Driver:
     def _open_posts(self) -> list[Post]:
         """Who may be given ordinary pages, the least loaded first."""
         posts = sorted(
-            (post for post in self._posts.values() if post.has_room),
+            (post for post in self._posts.values() if post.has_room and not post.is_doubted),
             key=lambda post: len(post.held),
         )
         # While suspects wait, one node is let run empty for them.
@@ -195,11 +198,29 @@ class _Driver:
                 return
             posts[0].take(self._fresh.popleft())
 
+    def _give_refused(self) -> None:
+        """Pages whose file a node could not open, each to a node that has not tried yet; failed
+        when there is none, or none that may still come up."""
+        for _ in range(len(self._refused)):
+            ticket, refusal = self._refused.popleft()
+            doubted = [post for post in self._posts.values() if post.has_room and post.is_doubted]
+            others = [one for one in self._posts.values() if ticket.serial not in one.refused]
+            post = next((one for one in [*self._open_posts(), *doubted] if one in others), None)
+            limit_s = self._options.cluster.start_within_s
+            if post is not None:
+                post.take(ticket)
+            elif any(one.has_answered or one.age_s < limit_s for one in others) or self._must_scan:
+                self._refused.append((ticket, refusal))
+            else:
+                self._finish(ticket, self._ledger.finish(ticket, refusal))
+
     def _give_suspects(self) -> None:
         """Pages that were lost with a node: in groups, each of which has a node for itself."""
         while self._suspects:
-            post = next((one for one in self._posts.values() if one.is_up and not one.held), None)
-            if post is None:
+            # A node that opens no file tells nothing about them, unless there is no other.
+            posts = sorted(self._posts.values(), key=lambda one: one.is_doubted)
+            post = next((one for one in posts if one.is_up and not one.held), None)
+            if post is None or (post.is_doubted and not posts[0].is_doubted):
                 return
             losses = self._losses(self._suspects[0])
             post.group = max(1, post.num_wanted // _SPLIT**losses)
@@ -254,12 +275,17 @@ class _Driver:
             post.num_wanted = turn.num_wanted + max(FIRST_PAGES, turn.num_wanted // 4)
         for level, line in turn.logs:
             logger.log(level, "node %s: %s", post.spot.name, line)
+        num_before = post.num_results
         for result in turn.results:
             ticket = post.held.pop(result.key)
-            self._num_losses.pop(ticket.serial, None)
-            self._ready.append(self._ledger.finish(ticket, result))
-        if turn.results:
-            post.num_results += len(turn.results)
+            if result.error and result.error.code == "away":
+                self._hold_back(post, ticket, result, result.error)
+                continue
+            post.num_results += 1
+            if result.status is not Status.FAILED:
+                post.num_refused = 0
+            self._finish(ticket, self._ledger.finish(ticket, result))
+        if post.num_results > num_before:
             self._num_useless.pop(post.place, None)
             post.limit = min(2 * post.limit, post.num_wanted)
         if not post.held:
@@ -268,6 +294,32 @@ class _Driver:
             self._dismiss(post, turn.failure.run_error("node"))
         elif turn.is_ended:
             self._let_go(post, None)
+
+    def _hold_back(
+        self, post: Post, ticket: Ticket, refusal: PageResult, error: PageError
+    ) -> None:
+        """The driver has opened this file: that the node cannot is no fault of the page's."""
+        post.num_refused += 1
+        post.refused.add(ticket.serial)
+        post.refusal = error.message
+        if self._drain_until is not None:
+            self._ledger.drop(ticket)
+            return
+        self._ledger.rewind(ticket)
+        self._refused.append((ticket, refusal))
+
+    def _finish(self, ticket: Ticket, result: PageResult) -> None:
+        """Hand out what the books have closed, and learn from it who was wrong about the file."""
+        self._num_losses.pop(ticket.serial, None)
+        for post in self._posts.values():
+            if ticket.serial not in post.refused:
+                continue
+            post.refused.remove(ticket.serial)
+            if result.status is not Status.FAILED:
+                post.is_blind |= post.num_refused >= MAX_REFUSALS
+            elif result.error and result.error.code == "away":  # no node could
+                post.num_refused = 0
+        self._ready.append(result)
 
     # -- nodes that come and go
 
@@ -292,10 +344,16 @@ class _Driver:
         cluster = self._options.cluster
         post.silent_s += step_s if post.call is not None else 0.0
         post.stuck_s += step_s if post.held else 0.0
+        post.age_s += step_s
         # A node's own watchdog acts in time, and that shows. 0: no page has a limit.
         timeout_s = max(stage.timeout_s for stage in self._stages)
         stuck_after_s = _STUCK_SLACK_S + 2 * timeout_s
-        if post.has_answered and post.silent_s > cluster.lost_after_s:
+        if post.is_blind:
+            self._dismiss(post, EngineError(
+                f"node {post.spot.name} cannot open what other nodes read: "
+                f"{post.refusal.rstrip('.')}"
+            ))  # fmt: skip
+        elif post.has_answered and post.silent_s > cluster.lost_after_s:
             self._lose(post, f"it gave no sign of life for {cluster.lost_after_s:g} s.")
         elif timeout_s and post.stuck_s > stuck_after_s:
             self._lose(post, f"nothing moved on it for {stuck_after_s:g} s.")
@@ -316,6 +374,11 @@ class _Driver:
                 f"the head of the Ray cluster has not answered for {cluster.lost_after_s:g} s. "
                 "Start the cluster again, then run the same command; finished pages are kept."
             )
+
+    @property
+    def _must_scan(self) -> bool:
+        """True before it is known whether a place has another actor to come."""
+        return not self._scan_at
 
     def _scan(self, spots: Sequence[Spot]) -> None:
         """Use nodes that have joined, and places whose actor was lost."""
@@ -354,9 +417,11 @@ class _Driver:
         # Suspects are given out to see whether they kill: that says nothing about the node.
         self._num_useless[place] += post.num_results == 0 and not post.group
         if self._num_useless[place] >= _MAX_USELESS_LOSSES:
+            hint = "Look at Ray's logs there"
+            if not post.has_answered:
+                hint = f"{TOKEN_HINT}; else look at Ray's logs there"
             self._given_up[place] = EngineError(
-                f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} "
-                "Look at Ray's logs there"
+                f"node {post.spot.name} lost {_MAX_USELESS_LOSSES} runners in a row: {why} {hint}"
             )
         self._let_go(post, PageError("worker_died", f"the node that read it was lost: {why}"))
 
@@ -366,10 +431,6 @@ class _Driver:
         self._given_up[place] = error or EngineError(f"node {post.spot.name} stopped")
         if len(self._posts) > 1:
             logger.warning("%s; going on without this node", self._given_up[place])
-        for ticket in post.held.values():
-            self._ledger.rewind(ticket)
-            self._fresh.append(ticket)
-        post.held.clear()
         self._let_go(post, None)
 
     def _let_go(self, post: Post, blame: PageError | None) -> None:
@@ -393,8 +454,7 @@ class _Driver:
         """Machines are lost for many reasons: only a page that had one for itself is blamed."""
         if was_alone:
             if result := self._ledger.fault(ticket, blame):
-                self._num_losses.pop(ticket.serial, None)
-                self._ready.append(result)
+                self._finish(ticket, result)
                 return
         else:
             self._num_losses[ticket.serial] = self._losses(ticket) + 1
@@ -405,7 +465,7 @@ class _Driver:
         if any(post.is_up for post in self._posts.values()) or not self._ledger:
             self._alone_s = 0.0
             return
-        if self._given_up and not self._posts:
+        if self._given_up and not self._posts and not self._must_scan:
             self._fatal = next(iter(self._given_up.values()))
             return
         self._alone_s += step_s
@@ -426,7 +486,7 @@ class _Driver:
             "node",
             len(self._posts),
             num_ready=up,
-            num_waiting=len(self._fresh) + len(self._suspects),
+            num_waiting=len(self._fresh) + len(self._suspects) + len(self._refused),
             num_restarts=self._num_restarts,
         )
         return (nodes, *merged_stages(list(self._posts.values())))

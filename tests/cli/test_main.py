@@ -560,6 +560,41 @@ def test_a_list_that_powershell_wrote_names_the_same_files(encoding, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("data", "is_null_separated", "words"),
+    [
+        (b"%PDF-1.7\n%\xe2\xe3\n1 0 obj", False, "a document came on stdin. Save it"),
+        (b"\x89PNG\r\n\x1a\n\0\0", True, "a document came on stdin. Save it"),
+        (b"\xff\xd8\xff\xe0\0", False, "a document came on stdin. Save it"),
+        (b"II*\0\x08\0", False, "save a document to a file"),
+        (b"a.pdf\0b.pdf\0", False, "Add -0"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_paths_is_refused_as_what_it_is(
+    data, is_null_separated, words, monkeypatch
+) -> None:
+    """Each line of the PDF was a document that is not there."""
+    from ocr2cli.cli import settings
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(UsageError, match=words):
+        settings._inputs(("-",), is_null_separated)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [("-", "outputs are files. Name a folder, `./-`"), ("s3://", "s3:// names no bucket"),
+     ("gs:///a", "names no bucket"), ("s3://key:secret@/a", "names no bucket")],
+)  # fmt: skip
+def test_an_output_that_is_no_place_is_refused(out, words, tmp_path, monkeypatch, capsys) -> None:
+    """`-o -` made a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    assert run_main("run", "a.pdf", "-o", out) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert words in error and "secret" not in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     "line", ["bench --threads -1", "doctor --dtype foo", "eval --dtype foo",
              "doctor --goldens nofile", "completion", "serve --max-seconds nan"],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -275,6 +276,21 @@ def test_a_file_changed_after_listing_is_an_error(
     with pytest.raises(PageFault, match="was changed") as caught:
         render_page(job, CFG)
     assert caught.value.code == "changed"
+
+
+def test_a_file_whose_disk_fails_while_it_is_read_again_is_away(
+    make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share that hung up was an internal fault of the page, which reruns kept."""
+
+    def fail(_: files.InputFile) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    job = _jobs(make_pdf("a.pdf"))[0]
+    monkeypatch.setattr(files.InputFile, "sha256", fail)
+    with pytest.raises(PageFault, match="cannot be read: Stale file handle") as caught:
+        render_page(job, CFG)
+    assert caught.value.code == "away"
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -12,6 +12,7 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document.raster import render_page
 from ocr2cli.document.source import find_jobs, find_sources
 from ocr2cli.document.urls import is_url, without_password
+from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageJob
 
 MakePdf = Callable[..., Path]
@@ -70,6 +71,30 @@ def test_a_url_that_names_nothing_is_one_error(bucket: str) -> None:
     (job,) = _jobs(f"{bucket}/gone.pdf")
     assert job.error is not None and job.error.code == "unreadable"
     assert "memory://bucket/gone.pdf cannot be read" in job.error.message
+    assert job.error.message.endswith(". Check the address.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        (FileNotFoundError("bucket/a.pdf"), "Check the address."),
+        (PermissionError("Access Denied"), "Check the network and the credentials."),
+        (OSError("Could not connect to the endpoint"), "Check the network and the credentials."),
+    ],
+)
+def test_a_store_that_goes_away_after_the_listing_leaves_no_failure_that_stays(
+    fault: OSError, hint: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(*_: object, **__: object) -> None:
+        raise fault
+
+    job = _jobs(f"{bucket}/a.pdf")[0]
+    monkeypatch.setattr(MemoryFileSystem, "_open", refuse)
+    with pytest.raises(PageFault) as caught:
+        render_page(job, RasterConfig())
+    assert caught.value.code == "away" and caught.value.message.endswith(f"{fault}. {hint}")
 
 
 def test_a_file_url_is_a_local_path(make_pdf: MakePdf) -> None:

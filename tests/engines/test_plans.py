@@ -222,8 +222,10 @@ def test_a_card_of_a_node_is_claimed_by_runs_that_may_use_it_only(
 ) -> None:
     """With int8 a node of eight cards had eight runners, each on an eighth of its cores."""
     engine = EngineConfig(device=device, dtype=dtype)
-    options = cluster_options(RunConfig(engine=engine), choose.EnginePlan((), ""))
-    assert options.uses_gpus == expected
+    plan = choose.EnginePlan((), "")
+    assert cluster_options(RunConfig(engine=engine), plan).uses_gpus == expected
+    elsewhere = EngineConfig("openai", device=device, dtype=dtype, server="http://h/v1")
+    assert not cluster_options(RunConfig(engine=elsewhere), plan).uses_gpus
 
 
 def test_drafts_from_the_text_layer_are_no_other_run() -> None:

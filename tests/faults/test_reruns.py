@@ -110,7 +110,7 @@ def test_a_file_that_was_away_for_a_moment_is_read_by_the_next_run(tmp_path: Pat
         (str(write_pdf(tmp_path / "a.pdf", 2)),), out=tmp_path / "out", runner="inline"
     )
     first = run_batch(cfg, stages=[Stage("stub", Away)])
-    assert [page.code for page in first.bad_pages] == ["changed"] * 2
+    assert [page.code for page in first.bad_pages] == ["away"] * 2
     assert "is not there" in first.bad_pages[0].message
     second = run_batch(cfg, stages=stub_stages(cfg))
     assert (second.exit_code, second.by_status["ok"]) == (ExitCode.OK, 2)

@@ -120,7 +120,7 @@ def test_success_beats_failure_for_the_same_work_only(out: Path) -> None:
     assert row and row.part_sha256 == "new input"
 
 
-@pytest.mark.parametrize("code", ["request", "changed"])
+@pytest.mark.parametrize("code", ["request", "changed", "away"])
 def test_a_page_that_failed_for_no_fault_of_its_own_is_not_settled(out: Path, code: str) -> None:
     journal = reopened(out)
     failed = replace(result(status=Status.FAILED), error=PageError(code, "not now"))

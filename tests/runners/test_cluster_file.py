@@ -26,6 +26,11 @@ def test_ray_takes_the_file(config: dict[str, Any]) -> None:
     jsonschema.validate(config, json.loads(schema.read_text()))
 
 
+def test_what_is_installed_is_held_to_the_constraints(config: dict[str, Any]) -> None:
+    installs = [line for line in config["setup_commands"] if "pip install" in line]
+    assert installs and all(" -c CONSTRAINTS " in line for line in installs)
+
+
 def test_the_head_reads_no_page_and_all_workers_are_asked_for_at_once(
     config: dict[str, Any],
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ocr2cli.errors import EngineError
-from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import PageError, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.failure import Failure
 from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Stage
@@ -28,11 +28,15 @@ NUM_WANTED = 16
 
 @dataclass
 class World:
-    """What goes wrong. killers: pages that end the actor that reads them."""
+    """What goes wrong. killers: pages that end the actor that reads them. blind: nodes that see no
+    file; gone: pages whose file no node sees."""
 
     seed: int = 0
     num_nodes: int = 3
     killers: frozenset[int] = frozenset()
+    blind: frozenset[str] = frozenset()
+    gone: frozenset[int] = frozenset()
+    late: str = ""
     num_losses: int = 0
     silent: int = 0
     stuck: int = 0
@@ -43,12 +47,15 @@ class World:
     num_deaths: int = 0
     num_actors: int = 0
     most_held: int = 0
+    num_refused: int = 0
     random: random.Random = field(default_factory=random.Random)
 
 
 class Actor:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, node: str) -> None:
         self.world = world
+        self.node = node
+        self.num_turns = 0
         self.held: list[PageJob] = []
         self.is_dead = False
         self.is_silent = False
@@ -68,13 +75,24 @@ class Actor:
         if world.num_losses and len(self.held) > 1 and world.random.random() < 0.3:
             world.num_losses -= 1
             self.die()
-        done = [] if self.is_stuck else self.held[: world.random.randint(0, 3)]
+        num_done = len(self.held) if self.node in world.blind else world.random.randint(0, 3)
+        done = [] if self.is_stuck else self.held[:num_done]
         for job in done:
             if job.key.page in world.killers:
                 self.die()
         self.held = self.held[len(done) :]
-        results = tuple(PageResult(job.key, Status.OK) for job in done)
-        return Turn(results, (), NUM_WANTED, is_ended=num_stops > 0 and not self.held)
+        self.num_turns += 1
+        results = tuple(self.read(job) for job in done)
+        num_wanted = 0 if world.late == self.node and self.num_turns < 50 else NUM_WANTED
+        return Turn(results, (), num_wanted, is_ended=num_stops > 0 and not self.held)
+
+    def read(self, job: PageJob) -> PageResult:
+        world = self.world
+        if self.node not in world.blind and job.key.page not in world.gone:
+            return PageResult(job.key, Status.OK)
+        world.num_refused += 1
+        error = PageError("away", f"{job.path} is not there on {self.node}.")
+        return PageResult(job.key, Status.FAILED, error=error)
 
     def die(self) -> None:
         self.is_dead = True
@@ -98,7 +116,7 @@ def fake_cluster(world: World) -> type:
             return [Spot(f"node{n}", 0, f"node{n}", 1.0, 0.0) for n in range(world.num_nodes)]
 
         def start(self, spot: Spot, setup: Any) -> Actor:
-            actor = Actor(world)
+            actor = Actor(world, spot.name)
             if world.silent and world.num_actors <= world.silent:
                 actor.is_silent = True
             actor.is_stuck = world.num_actors <= world.stuck
@@ -231,6 +249,45 @@ def test_a_node_that_answers_and_gets_nowhere_is_replaced(
     assert found == dict.fromkeys(range(40), Status.OK) and world.num_actors >= 4
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("blind", [{"node0"}, {"node0", "node2"}])
+def test_a_node_that_cannot_open_the_files_costs_no_page_and_is_given_up_by_name(
+    read: Any, seed: int, blind: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It failed pages at once, and so was given nearly all of them."""
+    world = World(seed, blind=frozenset(blind), num_losses=2)
+    found = statuses(read(world, pages(150)))
+    assert found == dict.fromkeys(range(150), Status.OK)
+    assert world.num_refused <= 12 * len(blind)
+    for node in blind:
+        assert f"node {node} cannot open what other nodes read: /in/d.pdf is not" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_node_that_comes_up_late_reads_what_the_first_one_cannot_open(
+    read: Any, seed: int
+) -> None:
+    world = World(seed, num_nodes=2, blind=frozenset({"node0"}), late="node1")
+    assert statuses(read(world, pages(50))) == dict.fromkeys(range(50), Status.OK)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("num_nodes", [1, 3])
+def test_a_file_that_no_node_can_open_fails_its_pages_and_no_node_is_given_up(
+    read: Any, seed: int, num_nodes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = frozenset(range(20, 60))
+    world = World(seed, num_nodes=num_nodes, gone=gone)
+    found = statuses(read(world, pages(100)))
+    assert {page for page, status in found.items() if status is Status.FAILED} == gone
+    assert world.num_refused == len(gone) * num_nodes and "cannot open" not in caplog.text
+
+
+def test_a_cluster_that_sees_no_file_fails_every_page(read: Any) -> None:
+    world = World(num_nodes=2, blind=frozenset({"node0", "node1"}))
+    assert statuses(read(world, pages(30))) == dict.fromkeys(range(30), Status.FAILED)
+
+
 def test_when_every_node_refuses_the_run_ends_with_its_reason(read: Any) -> None:
     world = World(is_refusing=True)
     with pytest.raises(Exception, match="no model") as caught:
@@ -282,8 +339,6 @@ def test_a_source_that_never_ends_is_asked_again_until_a_stop(read: Any) -> None
 
 
 def test_a_job_with_an_error_joins_no_cluster(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ocr2cli.pages import PageError
-
     class Never:
         def __init__(self, address: str) -> None:
             raise AssertionError("no cluster is needed")

@@ -108,7 +108,7 @@ def test_a_file_the_node_does_not_see_fails_its_page_by_name(start: Any, tmp_pat
     gone = PageJob(PageKey("gone", 0), str(tmp_path / "gone.pdf"), "cd" * 32, 1)
     found = turns(start(), [gone, *jobs(1)], lambda seen: len(results(seen)) == 2)
     (bad,) = (one for one in results(found) if one.key.document == "gone")
-    assert bad.error is not None and bad.error.code == "unreadable"
+    assert bad.error is not None and bad.error.code == "away"
     assert "is not there on node 10.0.0.3. Every node must see the inputs" in bad.error.message
 
 
