@@ -24,11 +24,12 @@ _ACTIVE_ATTRIBUTE = re.compile(
 )
 _TAG_OPENS = re.compile(r"<(?=[a-zA-Z/!?])")
 
-_SAFE_TAGS = (
-    "table|thead|tbody|tfoot|tr|td|th|caption|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol|li"
+SAFE_TAGS = (
+    "table|thead|tbody|tfoot|tr|td|th|caption|center|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol"
+    "|li"
 )
 _SAFE_ATTRIBUTE = r"\s+(?:rowspan|colspan)\s*=\s*(?:\"[0-9]{1,4}\"|'[0-9]{1,4}'|[0-9]{1,4})"
-_SAFE_TAG = re.compile(rf"(</?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)
+_SAFE_TAG = re.compile(rf"(</?(?:{SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)
 # Whole references only, as in markdown: text has "R&D" and "&copy" of its own. Seven digits are
 # plenty, and bound int().
 _REFERENCE = re.compile(r"&(?:[a-z][a-z0-9]{1,31}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
