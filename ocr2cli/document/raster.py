@@ -22,6 +22,7 @@ from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
 from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
+from ocr2cli.document.paragraphs import LayerLine, Paragraph, paragraphs
 from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, Uint8Array
@@ -98,6 +99,15 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
         rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
         characters = document.characters(job.key.page, dpi)
     return text if is_trustworthy(characters, rgb, _letters()) else None
+
+
+def own_paragraphs(job: PageJob, cfg: RasterConfig) -> list[Paragraph]:
+    """The page's own text for a reader; boxes in 0-1 of the page, not turned by `cfg.rotate`.
+
+    Raises: PageFault.
+    """
+    with _open_documents.borrow(job, cfg) as document:
+        return document.paragraphs(job.key.page) if isinstance(document, PdfDocument) else []
 
 
 def page_estimate(job: PageJob, cfg: RasterConfig) -> tuple[int, int, int]:
@@ -179,6 +189,26 @@ class PdfDocument:
         """The text layer, in the file's order. Raises: PageFault."""
         with self._page(page) as drawn:
             return str(drawn.get_text())[:MAX_TEXT_CHARACTERS]
+
+    def paragraphs(self, page: int) -> list[Paragraph]:
+        """The text in paragraphs, with their boxes in 0-1 of the page. Raises: PageFault."""
+        import pymupdf
+
+        found: list[Paragraph] = []
+        num_left = MAX_TEXT_CHARACTERS
+        with self._page(page) as drawn:
+            to_parts = pymupdf.Matrix(1 / drawn.rect.width, 1 / drawn.rect.height)
+            layer = drawn.get_textpage(flags=pymupdf.TEXTFLAGS_TEXT)
+            texts = [block[4] for block in drawn.get_text("blocks", textpage=layer)]
+            blocks = drawn.get_text("dict", textpage=layer)["blocks"]
+            for text, block in zip(texts, blocks, strict=True):
+                for paragraph in paragraphs(_block_lines(text, block, drawn.rotation_matrix)):
+                    if num_left > 0:
+                        box = pymupdf.Rect(paragraph.box) * to_parts
+                        shown_text = paragraph.text[:num_left]
+                        found.append(Paragraph(shown_text, (box.x0, box.y0, box.x1, box.y1)))
+                        num_left -= len(shown_text)
+        return found
 
     def characters(self, page: int, dpi: float) -> list[TextCharacter]:
         """Every character of the text layer with its box in pixels. Raises: PageFault."""
@@ -399,6 +429,26 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
             f"{shown(source.path)} is damaged and cannot be repaired here ({_one_line(error)}). "
             "Try `qpdf IN OUT`, or copy the file again.",
         ) from error
+
+
+def _block_lines(
+    text: str, block: dict[str, Any], to_shown: pymupdf.Matrix
+) -> Iterator[LayerLine]:
+    """text: the block's; where its lines are has no characters without width, such as accents."""
+    import pymupdf
+
+    lines = block["lines"]
+    for line_text, line in zip(text.split("\n", len(lines) - 1), lines, strict=False):
+        spans = line["spans"]
+        x, y = line["dir"]
+        box = pymupdf.Rect(line["bbox"]) * to_shown
+        yield LayerLine(
+            line_text,
+            box=(box.x0, box.y0, box.x1, box.y1),
+            size=max((span["size"] for span in spans), default=0.0),
+            is_bold=all(span["flags"] & pymupdf.TEXT_FONT_BOLD for span in spans),
+            is_level=x * to_shown.a + y * to_shown.c > 0.99,
+        )
 
 
 def _embedded_files(document: pymupdf.Document) -> list[str]:

@@ -22,6 +22,16 @@ _ACTIVE_ATTRIBUTE = re.compile(
     r"srcdoc)\s*=|(?:javascript|vbscript|data):",
     re.IGNORECASE,
 )
+# What begins a heading, a quotation, an item, a fence, a row or a rule where a line begins with it.
+_LINE_MARK = re.compile(
+    r"^(?:(?=#{1,6}(?:\s|$)|>|[-+*](?:\s|$)|```|~~~|\||[-*_|][-*_:| \t]*$)"
+    r"|([0-9]{1,9})(?=\.(?:\s|$)))",
+    re.MULTILINE,
+)
+# With a backslash they would be taken for the end of a formula, or for nothing by some readers.
+_OTHER_MARK = re.compile(
+    r"^([0-9]{1,9}(?=\)(?:\s|$))|(?==+[ \t]*$|:-[-:| \t]*$))([=:)])", re.MULTILINE
+)
 _TAG_OPENS = re.compile(r"<(?=[a-zA-Z/!?])")
 
 SAFE_TAGS = (
@@ -50,12 +60,14 @@ def neutralise(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Plain text as markdown whose reader sees all of it: no tag, image or reference was meant.
+    """Plain text as markdown whose reader sees all of it: no tag, image, reference, heading or list
+    was meant.
 
-    Signs such as `#` and `*` stay, for they hide nothing but themselves, and text is searched.
+    Signs inside a line stay, for they hide nothing but themselves, and text is searched.
     """
     text = _REFERENCE.sub(lambda reference: "&amp;" + reference.group()[1:], text)
-    return _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;["))
+    text = _LINE_MARK.sub(r"\1\\", _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;[")))
+    return _OTHER_MARK.sub(lambda mark: f"{mark[1]}&#{ord(mark[2])};", text)
 
 
 def safe_html(text: str) -> str:
