@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,7 @@ from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
 from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
-from ocr2cli.document.paragraphs import LayerLine, Paragraph, paragraphs
+from ocr2cli.document.paragraphs import Area, LayerLine, Paragraph, paragraphs
 from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, Uint8Array
@@ -101,13 +101,15 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
     return text if is_trustworthy(characters, rgb, _letters()) else None
 
 
-def own_paragraphs(job: PageJob, cfg: RasterConfig) -> list[Paragraph]:
-    """The page's own text for a reader; boxes in 0-1 of the page, not turned by `cfg.rotate`.
+def own_paragraphs(job: PageJob, cfg: RasterConfig, text: str) -> list[Paragraph]:
+    """What `trusted_text` gave, for a reader; [] where its lines have no places.
 
-    Raises: PageFault.
+    Boxes in 0-1 of the page, not turned by `cfg.rotate`. Raises: PageFault.
     """
     with _open_documents.borrow(job, cfg) as document:
-        return document.paragraphs(job.key.page) if isinstance(document, PdfDocument) else []
+        if not isinstance(document, PdfDocument):
+            return []
+        return document.paragraphs(job.key.page, text, is_as_drawn=cfg.text_layer == "auto")
 
 
 def page_estimate(job: PageJob, cfg: RasterConfig) -> tuple[int, int, int]:
@@ -190,25 +192,24 @@ class PdfDocument:
         with self._page(page) as drawn:
             return str(drawn.get_text())[:MAX_TEXT_CHARACTERS]
 
-    def paragraphs(self, page: int) -> list[Paragraph]:
-        """The text in paragraphs, with their boxes in 0-1 of the page. Raises: PageFault."""
+    def paragraphs(self, page: int, text: str, *, is_as_drawn: bool) -> list[Paragraph]:
+        """The page's text in paragraphs, with their boxes in 0-1 of the page; [] where its lines
+        are others than the file has. Raises: PageFault."""
         import pymupdf
 
-        found: list[Paragraph] = []
-        num_left = MAX_TEXT_CHARACTERS
         with self._page(page) as drawn:
+            flags = _text_flags(is_as_drawn)
+            blocks = [block["lines"] for block in drawn.get_text("dict", flags=flags)["blocks"]]
+            lines = text.removesuffix("\n").split("\n")
+            if len(lines) != sum(map(len, blocks)):
+                return []
             to_parts = pymupdf.Matrix(1 / drawn.rect.width, 1 / drawn.rect.height)
-            layer = drawn.get_textpage(flags=pymupdf.TEXTFLAGS_TEXT)
-            texts = [block[4] for block in drawn.get_text("blocks", textpage=layer)]
-            blocks = drawn.get_text("dict", textpage=layer)["blocks"]
-            for text, block in zip(texts, blocks, strict=True):
-                for paragraph in paragraphs(_block_lines(text, block, drawn.rotation_matrix)):
-                    if num_left > 0:
-                        box = pymupdf.Rect(paragraph.box) * to_parts
-                        shown_text = paragraph.text[:num_left]
-                        found.append(Paragraph(shown_text, (box.x0, box.y0, box.x1, box.y1)))
-                        num_left -= len(shown_text)
-        return found
+            texts = iter(lines)
+            return [
+                Paragraph(paragraph.text, _box(paragraph.box, to_parts))
+                for block in blocks
+                for paragraph in paragraphs(_layer_lines(texts, block, drawn.rotation_matrix))
+            ]
 
     def characters(self, page: int, dpi: float) -> list[TextCharacter]:
         """Every character of the text layer with its box in pixels. Raises: PageFault."""
@@ -431,24 +432,42 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
         ) from error
 
 
-def _block_lines(
-    text: str, block: dict[str, Any], to_shown: pymupdf.Matrix
-) -> Iterator[LayerLine]:
-    """text: the block's; where its lines are has no characters without width, such as accents."""
+def _text_flags(is_as_drawn: bool) -> int:
+    """is_as_drawn: the characters of the glyphs, also where the file has another text for them."""
     import pymupdf
 
-    lines = block["lines"]
-    for line_text, line in zip(text.split("\n", len(lines) - 1), lines, strict=False):
+    flags: int = pymupdf.TEXTFLAGS_TEXT
+    if is_as_drawn:
+        # Older versions lack the one; then a text that differs is seen by its characters.
+        flags |= getattr(pymupdf, "TEXT_IGNORE_ACTUALTEXT", 0)
+        # A sum's sign without a code is no P, though P has its number in another font.
+        flags &= ~pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE
+    return flags
+
+
+def _layer_lines(
+    texts: Iterator[str], block: list[dict[str, Any]], to_shown: pymupdf.Matrix
+) -> Iterator[LayerLine]:
+    import pymupdf
+
+    # The lines' own texts would lack characters without width, such as accents.
+    for line, text in zip(block, texts, strict=False):
         spans = line["spans"]
         x, y = line["dir"]
-        box = pymupdf.Rect(line["bbox"]) * to_shown
         yield LayerLine(
-            line_text,
-            box=(box.x0, box.y0, box.x1, box.y1),
+            text,
+            box=_box(line["bbox"], to_shown),
             size=max((span["size"] for span in spans), default=0.0),
             is_bold=all(span["flags"] & pymupdf.TEXT_FONT_BOLD for span in spans),
             is_level=x * to_shown.a + y * to_shown.c > 0.99,
         )
+
+
+def _box(box: Sequence[float], matrix: pymupdf.Matrix) -> Area:
+    import pymupdf
+
+    turned_box = pymupdf.Rect(box) * matrix
+    return turned_box.x0, turned_box.y0, turned_box.x1, turned_box.y1
 
 
 def _embedded_files(document: pymupdf.Document) -> list[str]:

@@ -186,13 +186,14 @@ def _layer_result(job: PageJob, cfg: RasterConfig, facts: PageFacts) -> PageResu
     raw = trusted_text(job, cfg)
     if raw is None:
         return None
-    found = own_paragraphs(job, cfg)
+    found = own_paragraphs(job, cfg, raw)
+    texts = [paragraph.text for paragraph in found] or ["\n".join(map(str.strip, raw.splitlines()))]
     # The pixels may have been turned, and the layer was not.
     is_turned = cfg.rotate == "auto" or bool(job.ask.view)
     seconds = facts.seconds["raster"] + time.perf_counter() - started
     return replace(
         _without_model(job, Status.OK, facts),
-        markdown="\n\n".join(literal(paragraph.text) for paragraph in found) or literal(raw),
+        markdown="\n\n".join(map(literal, texts)),
         raw=raw,
         boxes=() if is_turned else tuple(Box("text", box_units(each.box)) for each in found),
         warnings=(*facts.warnings, _FROM_LAYER),

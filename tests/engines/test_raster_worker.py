@@ -217,6 +217,17 @@ def test_a_text_layers_paragraphs_stand_apart_and_know_their_places(tmp_path: Pa
     assert read.raw.splitlines()[:2] == ["# Of wells,", "1. not a list"]
 
 
+def test_a_text_whose_lines_have_no_places_is_taken_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_paragraphs(tmp_path / "a.pdf")
+    monkeypatch.setattr(
+        "ocr2cli.document.raster.trusted_text", lambda job, cfg: " a\n    # b\u2028> c"
+    )
+    read = _read_layer(tmp_path / "a.pdf")
+    assert read.markdown == "a\n\\# b\n\\> c" and read.boxes == ()
+
+
 def test_boxes_of_a_page_that_may_have_been_turned_are_not_told(tmp_path: Path) -> None:
     _two_paragraphs(tmp_path / "a.pdf")
     read = _read_layer(tmp_path / "a.pdf", rotate="auto")
