@@ -222,7 +222,7 @@ def test_a_text_whose_lines_have_no_places_is_taken_line_by_line(
 ) -> None:
     _two_paragraphs(tmp_path / "a.pdf")
     monkeypatch.setattr(
-        "ocr2cli.document.raster.trusted_text", lambda job, cfg: " a\n    # b\u2028> c"
+        "ocr2cli.document.raster.trusted_text", lambda *_: " a\n    # b\u2028> c"
     )
     read = _read_layer(tmp_path / "a.pdf")
     assert read.markdown == "a\n\\# b\n\\> c" and read.boxes == ()
@@ -252,7 +252,7 @@ def test_a_text_layer_answers_no_other_question_than_for_the_text(
 def test_the_time_of_a_page_includes_the_check_of_its_text_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(job: PageJob, cfg: RasterConfig) -> str | None:
+    def slow(*_: object) -> str | None:
         time.sleep(0.2)
         return found.pop()
 
