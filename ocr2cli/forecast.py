@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ocr2cli.config import RunConfig, TileConfig
-from ocr2cli.document.listing import PageEstimates
+from ocr2cli.document.listing import Estimate, PageEstimates
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.tiles import v1_tile_config, view_layout
 from ocr2cli.engines.choose import check_request, plan_engine
@@ -24,7 +24,9 @@ from ocr2cli.output.assembly import written_files
 from ocr2cli.output.jsonl import rounded
 from ocr2cli.output.rates import Rates, load_rates, store_forecast
 from ocr2cli.output.summary import counted
+from ocr2cli.pages import PageJob
 from ocr2cli.pipeline.journal import Journal
+from ocr2cli.text.prompt import asks_for_text
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 
@@ -32,6 +34,12 @@ from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
+# To draw a page and to compare it with its text layer, on one core.
+_SECONDS_OF_OWN_TEXT = 0.15
+# Pages of a document that are asked whether their text layer is taken, and pages of all after
+# which one in ten is asked. Each speaks for those that follow it.
+_ASKED_OF_DOCUMENT = 16
+_ASKED_OF_ALL = 100
 # nano on two CPU cores (docs/speed.md), for its first run: 0.76 s to encode an A4 page's 1,121
 # visual tokens, 254 tokens/s with four pages.
 _NANO = Rates(
@@ -42,7 +50,8 @@ _NANO = Rates(
 @dataclass(slots=True)
 class Forecast:
     """What a run would do. pages: those it would read; pages_done: those that an earlier run has
-    settled. seconds: wall time, None when nobody knows; basis: where the speed comes from."""
+    settled; pages_from_text_layer: of those it would read, the ones that need no model. seconds:
+    wall time, None when nobody knows; basis: where the speed comes from."""
 
     documents: int = 0
     pages: int = 0
@@ -55,6 +64,7 @@ class Forecast:
     basis: str = ""
     price_per_hour: float = 0.0
     grids: Counter[str] = field(default_factory=Counter)
+    pages_from_text_layer: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -69,6 +79,7 @@ class Forecast:
             "documents": self.documents,
             "pages": self.pages,
             "pages_resumed": self.pages_done,
+            "pages_from_text_layer": self.pages_from_text_layer,
             "unreadable": self.unreadable,
             "grids": dict(self.grids),
             "tiles": self.tiles,
@@ -85,6 +96,7 @@ class Forecast:
         lines = [
             f"{counted(self.pages, 'page')} of {counted(self.documents, 'document')} "
             f"({grids or 'no grids'})",
+            *self._own_text(),
             f"{counted(self.tiles, 'tile')}, {counted(self.visual_tokens, 'visual token')}, "
             f"about {counted(self.new_tokens, 'new token')}",
             f"no forecast of time: {self.basis}" if self.seconds is None
@@ -100,6 +112,10 @@ class Forecast:
         lines += [f"unreadable: {name}" for name in self.unreadable]
         return "\n".join(lines)
 
+    def _own_text(self) -> list[str]:
+        taken = self.pages_from_text_layer
+        return [f"about {taken:,} of them taken from the PDFs' own text"] if taken else []
+
 
 def _duration(seconds: float) -> str:
     """In the unit that people would say it in, to two digits below ten."""
@@ -111,7 +127,8 @@ def _duration(seconds: float) -> str:
 
 
 def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
-    """Count the pages of `cfg.inputs` that a run would read, without rendering one.
+    """Count the pages of `cfg.inputs` that a run would read. None is rendered but those that are
+    asked for their text layer.
 
     Raises: UsageError; ModelError for a model that the run itself would not find.
     """
@@ -121,6 +138,7 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     model = _model(cfg)
     journal = Journal.peek(cfg.out, model.fingerprint)
     most = cfg.decode.max_new_tokens or model.max_positions
+    layers = _Layers(cfg.raster.text_layer if model.is_asked_for_text else "never")
     with closing(journal), PageEstimates(cfg.raster) as pages:
         for job in find_jobs(cfg.inputs, cfg.pages, cfg.raster, **where):
             seen.add(job.key.document)
@@ -130,9 +148,13 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
             if cfg.resume and journal.find(job, retry_failed=cfg.retry_failed):
                 plan.pages_done += 1
                 continue
-            page = pages.of(job)
+            page = pages.of(job, is_layer_asked=layers.asks(job))
             if page.error is not None:
                 plan.unreadable.append(f"{job.key}: {page.error.message}")
+                continue
+            if layers.takes(page):
+                plan.pages += 1
+                plan.pages_from_text_layer += 1
                 continue
             layout = view_layout(page.width, page.height, model.tiles, is_v1=model.is_v1)
             plan.pages += 1
@@ -147,13 +169,43 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
     return plan
 
 
+class _Layers:
+    """Which pages take the PDF's own text: one that was not asked, as the last one that was."""
+
+    def __init__(self, use: str) -> None:
+        self._use = use
+        self._document = ""
+        self._num_pages = self._num_asked = self._num_willing = 0
+        self._is_asked = self._is_taken = False
+
+    def asks(self, job: PageJob) -> bool:
+        if job.key.document != self._document:
+            self._document, self._num_pages = job.key.document, 0
+        index, self._num_pages = self._num_pages, self._num_pages + 1
+        # A title page says little of the others.
+        is_sample = index < 2 or index % -(-job.num_pages // _ASKED_OF_DOCUMENT) == 0
+        self._num_willing += is_sample
+        is_asked = self._num_asked < _ASKED_OF_ALL or self._num_willing % 10 == 0
+        self._is_asked = self._use == "trust" or (self._use == "auto" and is_sample and is_asked)
+        self._num_asked += self._is_asked
+        return self._is_asked
+
+    def takes(self, page: Estimate) -> bool:
+        if self._use not in ("trust", "auto") or not page.num_characters:
+            return False
+        if self._is_asked:
+            self._is_taken = page.is_own_text
+        return self._is_taken
+
+
 class _Model(NamedTuple):
-    """What a forecast needs to know of the model. fingerprint: of the run; "" when it cannot be
-    told without a download or a server, and no page is done under that."""
+    """What a forecast needs to know of the model and its prompt. fingerprint: of the run; "" when
+    it cannot be told without a download or a server, and no page is done under that."""
 
     tiles: TileConfig
     is_v1: bool
     max_positions: int
+    is_asked_for_text: bool
     fingerprint: str = ""
 
 
@@ -173,18 +225,22 @@ def _model(cfg: RunConfig) -> _Model:
         else:
             is_v1 = hub_repo(cfg.engine.model)[0] == HUB_NAMES["deepseek-ocr"]
     tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
-    return _Model(tiles, is_v1, config.decoder.max_positions, fingerprint)
+    is_asked_for_text = asks_for_text(prompt)
+    return _Model(tiles, is_v1, config.decoder.max_positions, is_asked_for_text, fingerprint)
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float | None, str]:
     """Seconds, and where the speeds come from; (None, why not) for a model never run here."""
     rates = load_rates(cfg)
+    own_text_s = plan.pages_from_text_layer * _SECONDS_OF_OWN_TEXT
     basis = "nano on two CPU cores; after a run on this machine, its own speed"
     if rates is not None:
         basis = f"as the last runs on this machine, {rates.pages:.0f} pages"
     elif cfg.engine.model == "nano" and cfg.engine.engine != "openai":
         rates = _NANO
+    elif plan.pages and plan.pages == plan.pages_from_text_layer:
+        return own_text_s, "no page for the model"
     else:
         return None, "this model was not run on this machine yet; read some pages first"
     seconds = rates.seconds(visual_tokens=plan.visual_tokens, new_tokens=plan.new_tokens)
-    return seconds, basis
+    return seconds + own_text_s, basis

@@ -193,6 +193,70 @@ def test_pages_that_were_only_looked_up_teach_nothing(cfg: RunConfig) -> None:
     assert rates_of(mixed, 1.0) is None, "the time went into looking up"
 
 
+def test_pages_taken_from_a_text_layer_teach_nothing_of_the_model(cfg: RunConfig) -> None:
+    """288 pages in seconds made every other forecast of the machine wrong."""
+    read = PageResult(PageKey("a", 0), Status.OK, visual_tokens=1121, new_tokens=500,
+                      seconds={"raster": 1.0, "encode": 2.0})  # fmt: skip
+    taken = PageResult(PageKey("t", 0), Status.OK, seconds={"raster": 3.0},
+                       extra={"source": "text-layer"})  # fmt: skip
+    mixed = Summary(wall_seconds=20.0)
+    for number in range(4):
+        mixed.count(replace(read, key=PageKey("a", number)), is_resumed=False)
+    for number in range(3):
+        mixed.count(replace(taken, key=PageKey("t", number)), is_resumed=False)
+    mixed.count(replace(taken, key=PageKey("t", 3)), is_resumed=True)
+    assert (mixed.pages_read, mixed.pages_taken, mixed.pages_from_text_layer) == (7, 3, 4)
+    rates = rates_of(mixed, 1.0)
+    assert rates is not None and (rates.pages, rates.vision_s) == (4, 12.0)
+    store_rates(cfg, rates)
+    assert expected(cfg, mixed)["new_tokens"] == 2000
+    for number in range(4, 6):
+        mixed.count(replace(taken, key=PageKey("t", number)), is_resumed=False)
+    assert rates_of(mixed, 1.0) is None, "the time went into text layers"
+    only = Summary(wall_seconds=2.0)
+    only.count(taken, is_resumed=False)
+    assert expected(cfg, only) == {} and only.has_speed
+
+
+@pytest.mark.parametrize("use", ["auto", "trust"])
+def test_a_dry_run_asks_which_pages_take_the_pdfs_own_text(use: str, tmp_path: Path) -> None:
+    """It spoke of hours for what takes seconds."""
+    words = (
+        "The committee met on 14 March 1987 and agreed, by 23 votes to 6, that the bridge over the "
+        "quarry should be kept. Just two members objected: Mr Fox and Ms Vale, whose yard lies "
+        "below it. Repairs will cost 9,250 pounds and take until October. Zinc is being ordered. "
+    )
+    with pymupdf.open() as pdf:
+        for number in range(40):
+            page = pdf.new_page(width=300, height=300)
+            if number != 1:
+                page.insert_textbox((20, 20, 280, 280), words, fontsize=10)
+        pdf.save(tmp_path / "a.pdf")
+    cfg = RunConfig(inputs=(str(tmp_path / "a.pdf"),), out=tmp_path / "out")
+    cfg = replace(cfg, raster=RasterConfig(text_layer=use))
+    plan = forecast(cfg)
+    assert (plan.pages, plan.pages_from_text_layer) == (40, 39)
+    assert sum(plan.grids.values()) == 1 and plan.new_tokens == 700
+    assert plan.to_json()["pages_from_text_layer"] == 39
+    assert "\nabout 39 of them taken from the PDFs' own text\n" in plan.to_text()
+    assert plan.seconds is not None and plan.seconds < 20
+    for other in (RasterConfig(), RasterConfig(text_layer="draft")):
+        assert forecast(replace(cfg, raster=other)).pages_from_text_layer == 0
+    described = replace(cfg, engine=EngineConfig(prompt="describe"))
+    assert forecast(described).pages_from_text_layer == 0
+
+
+def test_a_dry_run_with_no_page_for_the_model_needs_none_of_its_speed(tmp_path: Path) -> None:
+    with pymupdf.open() as pdf:
+        pdf.new_page().insert_text((40, 40), "a page of few words")
+        pdf.save(tmp_path / "a.pdf")
+    cfg = RunConfig(inputs=(str(tmp_path / "a.pdf"),), out=tmp_path / "out")
+    cfg = replace(cfg, engine=EngineConfig(model="deepseek-ocr-2"))
+    assert forecast(cfg).seconds is None
+    plan = forecast(replace(cfg, raster=RasterConfig(text_layer="trust")))
+    assert plan.seconds is not None and plan.seconds < 1 and "no page" in plan.basis
+
+
 def test_a_page_read_by_an_earlier_run_does_not_say_how_long_this_one_took_to_start() -> None:
     progress = Progress()
     progress.started -= 5.0

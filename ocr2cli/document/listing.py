@@ -52,11 +52,12 @@ class Listing:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A page before it is drawn: its pixels, and the characters of its text layer. All are 0 when
-    `error` is set."""
+    `error` is set. is_own_text: the layer is taken, as far as that was asked."""
 
     width: int = 0
     height: int = 0
     num_characters: int = 0
+    is_own_text: bool = False
     error: PageError | None = None
 
 
@@ -132,19 +133,20 @@ class PageEstimates:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def of(self, job: PageJob) -> Estimate:
-        """Nothing here raises for what a file holds."""
-        found = self._ask(job)
-        # As in a listing: it may have died of something else.
-        if found.error is not None and found.error.code == "worker_died":
-            found = self._ask(job)
+    def of(self, job: PageJob, *, is_layer_asked: bool = False) -> Estimate:
+        """Nothing here raises for what a file holds. is_layer_asked: whether the text layer is
+        taken, for which the page is drawn."""
+        found = self._ask(job, is_layer_asked)
+        # As in a listing: it may have died of something else, or of the drawing.
+        if found.error is not None and (is_layer_asked or found.error.code == "worker_died"):
+            found = self._ask(job, False)
         return found
 
-    def _ask(self, job: PageJob) -> Estimate:
+    def _ask(self, job: PageJob, is_layer_asked: bool) -> Estimate:
         if self._child is None:
             self._child = self._stack.enter_context(_Child(self._cfg))
         child = self._child
-        child.name([[job.path, job.key.page, job.sha256, job.dpi]])
+        child.name([[job.path, is_layer_asked, job.key.page, job.sha256, job.dpi]])
         while not child.has_answer(_TICK_S):
             pass
         answer = child.next_answer()
@@ -156,12 +158,13 @@ class PageEstimates:
         return Estimate(error=death)
 
 
-def estimate(job: PageJob, cfg: RasterConfig) -> Estimate:
+def estimate(job: PageJob, cfg: RasterConfig, *, is_layer_asked: bool = False) -> Estimate:
     """Look at one page in this process. Its faults become `error`; a hang stays a hang."""
-    from ocr2cli.document.raster import page_estimate
+    from ocr2cli.document.raster import page_estimate, trusted_text
 
     try:
-        return Estimate(*page_estimate(job, cfg))
+        found = page_estimate(job, cfg)
+        return Estimate(*found, is_layer_asked and trusted_text(job, cfg) is not None)
     except PageFault as fault:
         return Estimate(error=PageError(fault.code, fault.message))
     except MemoryError:
@@ -183,14 +186,17 @@ def serve() -> None:
         question = json.loads(line)
         path, *page = [question] if isinstance(question, str) else question
         _limit_seconds(path)
-        answer = estimate(_job(path, *page), cfg) if page else inspect(path, cfg)
+        answer = _estimate(cfg, path, *page) if page else inspect(path, cfg)
         signal.alarm(0)
         answers.write(json.dumps(asdict(answer)) + "\n")
         answers.flush()
 
 
-def _job(path: str, page: int, sha256: str, dpi: int) -> PageJob:
-    return PageJob(PageKey("", page), path, sha256, num_pages=1, dpi=dpi)
+def _estimate(
+    cfg: RasterConfig, path: str, is_layer_asked: bool, page: int, sha256: str, dpi: int
+) -> Estimate:
+    job = PageJob(PageKey("", page), path, sha256, num_pages=1, dpi=dpi)
+    return estimate(job, cfg, is_layer_asked=is_layer_asked)
 
 
 class _Child:

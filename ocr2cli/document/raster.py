@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +22,7 @@ from ocr2cli.document.images import ImageDocument
 from ocr2cli.document.letters import FloatArray, reference_pictures
 from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
+from ocr2cli.document.paragraphs import Area, LayerLine, Paragraph, paragraphs
 from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, Uint8Array
@@ -98,6 +99,17 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
         rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
         characters = document.characters(job.key.page, dpi)
     return text if is_trustworthy(characters, rgb, _letters()) else None
+
+
+def own_paragraphs(job: PageJob, cfg: RasterConfig, text: str) -> list[Paragraph]:
+    """What `trusted_text` gave, for a reader; [] where its lines have no places.
+
+    Boxes in 0-1 of the page, not turned by `cfg.rotate`. Raises: PageFault.
+    """
+    with _open_documents.borrow(job, cfg) as document:
+        if not isinstance(document, PdfDocument):
+            return []
+        return document.paragraphs(job.key.page, text, is_as_drawn=cfg.text_layer == "auto")
 
 
 def page_estimate(job: PageJob, cfg: RasterConfig) -> tuple[int, int, int]:
@@ -179,6 +191,25 @@ class PdfDocument:
         """The text layer, in the file's order. Raises: PageFault."""
         with self._page(page) as drawn:
             return str(drawn.get_text())[:MAX_TEXT_CHARACTERS]
+
+    def paragraphs(self, page: int, text: str, *, is_as_drawn: bool) -> list[Paragraph]:
+        """The page's text in paragraphs, with their boxes in 0-1 of the page; [] where its lines
+        are others than the file has. Raises: PageFault."""
+        import pymupdf
+
+        with self._page(page) as drawn:
+            flags = _text_flags(is_as_drawn)
+            blocks = [block["lines"] for block in drawn.get_text("dict", flags=flags)["blocks"]]
+            lines = text.removesuffix("\n").split("\n")
+            if len(lines) != sum(map(len, blocks)):
+                return []
+            to_parts = pymupdf.Matrix(1 / drawn.rect.width, 1 / drawn.rect.height)
+            texts = iter(lines)
+            return [
+                Paragraph(paragraph.text, _box(paragraph.box, to_parts))
+                for block in blocks
+                for paragraph in paragraphs(_layer_lines(texts, block, drawn.rotation_matrix))
+            ]
 
     def characters(self, page: int, dpi: float) -> list[TextCharacter]:
         """Every character of the text layer with its box in pixels. Raises: PageFault."""
@@ -416,6 +447,44 @@ def _open_pdf(source: InputFile) -> pymupdf.Document:
             f"{shown(source.path)} is damaged and cannot be repaired here ({_one_line(error)}). "
             "Try `qpdf IN OUT`, or copy the file again.",
         ) from error
+
+
+def _text_flags(is_as_drawn: bool) -> int:
+    """is_as_drawn: the characters of the glyphs, also where the file has another text for them."""
+    import pymupdf
+
+    flags: int = pymupdf.TEXTFLAGS_TEXT
+    if is_as_drawn:
+        # Older versions lack the one; then a text that differs is seen by its characters.
+        flags |= getattr(pymupdf, "TEXT_IGNORE_ACTUALTEXT", 0)
+        # A sum's sign without a code is no P, though P has its number in another font.
+        flags &= ~pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE
+    return flags
+
+
+def _layer_lines(
+    texts: Iterator[str], block: list[dict[str, Any]], to_shown: pymupdf.Matrix
+) -> Iterator[LayerLine]:
+    import pymupdf
+
+    # The lines' own texts would lack characters without width, such as accents.
+    for line, text in zip(block, texts, strict=False):
+        spans = line["spans"]
+        x, y = line["dir"]
+        yield LayerLine(
+            text,
+            box=_box(line["bbox"], to_shown),
+            size=max((span["size"] for span in spans), default=0.0),
+            is_bold=all(span["flags"] & pymupdf.TEXT_FONT_BOLD for span in spans),
+            is_level=x * to_shown.a + y * to_shown.c > 0.99,
+        )
+
+
+def _box(box: Sequence[float], matrix: pymupdf.Matrix) -> Area:
+    import pymupdf
+
+    turned_box = pymupdf.Rect(box) * matrix
+    return turned_box.x0, turned_box.y0, turned_box.x1, turned_box.y1
 
 
 def _embedded_files(document: pymupdf.Document) -> list[str]:

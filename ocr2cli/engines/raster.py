@@ -16,6 +16,7 @@ from ocr2cli.engines.finish import PageFacts, failed, read_before
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Ask,
+    Box,
     PageImage,
     PageJob,
     PageKey,
@@ -25,11 +26,13 @@ from ocr2cli.pages import (
     Unchanged,
 )
 from ocr2cli.pipeline.stage import Emit, Inbox
+from ocr2cli.text.grounding import box_units
 from ocr2cli.text.markup import literal
 from ocr2cli.text.prompt import asks_for_text
 
 # A page of a newspaper has 50,000 characters; a layer may hold anything.
 _MAX_OWN_TEXT = 100_000
+_FROM_LAYER = "text taken from the PDF's own text layer, not from the pixels"
 
 
 class PageCache(Protocol):
@@ -66,16 +69,17 @@ class RasterWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        early = early_result(job, page, self.raster, facts)
+        early = early_result(job, page, self.raster, facts, self.prompt)
         early = early or known_result(job, facts, self.raster, self.prompt, self.cache)
         if early is not None:
             return early
+        seconds = time.perf_counter() - started
         views = make_views(
             page,
             self.tiles,
             digest=facts.pixels_sha256,
             own_text=own_text(job, self.raster),
-            seconds=facts.seconds,
+            seconds={"raster": seconds},
         )
         return replace(views, ask=job.ask)
 
@@ -85,7 +89,7 @@ def known_result(
 ) -> PageResult | None:
     """A page whose pixels an earlier run has read: in this output folder, or in the cache."""
     # Where a text layer may stand for the pixels, equal pixels do not mean an equal text.
-    is_read = cfg.text_layer not in ("trust", "auto")
+    is_read = not _may_take_layer(job, cfg, prompt)
     if is_read and job.known_pixels and job.known_pixels == facts.pixels_sha256:
         own = witness_of(job, cfg, prompt)
         return Unchanged(job.key, Status.OK, raw=own, warnings=facts.warnings)
@@ -157,7 +161,7 @@ def page_facts(page: PageImage, seconds: float) -> PageFacts:
 
 
 def early_result(
-    job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts
+    job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts, prompt: str
 ) -> PageResult | None:
     """A blank page, a lost one, or one whose text layer is used as it stands: no model is asked."""
     from ocr2cli.document.ink import is_blank
@@ -166,15 +170,36 @@ def early_result(
         # A part of a page is only read when the page has ink.
         if page.damage and not job.ask.view:
             return _lost(job, page, facts)
-        return _without_model(job, Status.BLANK, "", facts)
-    if cfg.text_layer in ("trust", "auto"):
-        from ocr2cli.document.raster import trusted_text
+        return _without_model(job, Status.BLANK, facts)
+    return _layer_result(job, cfg, facts) if _may_take_layer(job, cfg, prompt) else None
 
-        text = trusted_text(job, cfg)
-        if text is not None:
-            note = ("text taken from the PDF's own text layer, not from the pixels",)
-            return _without_model(job, Status.OK, text, facts, note)
-    return None
+
+def _may_take_layer(job: PageJob, cfg: RasterConfig, prompt: str) -> bool:
+    """A text layer answers no other question than what the page's text is."""
+    return cfg.text_layer in ("trust", "auto") and asks_for_all(job.ask, prompt)
+
+
+def _layer_result(job: PageJob, cfg: RasterConfig, facts: PageFacts) -> PageResult | None:
+    from ocr2cli.document.raster import own_paragraphs, trusted_text
+
+    started = time.perf_counter()
+    raw = trusted_text(job, cfg)
+    if raw is None:
+        return None
+    found = own_paragraphs(job, cfg, raw)
+    texts = [paragraph.text for paragraph in found] or ["\n".join(map(str.strip, raw.splitlines()))]
+    # The pixels may have been turned, and the layer was not.
+    is_turned = cfg.rotate == "auto" or bool(job.ask.view)
+    seconds = facts.seconds["raster"] + time.perf_counter() - started
+    return replace(
+        _without_model(job, Status.OK, facts),
+        markdown="\n\n".join(map(literal, texts)),
+        raw=raw,
+        boxes=() if is_turned else tuple(Box("text", box_units(each.box)) for each in found),
+        warnings=(*facts.warnings, _FROM_LAYER),
+        seconds={"raster": seconds},
+        extra={"source": "text-layer"},
+    )
 
 
 def _lost(job: PageJob, page: PageImage, facts: PageFacts) -> PageResult:
@@ -187,19 +212,14 @@ def _lost(job: PageJob, page: PageImage, facts: PageFacts) -> PageResult:
     return failed(job.key, "unreadable", message, facts)
 
 
-def _without_model(
-    job: PageJob, status: Status, text: str, facts: PageFacts, notes: tuple[str, ...] = ()
-) -> PageResult:
+def _without_model(job: PageJob, status: Status, facts: PageFacts) -> PageResult:
     return PageResult(
         key=job.key,
         status=status,
-        markdown=literal(text),
-        raw=text,
         page_size=facts.page_size,
         pixels_sha256=facts.pixels_sha256,
-        warnings=(*facts.warnings, *notes),
+        warnings=facts.warnings,
         seconds=facts.seconds,
-        extra={"source": "text-layer"} if text else {},
     )
 
 

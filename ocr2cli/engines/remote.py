@@ -131,10 +131,11 @@ class PngWorker:
         started = time.perf_counter()
         page = chosen_view(render_page(job, self.raster), job.ask.view)
         facts = page_facts(page, time.perf_counter() - started)
-        early = early_result(job, page, self.raster, facts)
+        early = early_result(job, page, self.raster, facts, self.prompt)
         early = early or known_result(job, facts, self.raster, self.prompt, self.cache)
         if early is not None:
             return early
+        facts = replace(facts, seconds={"raster": time.perf_counter() - started})
         witness = witness_of(job, self.raster, self.prompt)
         return PagePng(job.key, to_png(page.rgb), replace(facts, own_text=witness))
 

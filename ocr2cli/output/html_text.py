@@ -26,6 +26,7 @@ _RULE_ROW = re.compile(r"\s*\|\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|\s*$")
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)[^<>]*>")
 _BOLD = re.compile(r"\*\*(?=\S)(.{1,500}?)(?<=\S)\*\*")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]{1,500}?)(?<=\S)\*(?![\w*])")
+_ESCAPED_MARK = re.compile(r"^(?:\\(?=[#*+|`~_-]|&gt;)|([0-9]{1,9})\\(?=\.))", re.MULTILINE)
 _FORMULA = re.compile(r"(\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\))", re.DOTALL)
 
 
@@ -210,7 +211,8 @@ def _formula(text: str) -> str:
 
 
 def _emphasis(text: str) -> str:
-    return _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", safe_html(text)))
+    text = _ITALIC.sub(r"<em>\1</em>", _BOLD.sub(r"<strong>\1</strong>", safe_html(text)))
+    return _ESCAPED_MARK.sub(r"\1", text)
 
 
 _MAKERS: dict[str, Callable[[list[str]], str]] = {

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.pages import Document, PageResult, Status
 from ocr2cli.printing import printable
-from ocr2cli.text.markup import neutralise
+from ocr2cli.text.markup import SAFE_TAGS, neutralise
 
 # The place of a figure: `text/grounding.to_markdown` puts each on a line of its own, and no other
 # image survives it. The k-th line is the k-th figure; what it points to is decided here.
@@ -23,6 +24,15 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _OPEN_OR_CLOSE = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)(?![A-Za-z0-9-])[^<>]*>")
 _VOID_TAGS = frozenset({"br", "hr", "col", "wbr", "area"})
+_CODE_SPAN = r"(?<!`)(`{1,3})(?!`)[^`\n]+\1(?!`)"
+# A variable in a formula stays as it is: "\( 0<x \)".
+_STRANGE_TAG = re.compile(
+    rf"{_CODE_SPAN}|<(?=/?[a-z])(?!/?(?:{SAFE_TAGS})(?![a-z0-9-]))"
+    r"(?!(?:(?:https?|ftp)://|mailto:|[a-z0-9._+-]{1,64}@)[^\s<>]+>)"
+    r"(?![a-z](?![a-z0-9-])[^>\n]{0,200}\\[)\]])",
+    re.IGNORECASE,
+)
+_CODE_OR_TAG = re.compile(rf"{_CODE_SPAN}|<(?=/?(?:{SAFE_TAGS})(?![a-z0-9-]))", re.IGNORECASE)
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)$")
 
 _CUT = {
@@ -82,7 +92,8 @@ def page_text(text: str, links: Mapping[int, str]) -> str:
     """The page's markdown made safe to stand in a document with others; no newline at its ends.
 
     links: figure number (from 1) -> link target. A place without one keeps a comment. Control
-    characters become U+FFFD; code fences and tags that the page leaves open are closed.
+    characters become U+FFFD; code fences and tags that the page leaves open are closed. A tag that
+    formats nothing is a word in pointed brackets, and shows as one.
     """
     text = _CONTROL.sub("\ufffd", _LINE_ENDS.sub("\n", text))
     # NUL stands for a figure while the text is made safe as a whole: none is left in it.
@@ -99,17 +110,31 @@ def figure_link(number: int, links: Mapping[int, str]) -> str:
 
 
 def _close(text: str) -> str:
-    """Ends an open code fence and open tags, so that the next page is not inside them."""
-    fence = _open_fence(text)
-    if fence:
+    """Ends an open code fence and open tags, so that the next page is not inside them. What looks
+    like a tag and formats nothing becomes text."""
+    pieces, has_tags = [], False
+    lines = list(_fenced(text))
+    for is_code, run in groupby(lines, key=lambda line: line[0]):
+        piece = "\n".join(line for *_, line in run)
+        if not is_code:
+            piece = _STRANGE_TAG.sub(lambda found: found[0] if found[1] else "&lt;", piece)
+            has_tags = has_tags or any(not found[1] for found in _CODE_OR_TAG.finditer(piece))
+        pieces.append(piece)
+    text = "\n".join(pieces)
+    if fence := lines[-1][1]:
         text = text.rstrip("\n") + f"\n{fence}\n"
+    # Code beside tags may be no code: markdown does not look into HTML.
+    return text + _end_tags(text) if has_tags else text
+
+
+def _end_tags(text: str) -> str:
     open_tags = OpenTags()
     for slash, name in _OPEN_OR_CLOSE.findall(text):
         if slash:
             open_tags.close(name.lower())
         elif name.lower() not in _VOID_TAGS:
             open_tags.open(name.lower())
-    return text + open_tags.close_all()
+    return open_tags.close_all()
 
 
 class OpenTags:
@@ -136,15 +161,15 @@ class OpenTags:
         return "".join(f"</{name}>" for name in reversed(self._stack))
 
 
-def _open_fence(text: str) -> str:
+def _fenced(text: str) -> Iterator[tuple[bool, str, str]]:
+    """(whether it is code or its fence, the fence that is open after it, the line) of each line."""
     fence = ""
     for line in text.split("\n"):
-        found = _FENCE.match(line)
-        if not found:
-            continue
-        mark, rest = found.groups()
-        if not fence:
-            fence = mark
-        elif mark[0] == fence[0] and len(mark) >= len(fence) and not rest.strip():
-            fence = ""
-    return fence
+        was_open = bool(fence)
+        if found := _FENCE.match(line):
+            mark, rest = found.groups()
+            if not fence:
+                fence = mark
+            elif mark[0] == fence[0] and len(mark) >= len(fence) and not rest.strip():
+                fence = ""
+        yield was_open or bool(fence), fence, line

@@ -53,15 +53,16 @@ class Rates:
 
 def rates_of(summary: Summary, startup_s: float) -> Rates | None:
     """One run's rates; None when it read too little to tell."""
-    pages = summary.pages_read
-    # Where most pages were only looked up, the time went into that.
-    if pages < max(MIN_PAGES, summary.pages_reused):
+    pages = summary.pages_of_model
+    # Where most pages were only looked up, or taken from text layers, the time went into that.
+    if pages < max(MIN_PAGES, summary.pages_reused + summary.pages_taken):
         return None
     if not summary.visual_tokens or not summary.new_tokens:
         return None
     reading = max(summary.wall_seconds - startup_s, 0.01)
     # Pages are decoded together, so their decoding times overlap: what encoding leaves is text's.
-    vision = min(float(summary.seconds["raster"] + summary.seconds["encode"]), 0.8 * reading)
+    seen = summary.seconds["raster"] - summary.taken_seconds + summary.seconds["encode"]
+    vision = min(float(seen), 0.8 * reading)
     return Rates(
         pages, summary.visual_tokens, summary.new_tokens, startup_s, vision, reading - vision
     )
@@ -130,7 +131,8 @@ def expected(cfg: RunConfig, summary: Summary) -> dict[str, Any]:
             "seconds": None if seconds is None else round(share * seconds, 1),
             "basis": f"the dry run ({dry_run['basis']})",
         }
-    if read and rates:
+    if summary.pages_of_model and rates:
+        read = summary.pages_of_model
         per_page = read / rates.pages
         tokens, visual_tokens = per_page * rates.new_tokens, per_page * rates.visual_tokens
         seconds = rates.seconds(visual_tokens=visual_tokens, new_tokens=tokens)

@@ -71,11 +71,18 @@ def is_reused(result: PageResult) -> bool:
     return result.extra.get("source") == "cache" or bool(result.extra.get("same_pixels"))
 
 
+def is_from_text_layer(result: PageResult) -> bool:
+    """True for a page whose text is the PDF's own: no model read it."""
+    return result.extra.get("source") == "text-layer"
+
+
 @dataclass(slots=True)
 class Summary:
     """What the run did. seconds and tokens: of the pages it read; seconds per stage, summed.
 
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
+    pages_from_text_layer: those of earlier runs included; pages_taken: those of this run, which
+    spent taken_seconds on them.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
@@ -91,6 +98,9 @@ class Summary:
     pages: int = 0
     pages_resumed: int = 0
     pages_reused: int = 0
+    pages_from_text_layer: int = 0
+    pages_taken: int = 0
+    taken_seconds: float = 0.0
     pages_badly_read: int = 0
     pages_badly_read_of_text: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
@@ -112,6 +122,7 @@ class Summary:
         """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
         self.pages += 1
         self.by_status[result.status.value] += 1
+        self.pages_from_text_layer += is_from_text_layer(result)
         if is_resumed:
             self.pages_resumed += 1
         elif is_reused(result):
@@ -120,6 +131,9 @@ class Summary:
             self.visual_tokens += result.visual_tokens
             self.new_tokens += result.new_tokens
             self.seconds.update(dict(result.seconds))
+            if is_from_text_layer(result):
+                self.pages_taken += 1
+                self.taken_seconds += result.seconds.get("raster", 0.0)
         self._note(result, is_resumed)
 
     def _note(self, result: PageResult, is_resumed: bool) -> None:
@@ -154,6 +168,11 @@ class Summary:
     def pages_read(self) -> int:
         """Pages that this run read itself."""
         return self.pages - self.pages_resumed - self.pages_reused
+
+    @property
+    def pages_of_model(self) -> int:
+        """Of them, those that were not taken from a PDF's own text."""
+        return self.pages_read - self.pages_taken
 
     @property
     def has_speed(self) -> bool:
@@ -191,6 +210,7 @@ class Summary:
             ],
             "pages": self.pages,
             "pages_resumed": self.pages_resumed,
+            "pages_from_text_layer": self.pages_from_text_layer,
             "pages_by_status": {status.value: self.by_status[status.value] for status in Status},
             "visual_tokens": self.visual_tokens,
             "new_tokens": self.new_tokens,
@@ -260,6 +280,8 @@ class Summary:
             for status in Status
             if status is not Status.OK and self.by_status[status.value]
         ]
+        if self.pages_from_text_layer:
+            parts.append(f"{self.pages_from_text_layer:,} taken from the PDFs' own text")
         if self.documents_incomplete:
             parts.append(f"{counted(self.documents_incomplete, 'document')} not finished")
         if self.pages > self.pages_resumed:

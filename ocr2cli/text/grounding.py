@@ -131,6 +131,13 @@ def box_pixels(box: BoxUnits, width: int, height: int) -> BoxUnits:
     )
 
 
+def box_units(box: tuple[float, float, float, float]) -> BoxUnits:
+    """A box in 0-1 of the page in the model's units, cut at its edges and never empty."""
+    x1, y1, x2, y2 = (min(BOX_MAX, max(0, round(edge * BOX_MAX))) for edge in box)
+    x1, y1 = min(x1, BOX_MAX - 1), min(y1, BOX_MAX - 1)
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
 def _split(raw: str) -> Iterator[tuple[str, str, int, int]]:
     """(label, box list, start and end of its text) of each block; the text before the first has no
     label."""

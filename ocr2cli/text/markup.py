@@ -22,14 +22,24 @@ _ACTIVE_ATTRIBUTE = re.compile(
     r"srcdoc)\s*=|(?:javascript|vbscript|data):",
     re.IGNORECASE,
 )
+# What begins a heading, a quotation, an item, a fence, a row or a rule where a line begins with it.
+_LINE_MARK = re.compile(
+    r"^(?:(?=#{1,6}(?:\s|$)|>|[-+*](?:\s|$)|```|~~~|\||[-*_|][-*_:| \t]*$)"
+    r"|([0-9]{1,9})(?=\.(?:\s|$)))",
+    re.MULTILINE,
+)
+# With a backslash they would be taken for the end of a formula, or for nothing by some readers.
+_OTHER_MARK = re.compile(
+    r"^([0-9]{1,9}(?=\)(?:\s|$))|(?==+[ \t]*$|:-[-:| \t]*$))([=:)])", re.MULTILINE
+)
 _TAG_OPENS = re.compile(r"<(?=[a-zA-Z/!?])")
 
-_SAFE_TAGS = (
-    "table|thead|tbody|tfoot|tr|td|th|caption|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol|li"
-    "|center"
+SAFE_TAGS = (
+    "table|thead|tbody|tfoot|tr|td|th|caption|center|br|b|i|u|s|em|strong|sub|sup|code|pre|p|ul|ol"
+    "|li"
 )
 _SAFE_ATTRIBUTE = r"\s+(?:rowspan|colspan)\s*=\s*(?:\"[0-9]{1,4}\"|'[0-9]{1,4}'|[0-9]{1,4})"
-_SAFE_TAG = re.compile(rf"(</?(?:{_SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)
+_SAFE_TAG = re.compile(rf"(</?(?:{SAFE_TAGS})(?:{_SAFE_ATTRIBUTE})*\s*/?>)", re.IGNORECASE)
 # Whole references only, as in markdown: text has "R&D" and "&copy" of its own. Seven digits are
 # plenty, and bound int().
 _REFERENCE = re.compile(r"&(?:[a-z][a-z0-9]{1,31}|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
@@ -50,12 +60,14 @@ def neutralise(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Plain text as markdown whose reader sees all of it: no tag, image or reference was meant.
+    """Plain text as markdown whose reader sees all of it: no tag, image, reference, heading or list
+    was meant.
 
-    Signs such as `#` and `*` stay, for they hide nothing but themselves, and text is searched.
+    Signs inside a line stay, for they hide nothing but themselves, and text is searched.
     """
     text = _REFERENCE.sub(lambda reference: "&amp;" + reference.group()[1:], text)
-    return _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;["))
+    text = _LINE_MARK.sub(r"\1\\", _TAG_OPENS.sub("&lt;", text.replace("![", "&#33;[")))
+    return _OTHER_MARK.sub(lambda mark: f"{mark[1]}&#{ord(mark[2])};", text)
 
 
 def safe_html(text: str) -> str:

@@ -20,7 +20,9 @@ from ocr2cli.engines.recovery import TURNED
 from ocr2cli.output.page_cache import PageCache
 from ocr2cli.output.parts import to_json
 from ocr2cli.pages import Attempt, PageKey, PageResult, Status, Unchanged
+from ocr2cli.text.prompt import PROMPTS
 
+MARKDOWN = PROMPTS["markdown"]
 GOOD = PageResult(PageKey("a", 2), Status.OK, markdown="text", pixels_sha256="p" * 64,
                   input_sha256="i" * 64, seconds={"decode": 1.0})  # fmt: skip
 
@@ -134,14 +136,16 @@ def test_equal_pixels_keep_no_text_that_a_text_layer_gave(
     page.insert_text((20, 90), "new", render_mode=3)  # invisible
     pdf.save(tmp_path / "a.pdf")
     (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
-    worker = RasterWorker(RasterConfig(text_layer=use), TileConfig())
+    worker = RasterWorker(RasterConfig(text_layer=use), TileConfig(), prompt=MARKDOWN)
     pixels = worker.read(job).pixels_sha256
     again = worker.read(replace(job, known_pixels=pixels))
     if text:
         assert again.markdown.strip() == text and again.extra == {"source": "text-layer"}
     assert isinstance(again, Unchanged) == (use in ("never", "draft"))
     cache.store(replace(GOOD, pixels_sha256=pixels))
-    found = RasterWorker(RasterConfig(text_layer=use), TileConfig(), cache=cache).read(job)
+    found = RasterWorker(
+        RasterConfig(text_layer=use), TileConfig(), prompt=MARKDOWN, cache=cache
+    ).read(job)
     assert found.markdown.strip() == (text or "text")
 
 

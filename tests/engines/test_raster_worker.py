@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pymupdf
 import pytest
@@ -12,10 +15,12 @@ from PIL import Image
 from ocr2cli.config import RasterConfig, TileConfig
 from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.raster import RasterWorker, guarded
+from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.html_text import text_html
 from ocr2cli.output.markdown import page_body
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import Ask, PageJob, PageResult, Status, Views
+from ocr2cli.text.prompt import PROMPTS, prompt_text
 
 PAGE = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]%s>>"
 PICTURE = (
@@ -183,11 +188,10 @@ def test_a_text_layer_is_text_and_no_markup(tmp_path: Path, use: str) -> None:
     for number, line in enumerate(lines):
         page.insert_text((72, 100 + 30 * number), line, fontsize=14)
     pdf.save(tmp_path / "a.pdf")
-    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
-    read = RasterWorker(RasterConfig(text_layer=use), TileConfig()).read(job)
+    read = _read_layer(tmp_path / "a.pdf", use)
     assert read.extra == {"source": "text-layer"}
     assert read.raw.splitlines() == list(lines)
-    assert read.markdown.splitlines() == [
+    assert read.markdown.split("\n\n") == [
         lines[0], "&#33;[](http://evil.example/track.png)",
         "&lt;script>alert(1)&lt;/script> and List&lt;int> x;", lines[3],
     ]  # fmt: skip
@@ -195,3 +199,80 @@ def test_a_text_layer_is_text_and_no_markup(tmp_path: Path, use: str) -> None:
     assert body.splitlines() == read.markdown.splitlines()
     assert plain_lines(read.markdown)[2] == lines[2]
     assert "List&lt;int&gt; x;" in text_html(read.markdown)
+
+
+def _read_layer(path: Path, use: str = "auto", prompt: str = "markdown", **settings: str) -> Any:
+    (job,) = find_jobs([str(path)], is_isolated=False)
+    cfg = RasterConfig(text_layer=use, **settings)
+    return RasterWorker(cfg, TileConfig(), prompt=prompt_text(prompt)).read(job)
+
+
+def _two_paragraphs(path: Path) -> None:
+    with pymupdf.open() as document:
+        page = document.new_page(width=400, height=500)
+        lines = ("# Of wells,", "1. not a list", "but two lines and a half, to be sure.")
+        page.insert_text((40, 60), lines, fontsize=12)
+        page.insert_text((40, 400), "The second paragraph stands far below.", fontsize=12)
+        document.save(path)
+
+
+def test_a_text_layers_paragraphs_stand_apart_and_know_their_places(tmp_path: Path) -> None:
+    _two_paragraphs(tmp_path / "a.pdf")
+    read = _read_layer(tmp_path / "a.pdf")
+    above, below = page_blocks(read)
+    assert read.markdown == f"{above.text}\n\n{below.text}"
+    assert above.text.splitlines() == [
+        "\\# Of wells,  ", "1\\. not a list  ", "but two lines and a half, to be sure.",
+    ]  # fmt: skip
+    assert below.text == "The second paragraph stands far below."
+    ((left, top, right, bottom),) = below.boxes
+    assert 95 < left < 105 and 760 < top < 800 < bottom < 820 and right < 700
+    assert above.boxes[0][3] < 200 and [box.label for box in read.boxes] == ["text", "text"]
+    assert read.raw.splitlines()[:2] == ["# Of wells,", "1. not a list"]
+
+
+def test_a_text_whose_lines_have_no_places_is_taken_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_paragraphs(tmp_path / "a.pdf")
+    monkeypatch.setattr(
+        "ocr2cli.document.raster.trusted_text", lambda *_: " a\n    # b\u2028> c"
+    )
+    read = _read_layer(tmp_path / "a.pdf")
+    assert read.markdown == "a\n\\# b\n\\> c" and read.boxes == ()
+
+
+def test_boxes_of_a_page_that_may_have_been_turned_are_not_told(tmp_path: Path) -> None:
+    _two_paragraphs(tmp_path / "a.pdf")
+    read = _read_layer(tmp_path / "a.pdf", rotate="auto")
+    assert read.boxes == () and len(page_blocks(read)) == 1
+
+
+@pytest.mark.parametrize("use", ["trust", "auto"])
+@pytest.mark.parametrize("prompt", ["describe", "figure", "locate:the total"])
+def test_a_text_layer_answers_no_other_question_than_for_the_text(
+    tmp_path: Path, use: str, prompt: str
+) -> None:
+    _two_paragraphs(tmp_path / "a.pdf")
+    assert isinstance(_read_layer(tmp_path / "a.pdf", use, prompt), Views)
+    for asked in ("markdown", "ocr"):
+        assert isinstance(_read_layer(tmp_path / "a.pdf", use, asked), PageResult)
+    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
+    worker = RasterWorker(RasterConfig(text_layer=use), TileConfig(), prompt=PROMPTS["ocr"])
+    for ask in (Ask(prompt=prompt_text(prompt)), Ask(view="top")):
+        assert isinstance(worker.read(replace(job, ask=ask)), Views)
+
+
+def test_the_time_of_a_page_includes_the_check_of_its_text_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object) -> str | None:
+        time.sleep(0.2)
+        return found.pop()
+
+    found = [None, "text"]
+    monkeypatch.setattr("ocr2cli.document.raster.trusted_text", slow)
+    _two_paragraphs(tmp_path / "a.pdf")
+    for kind in (PageResult, Views):
+        read = _read_layer(tmp_path / "a.pdf")
+        assert isinstance(read, kind) and read.seconds["raster"] >= 0.2

@@ -488,6 +488,22 @@ def test_a_page_closes_what_it_opens() -> None:
     assert page_text("a < b <td", {}) == "a < b <td"
 
 
+def test_a_word_in_pointed_brackets_is_text_and_is_not_closed() -> None:
+    """It was taken for an open tag: `</value></option>` ended a page that has no such words."""
+    assert page_text("set <option> to <value>,\n</x> or List<int>", {}) == (
+        "set &lt;option> to &lt;value>,\n&lt;/x> or List&lt;int>"
+    )
+    for text in (
+        "see <https://example.org/a?b=c> or <me@example.org>", "\\( 0<x \\) and \\( y>0 \\)",
+        "`<b>` is bold, `List<int>` a list", "```c\n#include <stdio.h>\n<table>\n```\n\ntext",
+        "<center>Figure 1</center>", "a <-> b",
+    ):  # fmt: skip
+        assert page_text(text, {}) == text
+    assert page_text("<p>\n```\n<table>\n```", {}).endswith("</table></p>"), "HTML knows no fence"
+    assert "&lt;div" in page_text("<div \\)\n`<table>`", {})
+    assert text_html("the <word> and <https://x.org>").count("&gt;") == 2
+
+
 def test_words_formulas_and_tables_pass_untouched() -> None:
     text = (
         "# Title\n\nA & B < C, a\\_b, 50% *off* [link](https://example.org)\n\n"

@@ -55,6 +55,16 @@ def test_all_well_is_one_line() -> None:
     assert summary(page("a"), resumed=1).to_text() == "1 page of 1 document (1 from earlier runs)"
 
 
+def test_pages_whose_text_is_the_pdfs_own_are_counted() -> None:
+    taken = [replace(page("a", n), extra={"source": "text-layer"}) for n in range(3)]
+    one = summary(*taken, page("b"), resumed=1, wall_seconds=9.0)
+    assert one.to_text() == (
+        "4 pages of 2 documents (1 from earlier runs), 3 taken from the PDFs' own text, 9.0 s, "
+        "20.0 pages/min"
+    )
+    assert one.to_json()["pages_from_text_layer"] == 3
+
+
 def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() -> None:
     pages = [page("d", 0, status=Status.LOOP), page("d", 1, status=Status.TRUNCATED), page("e")]
     text = summary(*pages, resumed=1).to_text()
