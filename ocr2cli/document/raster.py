@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff
@@ -81,11 +82,11 @@ def text_layer(job: PageJob, cfg: RasterConfig) -> str:
         return document.text(job.key.page)
 
 
-def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
+def trusted_text(job: PageJob, cfg: RasterConfig, page: PageImage | None = None) -> str | None:
     """The page's own text where `cfg.text_layer` allows its use instead of reading the pixels.
 
     trust: whenever there is any. auto: when it agrees with the pixels, see `text_layer.py`. None:
-    read the pixels. Raises: PageFault.
+    read the pixels. page: what `render_page` made of the job, if it is at hand. Raises: PageFault.
     """
     with _open_documents.borrow(job, cfg) as document:
         text = document.text(job.key.page)
@@ -95,7 +96,10 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
             return text
         if cfg.text_layer != "auto":
             return None
-        rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        if page and cfg.rotate != "auto":
+            rgb, dpi = page.rgb, page.dpi
+        else:  # the boxes belong to the page as it lies in the file
+            rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
         characters = document.characters(job.key.page, dpi)
     return text if is_trustworthy(characters, rgb, _letters()) else None
 
@@ -184,11 +188,11 @@ class PdfDocument:
         """Every character of the text layer with its box in pixels. Raises: PageFault."""
         zoom = dpi / POINTS_PER_INCH
         with self._page(page) as drawn:
-            to_pixels = drawn.rotation_matrix
+            to_pixels = np.array(drawn.rotation_matrix).reshape(3, 2) * zoom
             return [
                 character
                 for span in drawn.get_texttrace()
-                for character in _span_characters(span, to_pixels, zoom)
+                for character in _span_characters(span, to_pixels)
             ]
 
     def close(self) -> None:
@@ -424,17 +428,18 @@ def _pixels(pixmap: pymupdf.Pixmap) -> Uint8Array:
 
 
 def _span_characters(
-    span: dict[str, Any], to_upright: pymupdf.Matrix, zoom: float
+    span: dict[str, Any], to_pixels: npt.NDArray[np.float64]
 ) -> list[TextCharacter]:
-    import pymupdf
-
+    """to_pixels: [3, 2], from the page as written to the page as rendered."""
     # Type 3 is the invisible text that OCR programs put under a scan.
     is_visible = span["type"] != 3 and span["opacity"] > 0
-    characters = []
-    for code, _, _, box in span["chars"]:
-        x0, y0, x1, y1 = pymupdf.Rect(box) * to_upright * zoom
-        characters.append(TextCharacter(chr(code), (x0, y0, x1, y1), is_visible))
-    return characters
+    corners = np.array([box for *_, box in span["chars"]]).reshape(-1, 2, 2)
+    ends = corners @ to_pixels[:2] + to_pixels[2]
+    boxes = np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1).tolist()
+    return [
+        TextCharacter(chr(code), tuple(box), is_visible)
+        for (code, *_), box in zip(span["chars"], boxes, strict=True)
+    ]
 
 
 @cache

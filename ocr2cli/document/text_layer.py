@@ -122,9 +122,14 @@ def _passes(text: str, samples: Sequence[FloatArray], references: FloatArray) ->
 
 def _ink(rgb: Uint8Array) -> FloatArray:
     """float32 [H, W] in 0-1: the difference from the paper, most in any channel."""
-    paper = np.median(rgb[::7, ::7].reshape(-1, 3), axis=0).astype(np.int16)
-    difference = np.abs(rgb.astype(np.int16) - paper).max(axis=2)
-    return np.where(difference > MIN_CONTRAST, difference / 255.0, 0.0).astype(np.float32)
+    paper = np.median(rgb[::7, ::7].reshape(-1, 3), axis=0).astype(np.uint8)
+    difference = np.zeros(rgb.shape[:2], np.uint8)
+    for channel in range(3):  # all at once, in wider numbers, takes six times as long
+        values = rgb[:, :, channel]
+        apart = np.maximum(values, paper[channel]) - np.minimum(values, paper[channel])
+        np.maximum(difference, apart, out=difference)
+    difference[difference <= MIN_CONTRAST] = 0
+    return difference.astype(np.float32) / np.float32(255)
 
 
 def _window(character: TextCharacter, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -170,7 +170,7 @@ def early_result(
     if cfg.text_layer in ("trust", "auto"):
         from ocr2cli.document.raster import trusted_text
 
-        text = trusted_text(job, cfg)
+        text = trusted_text(job, cfg, None if job.ask.view else page)
         if text is not None:
             note = ("text taken from the PDF's own text layer, not from the pixels",)
             return _without_model(job, Status.OK, text, facts, note)
