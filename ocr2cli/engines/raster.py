@@ -168,12 +168,14 @@ def early_result(
             return _lost(job, page, facts)
         return _without_model(job, Status.BLANK, "", facts)
     if cfg.text_layer in ("trust", "auto"):
-        from ocr2cli.document.raster import trusted_text
+        from ocr2cli.document.raster import MAX_TEXT_CHARACTERS, trusted_text
 
         text = trusted_text(job, cfg, None if job.ask.view else page)
         if text is not None:
-            note = ("text taken from the PDF's own text layer, not from the pixels",)
-            return _without_model(job, Status.OK, text, facts, note)
+            notes = ["text taken from the PDF's own text layer, not from the pixels"]
+            if len(text) >= MAX_TEXT_CHARACTERS:
+                notes.append(f"the text layer was cut after {MAX_TEXT_CHARACTERS:,} characters")
+            return _without_model(job, Status.OK, text, facts, tuple(notes))
     return None
 
 
