@@ -54,6 +54,7 @@ _MIN_LETTER_LIKENESS = 0.75
 _THIN = 5.0
 _MIN_GROUND_SIDE = 12.0
 _MAX_DRAWINGS = 20_000
+_MAX_DRAWN_AREAS = 30  # of the page
 
 _SAMPLES_PER_GLYPH = 4
 
@@ -128,7 +129,7 @@ def judged(
         return "other text", text
     if not _is_meaningful(written):
         return "script", text
-    if len(layer.drawings) > _MAX_DRAWINGS:
+    if _is_overdrawn(layer.drawings, rgb.shape):
         return "drawings", text
     if _has_hidden(written, layer.drawings, rgb):
         return "hidden", text
@@ -148,6 +149,13 @@ def judged(
 def _is_on_page(character: TextCharacter, shape: tuple[int, ...]) -> bool:
     x0, y0, x1, y1 = character.box
     return 0 <= (x0 + x1) / 2 < shape[1] and 0 <= (y0 + y1) / 2 < shape[0]
+
+
+def _is_overdrawn(drawings: Sequence[Drawing], shape: tuple[int, ...]) -> bool:
+    """So many drawings, or so large, that looking at each would take longer than the model."""
+    windows = [_window(drawing.box, shape) for drawing in drawings[: _MAX_DRAWINGS + 1]]
+    area = sum((w[0].stop - w[0].start) * (w[1].stop - w[1].start) for w in windows)
+    return len(drawings) > _MAX_DRAWINGS or area > _MAX_DRAWN_AREAS * shape[0] * shape[1]
 
 
 def _dense(text: str) -> str:
@@ -360,6 +368,9 @@ def _stray_fault(
             stray[window] = 0
         elif _is_line(x1 - x0, y1 - y0):
             stray[window] = 0
+        elif min(x1 - x0, y1 - y0) >= _MIN_GROUND_SIDE:  # a frame: its own lines, not what it holds
+            for line in ((x0, y0, x1, y0), (x0, y1, x1, y1), (x0, y0, x0, y1), (x1, y0, x1, y1)):
+                stray[_window((line[0] - 2, line[1] - 2, line[2] + 2, line[3] + 2), ink.shape)] = 0
     if area > _MAX_IMAGE_SHARE * ink.size:
         return "pictures"
     if _has_drawn_underscores(written, drawings):
@@ -496,10 +507,12 @@ def _upright(character: TextCharacter, ink: FloatArray) -> tuple[FloatArray, flo
 def _without_neighbours(ink: FloatArray) -> FloatArray:
     """Cleared of what comes in over an edge and ends soon: parts of the glyphs around it."""
     cleared = ink.copy()
-    for side in (cleared, cleared[::-1], cleared.T, cleared.T[::-1]):
+    for side, share in (
+        (cleared, 0.2), (cleared[::-1], 0.2), (cleared.T, 0.34), (cleared.T[::-1], 0.34)
+    ):  # fmt: skip
         is_inked = side.any(axis=1)
         depth = int(np.argmin(is_inked)) if is_inked.size and not is_inked.all() else 0
-        if 0 < depth <= len(side) // 5:
+        if 0 < depth <= share * len(side):
             side[:depth] = 0
     return cleared
 
@@ -565,7 +578,7 @@ _LIGATURES = {"fi": "\ufb01", "fl": "\ufb02"}
 # What the pictures cannot tell apart in all fonts.
 _ALIKE = (
     "lI1|!i/\u00a1\u0131", "'`\u2018\u2019\u00b4,;\u201a", "-~_\u2013\u2014\u2212",
-    ".*\u00b7\u2022\u00b0", "\"\u201c\u201d", "xX\u00d7", "[({|l1It", ")]}|1",
+    ".*\u00b7\u2022\u00b0", ".:;", "\"\u201c\u201d", "xX\u00d7", "[({|l1It", ")]}|1",
     "<\u2039", ">\u203a", ":;i",
 )  # fmt: skip
 _ALIKE_LETTERS = ("lI", "OQ")

@@ -276,6 +276,29 @@ def test_a_picture_of_text_on_a_page_of_text_is_not_trusted(tmp_path: Path) -> N
     assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
 
 
+def test_text_drawn_as_outlines_is_missed_by_the_layer(tmp_path: Path) -> None:
+    with pymupdf.open() as document:
+        page = document.new_page(width=450, height=80)
+        page.insert_textbox(pymupdf.Rect(5, 5, 445, 75), WORDS[:160], fontsize=12)
+        svg = page.get_svg_image(text_as_path=True).encode()
+    with pymupdf.open("svg", svg) as drawn, pymupdf.open("pdf", drawn.convert_to_pdf()) as paths:
+
+        def draw(page: pymupdf.Page) -> None:
+            _write(page, WORDS * 2)
+            page.show_pdf_page(pymupdf.Rect(70, 600, 520, 680), paths, 0)
+
+        assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
+
+
+def test_a_page_painted_over_and_over_is_not_looked_at(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        for _ in range(60):
+            page.draw_rect(page.rect, fill=(1, 1, 1), color=None)
+        _write(page)
+
+    assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
+
+
 def test_underscores_drawn_as_rules_are_missed_by_the_layer(tmp_path: Path) -> None:
     def draw(page: pymupdf.Page) -> None:
         _write(page)
@@ -324,7 +347,17 @@ def _in_columns(page: pymupdf.Page) -> None:
     page.insert_text((290, 800), "Page 12", fontsize=9)
 
 
-@pytest.mark.parametrize("draw", [_ruled, _banded, _with_photo, _with_leaders, _in_columns])
+def _with_chart(page: pymupdf.Page) -> None:
+    _write(page)
+    for n in range(12):
+        page.draw_rect(pymupdf.Rect(100 + 30 * n, 600 - 8 * n, 120 + 30 * n, 700), fill=(0, 0, 1))
+        page.insert_text((102 + 30 * n, 712), str(1990 + n), fontsize=7)
+    page.draw_polyline([(100 + 30 * n, 650 - 5 * (n % 4) * n) for n in range(12)], color=(1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "draw", [_ruled, _banded, _with_photo, _with_leaders, _in_columns, _with_chart]
+)
 def test_rules_bands_photos_leaders_and_columns_do_not_speak_against_a_layer(
     tmp_path: Path, draw: Callable[[pymupdf.Page], None]
 ) -> None:
