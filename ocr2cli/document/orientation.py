@@ -8,13 +8,11 @@ Knows nothing about files or what the text says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
 from ocr2cli.document.ink import MIN_CONTRAST
-from ocr2cli.document.letters import picture_of
+from ocr2cli.document.letters import glyphs, picture_of
 from ocr2cli.pages import Uint8Array
 
 FloatArray = npt.NDArray[np.float32]
@@ -23,8 +21,6 @@ FloatArray = npt.NDArray[np.float32]
 _SIDEWAYS_MARGIN = 1.25
 _UPSIDE_DOWN_ERRORS = 4.0
 _MIN_GLYPHS = 20
-_MAX_GLYPHS = 480
-_MIN_HEIGHT, _MAX_HEIGHT = 6, 80
 _SMOOTH_ROWS = 5
 
 # Strips narrow enough that a skewed line stays within its own rows.
@@ -87,7 +83,7 @@ def _letter_evidence(ink: FloatArray, references: FloatArray) -> tuple[float, in
     The first is in standard errors of the mean; negative for upside down.
     """
     votes = []
-    for glyph in _glyphs(ink):
+    for glyph in glyphs(ink):
         standing, turned_over = picture_of(glyph), picture_of(glyph[::-1, ::-1])
         if standing is not None and turned_over is not None:
             votes.append((references @ standing).max() - (references @ turned_over).max())
@@ -95,25 +91,3 @@ def _letter_evidence(ink: FloatArray, references: FloatArray) -> tuple[float, in
         return 0.0, len(votes)
     error = float(np.std(votes)) / len(votes) ** 0.5
     return (float(np.mean(votes)) / error if error else 0.0), len(votes)
-
-
-def _glyphs(ink: FloatArray) -> Iterator[FloatArray]:
-    """Up to `_MAX_GLYPHS` single letters, as far as empty rows and columns part them."""
-    for strip in np.array_split(ink, _NUM_STRIPS, axis=1):
-        num_left = _MAX_GLYPHS // _NUM_STRIPS
-        for top, bottom in _runs(strip.max(axis=1) > 0):
-            height = bottom - top
-            if not _MIN_HEIGHT <= height <= _MAX_HEIGHT:
-                continue
-            line = strip[top:bottom]
-            for left, right in _runs(line.max(axis=0) > 0):
-                is_at_edge = left == 0 or right == line.shape[1]
-                if not is_at_edge and right - left <= 1.3 * height and num_left > 0:
-                    num_left -= 1
-                    yield line[:, left:right]
-
-
-def _runs(is_set: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(start, end) of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], is_set.astype(np.int8), [0]))))
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

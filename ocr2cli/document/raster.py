@@ -15,15 +15,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import InputFile, Kind, open_input, shown, sniff
 from ocr2cli.document.images import ImageDocument
-from ocr2cli.document.letters import FloatArray, reference_pictures
+from ocr2cli.document.letters import FloatArray, Reference, reference, reference_pictures
 from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
 from ocr2cli.document.paragraphs import Area, LayerLine, Paragraph, paragraphs
-from ocr2cli.document.text_layer import TextCharacter, is_trustworthy
+from ocr2cli.document.text_layer import Drawing, TextCharacter, TextLayer, TextStyle, readable
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, Uint8Array
 
@@ -36,6 +37,9 @@ MAX_TEXT_CHARACTERS = 200_000
 _MAX_OPEN_DOCUMENTS = 2
 # PDF's own sans, serif, italic serif, bold italic serif and typewriter.
 _LETTER_FONTS = ("helv", "tiro", "tiit", "tibi", "cour")
+_FONTS = (
+    "helv", "heit", "hebo", "hebi", "tiro", "tiit", "tibo", "tibi", "cour", "coit", "cobo", "cobi",
+)  # fmt: skip
 
 
 class PageSource(Protocol):
@@ -82,11 +86,11 @@ def text_layer(job: PageJob, cfg: RasterConfig) -> str:
         return document.text(job.key.page)
 
 
-def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
+def trusted_text(job: PageJob, cfg: RasterConfig, page: PageImage | None = None) -> str | None:
     """The page's own text where `cfg.text_layer` allows its use instead of reading the pixels.
 
     trust: whenever there is any. auto: when it agrees with the pixels, see `text_layer.py`. None:
-    read the pixels. Raises: PageFault.
+    read the pixels. page: what `render_page` made of the job, if it is at hand. Raises: PageFault.
     """
     with _open_documents.borrow(job, cfg) as document:
         text = document.text(job.key.page)
@@ -96,9 +100,14 @@ def trusted_text(job: PageJob, cfg: RasterConfig) -> str | None:
             return text
         if cfg.text_layer != "auto":
             return None
-        rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
-        characters = document.characters(job.key.page, dpi)
-    return text if is_trustworthy(characters, rgb, _letters()) else None
+        if page and cfg.rotate != "auto":
+            rgb, dpi = page.rgb, page.dpi
+        else:  # the boxes belong to the page as it lies in the file
+            rgb, dpi, *_ = document.render(job.key.page, job.dpi, cfg.max_pixels)
+        text = document.text(job.key.page, is_as_drawn=True)
+        layer = document.layer(job.key.page, dpi)
+    # A text that long has been cut.
+    return None if len(text) >= MAX_TEXT_CHARACTERS else readable(text, layer, rgb, _characters())
 
 
 def own_paragraphs(job: PageJob, cfg: RasterConfig, text: str) -> list[Paragraph]:
@@ -187,10 +196,13 @@ class PdfDocument:
             box = (drawn.rect * pymupdf.Matrix(zoom, zoom)).irect
         return (max(1, box.width), max(1, box.height))
 
-    def text(self, page: int) -> str:
-        """The text layer, in the file's order. Raises: PageFault."""
+    def text(self, page: int, is_as_drawn: bool = False) -> str:
+        """The text layer, in the file's order. Raises: PageFault.
+
+        is_as_drawn: the characters of the glyphs, also where the file has another text for them.
+        """
         with self._page(page) as drawn:
-            return str(drawn.get_text())[:MAX_TEXT_CHARACTERS]
+            return str(drawn.get_text(flags=_text_flags(is_as_drawn)))[:MAX_TEXT_CHARACTERS]
 
     def paragraphs(self, page: int, text: str, *, is_as_drawn: bool) -> list[Paragraph]:
         """The page's text in paragraphs, with their boxes in 0-1 of the page; [] where its lines
@@ -211,16 +223,16 @@ class PdfDocument:
                 for paragraph in paragraphs(_layer_lines(texts, block, drawn.rotation_matrix))
             ]
 
-    def characters(self, page: int, dpi: float) -> list[TextCharacter]:
-        """Every character of the text layer with its box in pixels. Raises: PageFault."""
-        zoom = dpi / POINTS_PER_INCH
+    def layer(self, page: int, dpi: float) -> TextLayer:
+        """Every character of the text layer and what else is drawn. Raises: PageFault."""
         with self._page(page) as drawn:
-            to_pixels = drawn.rotation_matrix
-            return [
+            to_pixels = np.array(drawn.rotation_matrix).reshape(3, 2) * (dpi / POINTS_PER_INCH)
+            characters = [
                 character
                 for span in drawn.get_texttrace()
-                for character in _span_characters(span, to_pixels, zoom)
+                for character in _span_characters(span, to_pixels)
             ]
+            return TextLayer(characters, _drawings(drawn.get_bboxlog(), to_pixels))
 
     def close(self) -> None:
         import pymupdf
@@ -510,17 +522,95 @@ def _pixels(pixmap: pymupdf.Pixmap) -> Uint8Array:
 
 
 def _span_characters(
-    span: dict[str, Any], to_upright: pymupdf.Matrix, zoom: float
+    span: dict[str, Any], to_pixels: npt.NDArray[np.float64]
 ) -> list[TextCharacter]:
+    """to_pixels: [3, 2], from the page as written to the page as rendered."""
+    kind, colour = span["type"], span["color"]
+    scale = float(np.abs(np.linalg.det(to_pixels[:2]))) ** 0.5
+    style = TextStyle(
+        font=span["font"],
+        size=span["size"] * scale,
+        turn=_turn(np.array(span["dir"]) @ to_pixels[:2] / scale),
+        # Filled or stroked; what is drawn through other text's shape has no colour of its own.
+        colour=_in_bytes(colour) if kind in (0, 1) and span["opacity"] == 1 else None,
+        # Type 3 is the invisible text that OCR programs put under a scan.
+        is_visible=kind != 3 and span["opacity"] > 0,
+        seqno=span["seqno"],
+    )
+    origins = np.array([origin for _, _, origin, _ in span["chars"]]).reshape(-1, 2)
+    return [
+        TextCharacter(chr(code), box, tuple(origin), glyph, style)
+        for (code, glyph, _, _), box, origin in zip(
+            span["chars"],
+            _boxes_in_pixels([box for *_, box in span["chars"]], to_pixels),
+            (origins @ to_pixels[:2] + to_pixels[2]).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _turn(direction: npt.NDArray[np.float64]) -> int | None:
+    """Quarter turns counter-clockwise that make text in this direction level."""
+    for turn, level in enumerate(((1, 0), (0, 1), (-1, 0), (0, -1))):
+        if np.abs(direction - level).max() < 0.02:
+            return turn
+    return None
+
+
+def _in_bytes(colour: Sequence[float]) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * value) for value in colour)
+    return red, green, blue
+
+
+def _drawings(
+    log: list[tuple[str, tuple[float, ...]]], to_pixels: npt.NDArray[np.float64]
+) -> list[Drawing]:
+    kinds = {
+        "fill-path": "fill", "fill-shade": "fill", "stroke-path": "stroke",
+        "fill-image": "image", "fill-imgmask": "image",
+    }  # fmt: skip
+    found = [(kinds[kind], n) for n, (kind, *_) in enumerate(log) if kind in kinds]
+    boxes = _boxes_in_pixels([log[n][1] for _, n in found], to_pixels)
+    return [Drawing(kind, box, n) for (kind, n), box in zip(found, boxes, strict=True)]
+
+
+def _boxes_in_pixels(
+    boxes: Sequence[Sequence[float]], to_pixels: npt.NDArray[np.float64]
+) -> list[tuple[float, float, float, float]]:
+    ends = np.array(boxes).reshape(-1, 2, 2) @ to_pixels[:2] + to_pixels[2]
+    upright = np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1)
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in upright.tolist()]
+
+
+@cache
+def _characters() -> Reference:
+    """Pictures of all that a text layer may claim, in the built-in fonts. See `letters.py`."""
+    return reference(_draw_characters, _FONTS, em=40, baseline=48)
+
+
+def _draw_characters(font: str, characters: str) -> list[FloatArray | None]:
+    """Each in a cell of 72 x 72 pixels, at the baseline 48 and in the size 40."""
     import pymupdf
 
-    # Type 3 is the invisible text that OCR programs put under a scan.
-    is_visible = span["type"] != 3 and span["opacity"] > 0
-    characters = []
-    for code, _, _, box in span["chars"]:
-        x0, y0, x1, y1 = pymupdf.Rect(box) * to_upright * zoom
-        characters.append(TextCharacter(chr(code), (x0, y0, x1, y1), is_visible))
-    return characters
+    side, columns = 72, 16
+    typeface = pymupdf.Font(font)
+    with pymupdf.open() as document:
+        page = document.new_page(width=side * columns, height=side * -(-len(characters) // columns))
+        writer = pymupdf.TextWriter(page.rect)
+        for n, character in enumerate(characters):
+            if typeface.has_glyph(ord(character)):
+                place = (n % columns * side + 12, n // columns * side + 48)
+                writer.append(place, character, font=typeface, fontsize=40)
+        writer.write_text(page)
+        pixmap = page.get_pixmap(colorspace=pymupdf.csGRAY, alpha=False)
+    grey = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(pixmap.height, pixmap.stride)
+    ink = 1 - grey[:, : pixmap.width].astype(np.float32) / np.float32(255)
+    cells: list[FloatArray | None] = []
+    for n, character in enumerate(characters):
+        top, left = n // columns * side, n % columns * side
+        cell = ink[top : top + side, left : left + side]
+        cells.append(cell if typeface.has_glyph(ord(character)) else None)
+    return cells
 
 
 @cache

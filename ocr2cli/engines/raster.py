@@ -171,7 +171,7 @@ def early_result(
         if page.damage and not job.ask.view:
             return _lost(job, page, facts)
         return _without_model(job, Status.BLANK, facts)
-    return _layer_result(job, cfg, facts) if _may_take_layer(job, cfg, prompt) else None
+    return _layer_result(job, page, cfg, facts) if _may_take_layer(job, cfg, prompt) else None
 
 
 def _may_take_layer(job: PageJob, cfg: RasterConfig, prompt: str) -> bool:
@@ -179,15 +179,20 @@ def _may_take_layer(job: PageJob, cfg: RasterConfig, prompt: str) -> bool:
     return cfg.text_layer in ("trust", "auto") and asks_for_all(job.ask, prompt)
 
 
-def _layer_result(job: PageJob, cfg: RasterConfig, facts: PageFacts) -> PageResult | None:
-    from ocr2cli.document.raster import own_paragraphs, trusted_text
+def _layer_result(
+    job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts
+) -> PageResult | None:
+    from ocr2cli.document.raster import MAX_TEXT_CHARACTERS, own_paragraphs, trusted_text
 
     started = time.perf_counter()
-    raw = trusted_text(job, cfg)
+    raw = trusted_text(job, cfg, None if job.ask.view else page)
     if raw is None:
         return None
     found = own_paragraphs(job, cfg, raw)
     texts = [paragraph.text for paragraph in found] or ["\n".join(map(str.strip, raw.splitlines()))]
+    notes = [_FROM_LAYER]
+    if len(raw) >= MAX_TEXT_CHARACTERS:
+        notes.append(f"the text layer was cut after {MAX_TEXT_CHARACTERS:,} characters")
     # The pixels may have been turned, and the layer was not.
     is_turned = cfg.rotate == "auto" or bool(job.ask.view)
     seconds = facts.seconds["raster"] + time.perf_counter() - started
@@ -196,7 +201,7 @@ def _layer_result(job: PageJob, cfg: RasterConfig, facts: PageFacts) -> PageResu
         markdown="\n\n".join(map(literal, texts)),
         raw=raw,
         boxes=() if is_turned else tuple(Box("text", box_units(each.box)) for each in found),
-        warnings=(*facts.warnings, _FROM_LAYER),
+        warnings=(*facts.warnings, *notes),
         seconds={"raster": seconds},
         extra={"source": "text-layer"},
     )

@@ -178,6 +178,19 @@ def test_an_empty_half_of_a_damaged_page_is_blank(tmp_path: Path) -> None:
     assert worker.read(bottom).status is Status.BLANK
 
 
+def test_a_text_layer_that_was_cut_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pymupdf.open() as pdf:
+        pdf.new_page().insert_text((72, 100), "The committee met on 14 March 1987 and agreed.")
+        pdf.save(tmp_path / "a.pdf")
+    (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
+    worker = RasterWorker(RasterConfig(text_layer="trust"), TileConfig(), prompt=PROMPTS["ocr"])
+    assert not any("cut" in note for note in worker.read(job).warnings)
+    monkeypatch.setattr("ocr2cli.document.raster.MAX_TEXT_CHARACTERS", 20)
+    assert any("cut after 20 characters" in note for note in worker.read(job).warnings)
+
+
 @pytest.mark.parametrize("use", ["trust", "auto"])
 def test_a_text_layer_is_text_and_no_markup(tmp_path: Path, use: str) -> None:
     """A line that would be an image was lost, and `page.markdown` held it and the script."""
