@@ -24,7 +24,8 @@ from ocr2cli.document.letters import FloatArray, Reference, reference, reference
 from ocr2cli.document.messages import lost_content, messages, notes_of
 from ocr2cli.document.orientation import rotation_to_upright, turned
 from ocr2cli.document.paragraphs import Area, LayerLine, Paragraph, paragraphs
-from ocr2cli.document.text_layer import Drawing, TextCharacter, TextLayer, TextStyle, readable
+from ocr2cli.document.text_layer.judge import readable
+from ocr2cli.document.text_layer.nouns import Drawing, TextCharacter, TextLayer, TextStyle
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageImage, PageJob, Uint8Array
 
@@ -89,7 +90,7 @@ def text_layer(job: PageJob, cfg: RasterConfig) -> str:
 def trusted_text(job: PageJob, cfg: RasterConfig, page: PageImage | None = None) -> str | None:
     """The page's own text where `cfg.text_layer` allows its use instead of reading the pixels.
 
-    trust: whenever there is any. auto: when it agrees with the pixels, see `text_layer.py`. None:
+    trust: whenever there is any. auto: when it agrees with the pixels, see `text_layer/`. None:
     read the pixels. page: what `render_page` made of the job, if it is at hand. Raises: PageFault.
     """
     with _open_documents.borrow(job, cfg) as document:

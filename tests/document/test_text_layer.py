@@ -17,7 +17,8 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document import raster
 from ocr2cli.document.raster import trusted_text
 from ocr2cli.document.source import find_jobs
-from ocr2cli.document.text_layer import TextLayer, readable
+from ocr2cli.document.text_layer.judge import readable
+from ocr2cli.document.text_layer.nouns import TextLayer
 from ocr2cli.pages import PageImage
 
 AUTO = RasterConfig(text_layer="auto")
