@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -431,6 +432,21 @@ def test_an_interrupted_run_writes_no_half_document(tmp_path: Path) -> None:
     summary = one.close()
     assert files(tmp_path) == [] and summary.documents_incomplete == 1
     assert (tmp_path / part_path(PageKey("d", 0))).exists()
+
+
+def test_a_document_at_whose_files_the_disk_failed_is_counted_as_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    one = writer(tmp_path)
+    one.expect(job("d"))
+    one.add(page("d"))
+    with monkeypatch.context() as patch, pytest.raises(OutputError):
+        patch.setattr(os, "fsync", no_room)
+        one.assemble_complete()
+    assert one.close().documents_incomplete == 1
 
 
 def test_the_names_of_documents_reckon_with_every_file_that_a_format_writes(tmp_path: Path) -> None:
