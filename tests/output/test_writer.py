@@ -26,9 +26,10 @@ from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.canonical import canonical_bytes, canonical_tree
 from ocr2cli.output.folder import STATE
 from ocr2cli.output.formats import FORMATS
+from ocr2cli.output.markdown import document_markdown
 from ocr2cli.output.parts import part_path
 from ocr2cli.output.writer import Writer
-from ocr2cli.pages import Box, PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import Box, Document, PageImage, PageJob, PageKey, PageResult, Status
 
 
 def files(out: Path) -> list[str]:
@@ -98,6 +99,8 @@ def test_who_is_told_of_a_document_hears_where_its_pictures_lie_also_when_nothin
 def test_a_later_page_alone_keeps_its_number(tmp_path: Path) -> None:
     write(tmp_path, page("d", 6, "seven"))
     assert (tmp_path / "d.md").read_text() == "<!-- page: 7 -->\n\nseven\n"
+    alone = Document("d", "/in/x.pdf", (page("d", 6, "seven"),))
+    assert document_markdown(alone) == "<!-- page: 7 -->\n\nseven\n"
 
 
 def test_a_failed_page_leaves_a_note_with_the_reason_in_its_place(tmp_path: Path) -> None:
@@ -135,6 +138,16 @@ def test_the_sidecar_has_the_contracts_fields(tmp_path: Path) -> None:
     assert row["grid"] == [1, 1] and row["finish_reason"] == "stop" and row["error"] is None
     assert row["confidence"] == 0.9877 and row["seconds"] == {"decode": 2.5, "raster": 0.25}
     assert row["fingerprint"] == "f" * 8 and row["input_sha256"] == "ab" * 32
+
+
+def test_a_row_has_no_text_of_a_failed_page_and_no_number_that_json_has_not(tmp_path: Path) -> None:
+    odd = page("d", 0, confidence=float("nan"), seconds={"decode": float("inf")},
+               warnings=("dark\x1b[m",))  # fmt: skip
+    write(tmp_path, odd, dataclasses.replace(failed("d", 1), markdown="half a page"))
+    read, bad = rows(tmp_path / "d.jsonl")
+    assert read["confidence"] is None and read["seconds"] == {"decode": None}
+    assert bad["markdown"] == "" and read["warnings"] == ["dark\\x1b[m"]
+    assert b"NaN" not in (tmp_path / "d.jsonl").read_bytes()
 
 
 def test_token_ids_are_written_when_asked_for(tmp_path: Path) -> None:
