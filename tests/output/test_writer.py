@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import tracemalloc
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
 from ocr2cli.output.assembly import OutputSettings
 from ocr2cli.output.canonical import canonical_bytes, canonical_tree
-from ocr2cli.output.folder import STATE
+from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.output.markdown import document_markdown
 from ocr2cli.output.parts import part_path
@@ -491,6 +492,40 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     (tmp_path / STATE / "tmp" / "77-1").write_bytes(b"half")
     write(tmp_path, page("d"))
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
+def test_a_file_its_folder_and_its_name_are_on_the_disk_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int | str] = []
+
+    def fsync(fd: int) -> None:
+        facts = os.fstat(fd)
+        synced.append("folder" if stat.S_ISDIR(facts.st_mode) else facts.st_size)
+
+    with OutFolder(tmp_path) as folder:
+        monkeypatch.setattr(os, "fsync", fsync)
+        folder.write("new/d.md", b"text")
+        assert synced == [4, "folder", "folder"], "its bytes, the new folder's name, its own"
+        synced.clear()
+        assert folder.set_aside("new/d.md") == "new/d.md~" and synced == ["folder"]
+
+
+def test_a_large_file_is_compared_by_all_its_bytes_and_a_pipe_is_no_file(tmp_path: Path) -> None:
+    with OutFolder(tmp_path) as folder:
+        large = folder.write("large", b"x" * (1 << 20) + b"end")
+        assert folder.sha256("large") == large != folder.write("other", b"x" * (1 << 20))
+        os.mkfifo(tmp_path / "pipe")
+        assert folder.sha256("pipe") is None and folder.read("pipe") is None
+
+
+def test_an_input_lies_in_out_by_its_real_folder_and_not_by_how_its_name_begins(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with OutFolder(tmp_path / "out") as folder:
+        paths = [str(tmp_path / name) for name in ("out/a", "link/b", "out2/c", "d")]
+        assert folder.holds(paths) == {"a", "b"}
 
 
 def test_an_unknown_format_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:
