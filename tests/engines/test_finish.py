@@ -53,6 +53,10 @@ def test_where_tokens_are_unknown_all_of_them_count() -> None:
     assert read(end=None).confidence is None
 
 
+def test_the_end_token_counts_beside_the_text() -> None:
+    assert read(*BOXED, ("A", 0.9), end=0.1).confidence == pytest.approx(0.3)
+
+
 def test_of_twenty_tokens_the_worst_is_the_low_one_and_of_more_the_second() -> None:
     chances = [number / 100 for number in range(50, 71)]
     assert low_confidence([math.log(chance) for chance in chances[:20]]) == 0.5
