@@ -264,13 +264,15 @@ def test_drafts_from_the_text_layer_are_no_other_run() -> None:
 def test_whatever_may_change_a_pages_text_makes_another_run_and_a_password_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fingerprint(prompt: str = "p", model: str = "m", tiles: TileConfig = TileConfig(),
-                    **settings: Any) -> str:  # fmt: skip
+    def fingerprint(
+        prompt: str = "p", model: str = "m", max_tiles: int = 6, **settings: Any
+    ) -> str:
+        tiles = TileConfig(max_tiles=max_tiles)
         return choose.run_fingerprint(RunConfig(**settings), prompt, model=model, tiles=tiles)
 
     same = [fingerprint(), fingerprint(raster=RasterConfig(password="secret"))]
     other = [
-        fingerprint(prompt="q"), fingerprint(model="n"), fingerprint(tiles=TileConfig(max_tiles=9)),
+        fingerprint(prompt="q"), fingerprint(model="n"), fingerprint(max_tiles=9),
         fingerprint(recover_loops=False), fingerprint(engine=EngineConfig(dtype="f32")),
         fingerprint(decode=DecodeConfig(max_new_tokens=7)), fingerprint(raster=RasterConfig(dpi=7)),
     ]  # fmt: skip

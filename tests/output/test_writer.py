@@ -23,7 +23,7 @@ from PIL import Image
 from ocr2cli.document.naming import OUTPUT_ENDINGS
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
-from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.assembly import OutputSettings, listed_documents, written_files
 from ocr2cli.output.canonical import canonical_bytes, canonical_tree
 from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
@@ -342,6 +342,52 @@ def test_what_another_document_wrote_is_not_taken_for_a_persons(tmp_path: Path) 
     write(tmp_path, page("d"), formats=("mmd",))
     write(tmp_path, page("d_det", markdown="other"), formats=("mmd",))
     assert not [name for name in files(tmp_path) if "~" in name]
+    write(tmp_path, page("e"), formats=("mmd",))
+    write(tmp_path, page("e"), formats=("md",))  # that run's e_det.mmd is an earlier one's now
+    write(tmp_path, page("e_det", markdown="other"), formats=("mmd",))
+    assert not [name for name in files(tmp_path) if "~" in name]
+
+
+def test_other_settings_write_a_document_anew_and_the_same_ones_do_not(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{}, {"save_tokens": True}, {"min_confidence": 0.5}]
+    for setting in (*settings, {}):
+        for num_written in (1, 0):
+            summary = write(tmp_path, page("d"), **setting).summary
+            assert summary.documents_written == num_written
+    other = Writer(tmp_path, OutputSettings(("md", "jsonl"), "other"), render=gradient)
+    other.expect(job("d"))
+    other.add(page("d"))
+    assert other.close().documents_written == 1
+
+
+def test_a_document_that_has_moved_is_itself_also_when_it_changes_there_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(path: str, sha256: str, markdown: str) -> None:
+        one = writer(tmp_path)
+        one.expect(PageJob(PageKey("d", 0), path, sha256, 1))
+        one.add(page("d", markdown=markdown))
+        one.close()
+
+    read("https://name:secret@host/d.pdf", "aa" * 32, "one")
+    assert b"secret" not in b"".join(
+        path.read_bytes() for path in (tmp_path / STATE / "documents").iterdir()
+    )
+    read("/there/d.pdf", "aa" * 32, "one")
+    read("/there/d.pdf", "bb" * 32, "two")
+    assert caplog.text == ""
+    read("/elsewhere/d.pdf", "cc" * 32, "three")
+    assert "takes the place of /there/d.pdf" in caplog.text
+
+
+def test_a_pipe_among_the_records_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, page("d"), formats=("html",))
+    os.mkfifo(tmp_path / STATE / "documents" / "x.json")
+    assert [one.id for one in listed_documents(tmp_path)] == ["d"]
+    assert written_files(str(tmp_path)) == {str(tmp_path / "d.html")}
+    write(tmp_path, page("d"), formats=("md",))
+    (tmp_path / "d.html").write_text("another's by now")
+    assert written_files(str(tmp_path)) == {str(tmp_path / "d.md")}
 
 
 @pytest.mark.parametrize("kill_at", range(1, 9))

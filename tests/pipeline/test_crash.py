@@ -370,6 +370,15 @@ def test_a_stage_is_given_up_after_as_many_deaths_as_was_said_if_it_read_nothing
         assert (one.run_error(worker(1), 9, hopeless_after=4) is not None) is is_hopeless
 
 
+def test_only_a_worker_that_had_taken_one_page_tells_which_one_is_deadly() -> None:
+    one = staff.Staff(stage(Recipe("a")))
+    one.note_death(worker(2))
+    one.note_failure(worker(2))
+    assert (one.num_deadly_pages, one.num_unsettled_deaths) == (0, 1)
+    one.note_failure(worker(1))
+    assert (one.num_deadly_pages, one.num_unsettled_deaths) == (1, 0)
+
+
 def test_workers_that_die_without_a_page_are_replaced_ten_times_in_a_row() -> None:
     one = staff.Staff(stage(Recipe("a")))
     one.was_ready, one.num_emitted = True, 1
