@@ -24,7 +24,15 @@ from ocr2cli.document.source import find_jobs
 from ocr2cli.engines.choose import plan_engine
 from ocr2cli.errors import ModelError
 from ocr2cli.forecast import Forecast, forecast
-from ocr2cli.output.rates import Rates, expected, load_rates, rates_of, store_rates
+from ocr2cli.output.rates import (
+    Rates,
+    expected,
+    load_forecast,
+    load_rates,
+    rates_of,
+    store_forecast,
+    store_rates,
+)
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import PageKey, PageResult, Status
 from ocr2cli.pipeline.journal import Journal
@@ -168,10 +176,34 @@ def test_later_runs_weigh_more(cfg: RunConfig) -> None:
 
 def test_a_short_run_an_empty_one_and_another_model_teach_nothing(cfg: RunConfig) -> None:
     assert rates_of(run_of(2, wall=9, new_tokens=50, encode=1), 1.0) is None
+    assert rates_of(run_of(3, wall=9, new_tokens=50, encode=1), 1.0) is not None
     assert rates_of(run_of(9, wall=9, new_tokens=0, encode=1, resumed=9), 1.0) is None
+    assert rates_of(run_of(9, wall=9, new_tokens=0, encode=1), 1.0) is None
     store_rates(cfg, Rates(5, 5000, 500, 1, 2, 3))
     other = RunConfig(out=cfg.out, engine=EngineConfig(model="deepseek-ocr-2"))
     assert load_rates(other) is None
+
+
+def test_text_has_a_share_of_the_time_however_long_encoding_and_starting_took() -> None:
+    run = rates_of(run_of(10, wall=12.0, new_tokens=2000, encode=50.0), 2.0)
+    assert run is not None and (run.vision_s, run.text_s) == pytest.approx((8.0, 2.0))
+    run = rates_of(run_of(10, wall=1.0, new_tokens=2000, encode=0.0), 2.0)
+    assert run is not None and 0 < run.text_s < 0.1
+
+
+def test_the_last_run_tells_how_long_starting_takes_and_the_forecasts_kept_are_the_last(
+    cfg: RunConfig,
+) -> None:
+    first, second = Rates(5, 5000, 500, 1.0, 2.0, 3.0), Rates(5, 5000, 500, 9.0, 2.0, 3.0)
+    assert first.after(second) == Rates(7.5, 7500, 750, 9.0, 3.0, 4.5)
+    row = {"pages": 2, "predicted_new_tokens": 9, "predicted_seconds": 1.0, "basis": "x"}
+    folders = [replace(cfg, out=cfg.out / str(number)) for number in range(101)]
+    for number, one in enumerate(folders):
+        store_forecast(one, row)
+        if number == 99:
+            store_forecast(folders[0], row)  # made again: it is the newest now
+    kept = [number for number, one in enumerate(folders) if load_forecast(one)]
+    assert len(kept) == 100 and 1 not in kept
 
 
 def test_pages_that_were_only_looked_up_teach_nothing(cfg: RunConfig) -> None:

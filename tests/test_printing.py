@@ -21,6 +21,8 @@ from ocr2cli.printing import printable
         ("\u202egnp\u2066\u200f", "\\u202egnp\\u2066\\u200f"),
         ("\u2028\ufeff", "\\u2028\\ufeff"),
         (os.fsdecode(b"caf\xe9"), "caf\\xe9"),
+        (os.fsdecode(b"\x80\xff"), "\\x80\\xff"),
+        ("\x00\ud83d", "\\x00\\ud83d"),
     ],
 )
 def test_odd_characters_are_spelled_out_alike_everywhere(

@@ -174,7 +174,8 @@ def post(
             is_gone = False
             if status not in _RETRY_STATUS:
                 break
-        wait = min(max(pause, asked), _LONGEST_WAIT_S)
+        # After the last try, whose pause is none, there is nothing to wait for.
+        wait = min(max(pause, asked), _LONGEST_WAIT_S) if pause else 0.0
         if time.monotonic() + wait > until:
             break
         time.sleep(wait)

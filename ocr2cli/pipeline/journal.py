@@ -117,7 +117,8 @@ class Journal:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(os.dup(fd), "rb") as stream, contextlib.suppress(OSError):
+        # Where a folder has its name, that opens, but not as a stream.
+        with contextlib.suppress(OSError), os.fdopen(os.dup(fd), "rb") as stream:
             return cls(fd, _Reading.of(stream).rows, fingerprint, path)
         return cls(fd, {}, fingerprint, path)
 

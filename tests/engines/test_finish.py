@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from ocr2cli.engines.finish import PageFacts, to_result
-from ocr2cli.pages import FinishReason, Generation, PageKey, PageResult
+from ocr2cli.engines.finish import NOTHING, PageFacts, failed, low_confidence, to_result
+from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, PageResult, Status
 
 BOXED = [
     ("<|ref|>", 0.5), ("text", 0.2), ("<|/ref|>", 1.0),
@@ -51,6 +51,39 @@ def test_where_tokens_are_unknown_all_of_them_count() -> None:
     assert one.confidence is not None and other.confidence is not None
     assert one.confidence < other.confidence
     assert read(end=None).confidence is None
+
+
+def test_the_end_token_counts_beside_the_text() -> None:
+    assert read(*BOXED, ("A", 0.9), end=0.1).confidence == pytest.approx(0.3)
+
+
+def test_of_twenty_tokens_the_worst_is_the_low_one_and_of_more_the_second() -> None:
+    chances = [number / 100 for number in range(50, 71)]
+    assert low_confidence([math.log(chance) for chance in chances[:20]]) == 0.5
+    assert low_confidence([math.log(chance) for chance in chances]) == 0.51
+
+
+def written(text: str, reason: FinishReason, step: str = "first") -> Generation:
+    return Generation(PageKey("a", 0), (), text, reason, 10, 5, step=step, seconds={"decode": 2.0})
+
+
+def test_a_good_last_try_counts_and_of_bad_ones_the_first() -> None:
+    first, again = (written(step, FinishReason.LOOP, step) for step in ("first", "wider-ngram"))
+    result = to_result([first, again], PageFacts())
+    assert (result.markdown, result.status) == ("first", Status.LOOP)
+    result = to_result([first, written("good", FinishReason.STOP)], PageFacts())
+    assert (result.markdown, result.status) == ("good", Status.RECOVERED)
+    broken = (Attempt("first", None, 3), Attempt("wider-ngram", FinishReason.LOOP, 4))
+    assert to_result([again], PageFacts(), broken).attempts == broken
+
+
+def test_a_page_of_which_nothing_was_written_says_so_beside_its_other_warnings() -> None:
+    facts = PageFacts(warnings=("dark",), seconds={"raster": 1.0})
+    result = to_result([written(" \n", FinishReason.STOP)], facts)
+    assert result.warnings == ("dark", NOTHING)
+    assert result.seconds == {"raster": 1.0, "decode": 2.0}
+    assert to_result([written("", FinishReason.LENGTH)], facts).warnings == ("dark",)
+    assert failed(PageKey("a", 0), "timeout", "slow", facts).seconds == {"raster": 1.0}
 
 
 def test_a_letter_that_is_cut_into_tokens_moves_no_box() -> None:

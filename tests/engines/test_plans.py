@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +204,25 @@ def test_a_runner_with_a_share_of_a_machine_plans_threads_for_its_share(
     assert choose.plan_engine(cfg).stages[2].num_threads == 64 // decoders
 
 
+def test_one_core_is_enough_for_every_stage() -> None:
+    cfg = RunConfig(inputs=(), engine=EngineConfig(device="cpu", decoders=2))
+    raster, encode, decode = choose.plan_for_cores(cfg, None, 1).stages
+    assert (raster.num_workers, encode.num_threads, decode.num_threads) == (1, 1, 1)
+
+
+def test_a_cache_has_three_tenths_of_what_the_weights_of_all_workers_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choose, "host_memory_available", lambda: 40 << 30)
+    # 40 GiB less three times 7, for the encoder and two decoders; a token takes 122,880 bytes.
+    assert choose.kv_token_budget(ModelConfig(), 2, 7 << 30, 1000) == 24_903
+    assert choose.kv_token_budget(ModelConfig(), 2, 7 << 30, 10) == 10 * TYPICAL_PAGE
+    assert choose.kv_token_budget(ModelConfig(), 2, 70 << 30, 10) == FULL_PAGE
+    assert choose.useful_kv_tokens(ModelConfig(), 1) == FULL_PAGE
+    short = replace(ModelConfig(), decoder=replace(ModelConfig().decoder, max_positions=1000))
+    assert choose.useful_kv_tokens(short, 5) == 5000
+
+
 def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 32 there were 16, without a word."""
     monkeypatch.setattr(choose, "num_cores", lambda: 64)
@@ -240,6 +261,28 @@ def test_drafts_from_the_text_layer_are_no_other_run() -> None:
 
     assert fingerprint("draft") == fingerprint("never")
     assert len({fingerprint(use) for use in ("never", "trust", "auto")}) == 3
+
+
+def test_whatever_may_change_a_pages_text_makes_another_run_and_a_password_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fingerprint(
+        prompt: str = "p", model: str = "m", max_tiles: int = 6, **settings: Any
+    ) -> str:
+        tiles = TileConfig(max_tiles=max_tiles)
+        return choose.run_fingerprint(RunConfig(**settings), prompt, model=model, tiles=tiles)
+
+    same = [fingerprint(), fingerprint(raster=RasterConfig(password="secret"))]
+    other = [
+        fingerprint(prompt="q"), fingerprint(model="n"), fingerprint(max_tiles=9),
+        fingerprint(recover_loops=False), fingerprint(engine=EngineConfig(dtype="f32")),
+        fingerprint(decode=DecodeConfig(max_new_tokens=7)), fingerprint(raster=RasterConfig(dpi=7)),
+    ]  # fmt: skip
+    for name in ("OUTPUT_VERSION", "TILE_RULE"):
+        with monkeypatch.context() as patch:
+            patch.setattr(choose, name, 99)
+            other.append(fingerprint())
+    assert len(set(same)) == 1 and len({*same, *other}) == 1 + len(other)
 
 
 @pytest.mark.parametrize(("device", "limit"), [("cuda", 0), ("cpu", 8 << 30)])

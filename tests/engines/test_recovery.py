@@ -77,6 +77,35 @@ def test_halves_are_joined_with_boxes_in_the_whole_page_and_figures_renumbered()
     assert final.new_tokens == 6 and final.page_size == (100, 200)
 
 
+def test_halves_are_one_page_with_the_tokens_of_both_and_the_doubt_of_the_worse() -> None:
+    top = replace(part("top", 50), confidence_p5=0.1, token_ids=(1, 2), warnings=("dark", "a"))
+    bottom = replace(
+        part("bottom", 50), confidence=0.9, confidence_p5=0.7, token_ids=(3,), warnings=("dark",)
+    )
+    for halves in ((top, bottom), (bottom, top)):
+        _, final = climb(Ladder(), failed("not_applicable"), *halves)
+        assert final is not None and (final.confidence, final.confidence_p5) == (0.5, 0.1)
+        assert final.token_ids == halves[0].token_ids + halves[1].token_ids
+        assert sorted(final.warnings) == ["a", "dark"]
+        assert [attempt.note for attempt in final.attempts] == ["", "no", "", ""]
+
+
+def test_halves_whose_size_is_not_known_keep_their_boxes() -> None:
+    half = part("x", 0, Box("text", (0, 0, 999, 999)))
+    _, final = climb(Ladder(), failed("not_applicable"), half, half)
+    assert final is not None and len(final.boxes) == 2
+
+
+def test_only_loops_climb_and_each_step_has_all_its_retries() -> None:
+    for status in (Status.TRUNCATED, Status.FAILED, Status.BLANK):
+        other = part("x", 200, status=status)
+        assert Ladder().take(JOB, other) is other
+    ladder = Ladder()
+    ladder.take(replace(JOB, attempt=2), LOOP)
+    job = ladder.next_job()
+    assert job is not None and job.attempt == 0
+
+
 CUT = part("cut", 50, status=Status.TRUNCATED)
 TOP = part("top", 50)
 

@@ -148,6 +148,14 @@ def test_why_parity_is_not_checked_is_said_as_it_is(
     assert (verdict.state, verdict.note) == (State.UNCHECKED, note)
 
 
+def test_pages_of_which_one_differs_are_not_said_to_be_equal() -> None:
+    gate = Gate("first_difference", "at_least", 20, REASON, is_overall=True)
+    pages = [CaseScores(name, Scores(), parity={"exact_share": share})
+             for name, share in (("a", 1.0), ("b", 0.0))]  # fmt: skip
+    (verdict,) = judge([gate], pages)
+    assert (verdict.state, verdict.note) == (State.UNCHECKED, "no tokens of ours")
+
+
 def test_a_tolerance_gates_aligned_and_whole_page_scores_of_its_own_case() -> None:
     suite = load_suite(find_suite_folder("seed"))
     gates = gates_of(suite, suites_folder() / "gates.toml")
@@ -191,6 +199,11 @@ def test_a_limit_for_one_dtype_stands_in_place_of_the_same_limit_for_any(tmp_pat
 
     assert limits("float32") == [(0.02, False), (0.02, True)]
     assert limits("int8") == [(0.1, False), (0.02, True)]
+    fixed = strict.replace("at_most_reference_plus = 0.02", "at_most = 0.3")
+    some = strict.replace("0.02", '0.05\nweights = "ab12"')
+    file.write_text(wide + fixed + some, encoding="utf-8")
+    found = gates_of(suite, file, "int8", "ab12")
+    assert [gate.limit for gate in found] == [0.1, 0.3, 0.05], "limits of other things"
 
 
 def test_a_limit_for_some_weights_is_not_asked_of_others(tmp_path: Path) -> None:

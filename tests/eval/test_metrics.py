@@ -38,8 +38,10 @@ def test_empty_output_scores_cer_one_and_is_not_skipped() -> None:
 
 def test_invented_text_on_an_empty_page_is_wrong_and_silence_is_right() -> None:
     assert score_text("", "").whole_cer == 0.0
-    assert score_text("", "anything").whole_cer == 1.0
+    assert score_text("", "anything").whole_cer == score_text("", "anything").cer == 1.0
     assert score_text("", "anything").word_recall == 1.0
+    assert (score_text("", "").whole_chrf, score_text("", "anything").whole_chrf) == (100.0, 0.0)
+    assert (score_text("", "").length_ratio, score_text("", "abc").length_ratio) == (1.0, 4.0)
 
 
 def test_a_truth_that_covers_a_part_of_the_page_has_no_whole_page_scores() -> None:
@@ -57,6 +59,7 @@ def test_swapped_columns_hurt_cer_and_leave_word_recall_whole() -> None:
 
 def test_word_recall_counts_each_word_as_often_as_the_truth_has_it() -> None:
     assert metrics.word_recall("no no no yes", "no yes") == 0.5
+    assert metrics.word_recall("no no no yes", "no no yes") == 0.75
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,8 @@ def test_word_recall_counts_each_word_as_often_as_the_truth_has_it() -> None:
          "\u0e01\u0e34\u0e19\u0e02\u0e32\u0e27", 4 / 5),
         ("Don't stop, M\u00fcller!", "don't STOP m\u00fcller", 1.0),
         ("a\u200bb", "ab", 1.0),
+        ("a\tb", "b a", 1.0),
+        ("x\u2192a", "a x \u2192", 1.0),  # a letter does not go on with a symbol
         ("...", "", 0.0),
         ("...", "...", 1.0),
         ("", "", 1.0),
@@ -103,6 +108,17 @@ def test_a_loop_after_a_long_page_is_forgiven_by_the_aligned_score() -> None:
     assert metrics.align(page, page[1_000:-1_000]) == page[1_000:-1_000]
 
 
+def test_all_of_a_long_page_counts_where_nothing_matches_or_aligning_would_take_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert metrics.align("a" * 5_000, "b" * 3_000) == "b" * 3_000
+    page = " ".join(f"{n} sacks" for n in range(600))
+    noisy = "Noise. " + page
+    assert metrics.align(page, noisy) == page
+    monkeypatch.setattr(metrics, "MOST_CELLS", len(page) * len(noisy) - 1)
+    assert metrics.align(page, noisy) == noisy
+
+
 def test_composed_and_decomposed_letters_and_all_white_space_are_equal() -> None:
     assert metrics.fold("Ren\u0065\u0301\n\n went\u00a0 home ") == "Ren\u00e9 went home"
     assert score_text("caf\u00e9 noir", "cafe\u0301\n noir").whole_cer == 0.0
@@ -126,6 +142,8 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
     assert low < sum(values) / len(values) < high
     assert metrics.bootstrap_interval(values) == (low, high)
     assert metrics.bootstrap_interval([0.25]) == (0.25, 0.25)
+    low, high = metrics.bootstrap_interval([0.0, 1.0] * 50)  # twice 1.96 times 0.05 wide
+    assert low == pytest.approx(0.402, abs=0.01) and high == pytest.approx(0.598, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +167,8 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
         ("an*other* word, (*so*)", "an*other* word, (so)"),
         ("<!-- page: 3 -->\nText", "Text"),
         ("either | or", "either | or"),
+        ("either | or |", "either | or |"),
+        ("| a \\| b |", "a | b"),
         ("price \\$5 \\*", "price $5 *"),
         ("1. first\n2. second", "1. first 2. second"),
         ("well-known -5 degrees", "well-known -5 degrees"),

@@ -301,7 +301,7 @@ PICTURES = ("a.images", "images/a")
 
 
 class Flaky:
-    """Fails the first `num_faults` puts, or stores half of what it is given."""
+    """Fails the first `num_faults` puts, or stores half or other than what it is given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, num_faults: int, kind: str) -> None:
         from fsspec.implementations.memory import MemoryFileSystem
@@ -318,7 +318,8 @@ class Flaky:
                     raise ConnectionResetError("the connection was reset")
                 if kind == "refuse":
                     raise PermissionError("Access Denied")
-                system.pipe_file(there, Path(here).read_bytes()[:2])
+                stored = Path(here).read_bytes()
+                system.pipe_file(there, stored[:2] if kind == "cut" else stored[::-1])
                 return
             real(system, here, there, **how)
 
@@ -335,7 +336,7 @@ def memory() -> Iterator[Any]:
     system.rm("/out", recursive=True)
 
 
-@pytest.mark.parametrize("kind", ["drop", "cut"])
+@pytest.mark.parametrize("kind", ["drop", "cut", "garble"])
 def test_a_fault_of_the_network_is_tried_again_and_the_object_is_whole(
     staged: Path, memory: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -466,6 +467,17 @@ def test_figures_that_a_document_lost_are_removed(
     assert memory.exists("/out/a.md") and memory.exists(f"/out/{figure}")
     offered(staged, "a", {"a.md": "3"})
     assert memory.exists("/out/a.md") and not memory.exists(f"/out/{figure}")
+
+
+def test_what_went_to_one_url_is_not_taken_for_this_ones_and_removed_there(
+    staged: Path, memory: Any
+) -> None:
+    offered(staged, "a", FILES)
+    memory.pipe_file("/out/other/a.images/0001-1.png", b"somebody's")
+    bucket = Bucket("memory://out/other", staged)
+    bucket.offer("a", {"a.md": "3"}, PICTURES)
+    bucket.close()
+    assert memory.exists("/out/other/a.images/0001-1.png")
 
 
 def test_a_document_in_a_folder_named_as_figures_are_is_no_figure(

@@ -37,6 +37,8 @@ def after(source: Source, token_ids: list[int], count: int = 4) -> list[int]:
         ("two tokens left out", [100, 101, 104], [105, 106, 107, 108]),
         ("three tokens left out", [100, 101, 105], []),
         ("a skipped stretch", [100, 101, 120, 121], [122, 123, 124, 125]),
+        ("two tokens as far ahead as NEAR", [100, 101, 148, 149], [150, 151, 152, 153]),
+        ("two tokens a little farther", [100, 101, 149, 150], []),
         ("two tokens far ahead are not believed", [100, 101, 160, 161], []),
         ("four tokens far ahead are", [100, 101, 160, 161, 162, 163], [164, 165, 166, 167]),
         ("four tokens behind too", [*range(100, 150), 110, 111, 112, 113], [114, 115, 116, 117]),

@@ -220,6 +220,12 @@ def test_dry_rounds_as_llama_cpp_does() -> None:
     assert penalty == np.float32(exact) != np.float32(0.8 * 1.75**5)
 
 
+def test_dry_with_a_base_of_one_costs_a_long_repeat_what_a_short_one_does() -> None:
+    for length in (2, 9):
+        (penalty,) = dry_penalties([*range(length), 99, *range(length)], DryConfig(base=1)).values()
+        assert penalty == pytest.approx(0.8)
+
+
 def test_dry_looks_at_the_last_tokens_only() -> None:
     history = [1, 2, 3, *range(100, 161), 1, 2]
     assert dry_penalties(history, DryConfig()) == {}

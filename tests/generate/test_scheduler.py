@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocr2cli.generate.scheduler import GROW_AFTER, Plan, Scheduler
+from ocr2cli.generate.scheduler import GROW_AFTER, GROW_AFTER_AT_MOST, Plan, Scheduler
 from ocr2cli.generate.sequence import Sequence, State
 
 
@@ -68,6 +68,19 @@ def test_a_finished_sequence_gives_its_slot_to_the_longest_waiting() -> None:
     assert second.slot == 0
 
 
+def test_the_lowest_slot_that_is_free_is_taken_also_when_it_was_given_back_last() -> None:
+    box = scheduler(num_slots=3)
+    first = sequence(0)
+    for one in (first, sequence(1)):
+        box.add(one)
+    box.schedule()
+    box.finish(first)
+    late = sequence(2)
+    box.add(late)
+    box.schedule()
+    assert late.slot == 0
+
+
 @pytest.mark.parametrize(("kv_tokens", "admitted"), [(19, 1), (39, 1), (40, 2), (59, 2), (60, 3)])
 def test_prompt_and_expected_tokens_must_fit_the_budget(kv_tokens: int, admitted: int) -> None:
     box = scheduler(kv_tokens=kv_tokens)
@@ -110,6 +123,17 @@ def test_the_youngest_is_sent_back_when_the_budget_is_outgrown() -> None:
     assert box.used_tokens() <= 45
 
 
+def test_who_fills_the_budget_to_the_last_token_is_not_sent_back() -> None:
+    box = scheduler(kv_tokens=44)
+    box.add(sequence(0))
+    box.add(sequence(1))
+    plan = box.schedule()
+    while box.used_tokens(1) < 44:
+        feed(plan)
+        plan = box.schedule()
+    assert plan.preempted == () and keys(plan.decodes) == [0, 1]
+
+
 def test_one_who_was_sent_back_waits_in_front_of_later_ones_and_for_what_it_needed() -> None:
     box = scheduler(num_slots=2, kv_tokens=45)
     old, young = sequence(0), sequence(1)
@@ -145,6 +169,25 @@ def test_out_of_memory_halves_what_is_in_use_and_sends_the_youngest_back() -> No
     assert keys(box.shrink()) == [3, 2]
     assert box.kv_tokens == 22
     assert keys(box.running) == [0, 1]
+
+
+def test_out_of_memory_halves_a_budget_that_one_alone_exceeded() -> None:
+    box = scheduler(kv_tokens=8)
+    box.add(sequence(0, 50))
+    feed(box.schedule())
+    assert box.shrink() == () and box.kv_tokens == 4
+
+
+def test_however_often_memory_lacked_the_budget_grows_again_in_time() -> None:
+    box = scheduler(kv_tokens=10**9)
+    box.add(sequence(0, 50))
+    feed(box.schedule())
+    for _ in range(20):
+        box.shrink()
+    narrow = box.kv_tokens
+    for _ in range(GROW_AFTER_AT_MOST):
+        box.schedule()
+    assert box.kv_tokens == 2 * narrow
 
 
 def play(box: Scheduler, room: Callable[[int], int], max_new: int = 400) -> Iterator[int]:
@@ -186,10 +229,11 @@ def test_memory_that_lacks_for_good_is_asked_for_ever_less_often(pages: int) -> 
 
 
 def test_prompts_are_fed_within_a_budget_of_tokens_a_step() -> None:
-    box = scheduler(prefill_tokens=25)
-    for arrival in range(4):
-        box.add(sequence(arrival))
-    assert keys(c.sequence for c in box.schedule().prefills) == [0, 1]
+    for prefill_tokens in (20, 25, 29):
+        box = scheduler(prefill_tokens=prefill_tokens)
+        for arrival in range(4):
+            box.add(sequence(arrival))
+        assert keys(c.sequence for c in box.schedule().prefills) == [0, 1]
 
 
 def test_a_prompt_longer_than_the_step_budget_is_still_fed() -> None:
@@ -250,6 +294,18 @@ def test_company_that_does_not_come_is_waited_for_a_few_steps_only() -> None:
             admitted.append(len(plan.prefills))
             feed(plan)
         assert admitted == [0] * 5 + [1]
+
+
+def test_who_found_company_in_time_leaves_the_next_ones_their_whole_patience() -> None:
+    box = scheduler(num_slots=128, kv_tokens=10**6, admit_together=2, admit_patience=5)
+    box.add(sequence(0))
+    feed(box.schedule())
+    box.add(sequence(1))
+    assert [len(box.schedule().prefills) for _ in range(3)] == [0, 0, 0]
+    box.add(sequence(2))
+    feed(box.schedule())
+    box.add(sequence(3))
+    assert [len(box.schedule().prefills) for _ in range(6)] == [0] * 5 + [1]
 
 
 @pytest.mark.parametrize(("num_slots", "company"), [(2, 1), (63, 1), (64, 2), (128, 4), (512, 4)])

@@ -57,6 +57,13 @@ def test_one_slow_step_is_not_believed() -> None:
     assert dict(costs.table())[4] == pytest.approx(0.3)
 
 
+def test_a_step_that_has_become_dearer_is_believed_after_a_few() -> None:
+    costs = StepCosts(PRIOR)
+    for seconds in (0.1, 0.1, 0.3, 0.3, 0.3, 0.3):
+        costs.report(4, seconds)
+    assert dict(costs.table())[4] == pytest.approx(0.3)
+
+
 def test_what_was_dear_long_ago_is_tried_again() -> None:
     costs = StepCosts(PRIOR)
     for _ in range(2):

@@ -123,8 +123,22 @@ def test_pdfium_reads_text_from_right_to_left_with_its_numbers(tmp_path: Path, t
         ("In \u05d0\u05d1 \u05d2, Latin", "In \u05d2 \u05d1\u05d0, Latin"),
         ("A \u05d0\u05d1\u05d2\u05d3.", ".\u05d3\u05d2\u05d1\u05d0 A"),
         ("\u0645\u0631 12-3 \u0661\u0662", "\u0661\u0662 3-12 \u0631\u0645"),
+        ("\u0645\u0631 \u0661,\u0662", "\u0661,\u0662 \u0631\u0645"),
+        ("\u0645\u0631 A.", ".A \u0631\u0645"),
+        ("\u05d0\u05d1 AB.", "\u05d1\u05d0 AB."),
+        ("\u05d0\u0301\u05d1", "\u05d1\u0301\u05d0"),
+        ("\u05d0\u05d1 1\u0301", "1\u0301 \u05d1\u05d0"),
+        ("\u05d0\u05d1 1,5-2 \u05d2", "\u05d2 1,5-2 \u05d1\u05d0"),
+        ("\u05d0\u05d1 $5 \u05d2 10%", "10% \u05d2 $5 \u05d1\u05d0"),
+        ("ABC \u05d0\u05d1 12", "ABC 12 \u05d1\u05d0"),
+        ("ABC 12 \u05d0\u05d1", "ABC 12 \u05d1\u05d0"),
     ],
-    ids=["latin", "number", "foreign words", "in Latin text", "foreign first", "Arabic numbers"],
+    ids=[
+        "latin", "number", "foreign words", "in Latin text", "foreign first", "Arabic numbers",
+        "comma in an Arabic number", "Arabic letters", "as many of either", "mark on a letter",
+        "mark on a number", "comma and minus", "money and share", "number after Hebrew",
+        "number after Latin",
+    ],
 )
 def test_a_line_stands_on_paper_as_unicode_has_it(text: str, expected: str) -> None:
     assert visual(text) == expected

@@ -486,6 +486,17 @@ def test_a_page_closes_what_it_opens() -> None:
     assert page_text("<table><tr><td>1<br>2", {}) == "<table><tr><td>1<br>2</td></tr></table>"
     assert page_text("<table><tr><td>1</table>x", {}) == "<table><tr><td>1</table>x"
     assert page_text("a < b <td", {}) == "a < b <td"
+    assert page_text("```\nx\n``` y", {}) == "```\nx\n``` y\n```", "text after it: no end"
+    assert page_text("<B><i>x", {}) == "<B><i>x</i></b>"
+    assert page_text("~~~\n```\nx", {}) == "~~~\n```\nx\n~~~"
+    whole = "<table><colgroup><col></colgroup></table> a<wbr>b", "<b>x</b></b>", "``` a`b\nx"
+    assert [page_text(text, {}) for text in whole] == list(whole)
+
+
+def test_every_control_character_is_shown_as_one_and_every_line_end_is_a_line_end() -> None:
+    odd = "\x00\x08\x0e\x1f\x7f\x84\x86\x9f\udc80"
+    assert page_text(f"a{odd}b", {}) == "a" + "\ufffd" * len(odd) + "b"
+    assert page_text("a\rb\r\nc\x0bd\x0ce\x85f\u2028g\u2029h", {}) == "a\nb\nc\nd\ne\nf\ng\nh"
 
 
 def test_a_word_in_pointed_brackets_is_text_and_is_not_closed() -> None:

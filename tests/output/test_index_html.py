@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_every_document_is_listed_and_what_needs_a_look_comes_first(tmp_path: Pa
     assert "5 documents" in text and "3 to look at" in text
     assert '<td class="number">2</td><td>1 ok, 1 blank</td><td class="number">0.90</td>' in text
     assert "<script" not in text and "src=" not in text and "default-src &#x27;none&#x27;" in text
+
+
+def test_a_document_is_as_sure_as_the_least_sure_of_its_pages_that_were_read(
+    tmp_path: Path,
+) -> None:
+    write(
+        tmp_path, page("a"), page("b", 0, confidence=0.95), page("b", 1, confidence=0.91),
+        replace(failed("b", 2), confidence=0.2), formats=("html",),
+    )  # fmt: skip
+    assert '<td class="number">0.91</td>' in (tmp_path / "index.html").read_text()
 
 
 def test_a_rerun_lists_what_earlier_runs_wrote(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from page_factory import failed, page
 
 from ocr2cli.errors import ExitCode, OutputError
 from ocr2cli.output.metrics import PipelineGauges, metrics_text, write_metrics
-from ocr2cli.output.summary import INPUT_CODES, Summary
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.output.summary import BADLY_READ, INPUT_CODES, Summary
+from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
 
 
 def summary(*pages: PageResult, resumed: int = 0, **fields: float) -> Summary:
@@ -65,6 +65,14 @@ def test_pages_whose_text_is_the_pdfs_own_are_counted() -> None:
     assert one.to_json()["pages_from_text_layer"] == 3
 
 
+def test_an_interrupted_run_is_not_one_without_input() -> None:
+    one = summary(failed("d", 0, "unreadable"))
+    one.documents_incomplete = 1
+    assert one.exit_code == ExitCode.PAGES_FAILED
+    one.ended_by = ExitCode.SIGINT
+    assert one.exit_code == ExitCode.SIGINT
+
+
 def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() -> None:
     pages = [page("d", 0, status=Status.LOOP), page("d", 1, status=Status.TRUNCATED), page("e")]
     text = summary(*pages, resumed=1).to_text()
@@ -76,6 +84,8 @@ def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() ->
     ("one", "is_badly_read"),
     [
         (page("d"), False),
+        (replace(page("d"), confidence=BADLY_READ), False),
+        (replace(page("d"), extra={"own_text_found": LITTLE_FOUND}), False),
         (replace(page("d"), confidence=0.79), False),  # as nano's own, with a letter in ten wrong
         (page("d", status=Status.BLANK), False),
         (failed("d", 0, "unreadable"), False),  # the input is at fault, whatever the model
@@ -86,7 +96,9 @@ def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() ->
     ],
 )
 def test_pages_that_another_model_might_read_better_are_counted(one, is_badly_read) -> None:
-    assert summary(page("a"), one).pages_badly_read == is_badly_read
+    counted = summary(page("a"), one)
+    assert counted.pages_badly_read == is_badly_read
+    assert counted.pages_badly_read_of_text == (is_badly_read and bool(one.extra))
 
 
 FORECAST = {"pages": 2, "new_tokens": 9, "seconds": 3.0, "basis": "this machine's last runs"}
@@ -103,11 +115,16 @@ def test_a_run_that_could_read_no_page_has_no_speed() -> None:
     one = summary(page("a"), *gone, wall_seconds=0.5)
     one.forecast = FORECAST
     assert "0.5 s, 360.0 pages/min\nforecast 2 pages" in one.to_text()
+    one = summary(*gone, page("a"), resumed=2, wall_seconds=0.5)
+    assert "0.5 s, 120.0 pages/min" in one.to_text(), "an earlier run's failures are no work"
 
 
 def test_pages_that_were_found_have_no_speed() -> None:
     """A run whose pages all came out of the cache told of 6,000 pages/min."""
-    found = [replace(page("a", n), extra={"source": "cache"}) for n in range(100)]
+    found = [
+        replace(page("a", n), extra={"source": "cache"} if n % 2 else {"same_pixels": True})
+        for n in range(100)
+    ]
     one = summary(*found, wall_seconds=1.0)
     one.forecast = FORECAST
     assert one.to_text().endswith(", 1.0 s")
@@ -118,11 +135,13 @@ def test_pages_that_were_found_have_no_speed() -> None:
 
 def test_bad_and_unsure_pages_are_listed_by_name_ten_at_most() -> None:
     unsure = page("u", 6, confidence=0.5)
+    assert "below" not in summary(page("u", confidence=0.8), min_confidence=0.8).to_text()
     many = [failed("d", n, "timeout", "slow\x1b[1m") for n in range(12)]
     text = summary(unsure, page("s", confidence=0.8), *many, min_confidence=0.6).to_text()
     assert "u page 7: ok (confidence 0.50)" in text and "s page 1" not in text
     assert "d page 10" in text and "d page 11" not in text and "and 2 more" in text
-    assert "\x1b" not in text
+    assert "\x1b" not in text and "more" not in summary(*many[:10]).to_text()
+    assert "\x1b" not in summary(failed("d\x1b")).to_text()
     assert len(summary(*many).to_json()["failed_pages"]) == 12
 
 
@@ -148,6 +167,8 @@ def test_pages_of_little_confidence_are_listed_once_and_change_no_exit_code() ->
         "\n  c page 1: confidence 0.30, 10% of the PDF's own text found in it"
     )
     assert "by their" not in summary(*pages, min_confidence=0.8).to_text()
+    loop = summary(page("d", status=Status.LOOP, confidence=0.2, extra=babble)).to_json()
+    assert not loop["badly_read_pages"] and not loop["doubtful_pages"] and loop["failed_pages"]
     many = [page("d", n, confidence=0.2) for n in range(12)]
     assert "and 2 more, listed in .ocr2/summary.json" in summary(*many).to_text()
 

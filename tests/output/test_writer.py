@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import random
 import shutil
+import stat
 import tracemalloc
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,13 +23,14 @@ from PIL import Image
 from ocr2cli.document.naming import OUTPUT_ENDINGS
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.errors import ExitCode, OutputError, PageFault, UsageError
-from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.assembly import OutputSettings, listed_documents, written_files
 from ocr2cli.output.canonical import canonical_bytes, canonical_tree
-from ocr2cli.output.folder import STATE
+from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
+from ocr2cli.output.markdown import document_markdown
 from ocr2cli.output.parts import part_path
 from ocr2cli.output.writer import Writer
-from ocr2cli.pages import Box, PageImage, PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import Box, Document, PageImage, PageJob, PageKey, PageResult, Status
 
 
 def files(out: Path) -> list[str]:
@@ -97,6 +100,8 @@ def test_who_is_told_of_a_document_hears_where_its_pictures_lie_also_when_nothin
 def test_a_later_page_alone_keeps_its_number(tmp_path: Path) -> None:
     write(tmp_path, page("d", 6, "seven"))
     assert (tmp_path / "d.md").read_text() == "<!-- page: 7 -->\n\nseven\n"
+    alone = Document("d", "/in/x.pdf", (page("d", 6, "seven"),))
+    assert document_markdown(alone) == "<!-- page: 7 -->\n\nseven\n"
 
 
 def test_a_failed_page_leaves_a_note_with_the_reason_in_its_place(tmp_path: Path) -> None:
@@ -134,6 +139,16 @@ def test_the_sidecar_has_the_contracts_fields(tmp_path: Path) -> None:
     assert row["grid"] == [1, 1] and row["finish_reason"] == "stop" and row["error"] is None
     assert row["confidence"] == 0.9877 and row["seconds"] == {"decode": 2.5, "raster": 0.25}
     assert row["fingerprint"] == "f" * 8 and row["input_sha256"] == "ab" * 32
+
+
+def test_a_row_has_no_text_of_a_failed_page_and_no_number_that_json_has_not(tmp_path: Path) -> None:
+    odd = page("d", 0, confidence=float("nan"), seconds={"decode": float("inf")},
+               warnings=("dark\x1b[m",))  # fmt: skip
+    write(tmp_path, odd, dataclasses.replace(failed("d", 1), markdown="half a page"))
+    read, bad = rows(tmp_path / "d.jsonl")
+    assert read["confidence"] is None and read["seconds"] == {"decode": None}
+    assert bad["markdown"] == "" and read["warnings"] == ["dark\\x1b[m"]
+    assert b"NaN" not in (tmp_path / "d.jsonl").read_bytes()
 
 
 def test_token_ids_are_written_when_asked_for(tmp_path: Path) -> None:
@@ -327,6 +342,52 @@ def test_what_another_document_wrote_is_not_taken_for_a_persons(tmp_path: Path) 
     write(tmp_path, page("d"), formats=("mmd",))
     write(tmp_path, page("d_det", markdown="other"), formats=("mmd",))
     assert not [name for name in files(tmp_path) if "~" in name]
+    write(tmp_path, page("e"), formats=("mmd",))
+    write(tmp_path, page("e"), formats=("md",))  # that run's e_det.mmd is an earlier one's now
+    write(tmp_path, page("e_det", markdown="other"), formats=("mmd",))
+    assert not [name for name in files(tmp_path) if "~" in name]
+
+
+def test_other_settings_write_a_document_anew_and_the_same_ones_do_not(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{}, {"save_tokens": True}, {"min_confidence": 0.5}]
+    for setting in (*settings, {}):
+        for num_written in (1, 0):
+            summary = write(tmp_path, page("d"), **setting).summary
+            assert summary.documents_written == num_written
+    other = Writer(tmp_path, OutputSettings(("md", "jsonl"), "other"), render=gradient)
+    other.expect(job("d"))
+    other.add(page("d"))
+    assert other.close().documents_written == 1
+
+
+def test_a_document_that_has_moved_is_itself_also_when_it_changes_there_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(path: str, sha256: str, markdown: str) -> None:
+        one = writer(tmp_path)
+        one.expect(PageJob(PageKey("d", 0), path, sha256, 1))
+        one.add(page("d", markdown=markdown))
+        one.close()
+
+    read("https://name:secret@host/d.pdf", "aa" * 32, "one")
+    assert b"secret" not in b"".join(
+        path.read_bytes() for path in (tmp_path / STATE / "documents").iterdir()
+    )
+    read("/there/d.pdf", "aa" * 32, "one")
+    read("/there/d.pdf", "bb" * 32, "two")
+    assert caplog.text == ""
+    read("/elsewhere/d.pdf", "cc" * 32, "three")
+    assert "takes the place of /there/d.pdf" in caplog.text
+
+
+def test_a_pipe_among_the_records_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, page("d"), formats=("html",))
+    os.mkfifo(tmp_path / STATE / "documents" / "x.json")
+    assert [one.id for one in listed_documents(tmp_path)] == ["d"]
+    assert written_files(str(tmp_path)) == {str(tmp_path / "d.html")}
+    write(tmp_path, page("d"), formats=("md",))
+    (tmp_path / "d.html").write_text("another's by now")
+    assert written_files(str(tmp_path)) == {str(tmp_path / "d.md")}
 
 
 @pytest.mark.parametrize("kill_at", range(1, 9))
@@ -433,6 +494,21 @@ def test_an_interrupted_run_writes_no_half_document(tmp_path: Path) -> None:
     assert (tmp_path / part_path(PageKey("d", 0))).exists()
 
 
+def test_a_document_at_whose_files_the_disk_failed_is_counted_as_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    one = writer(tmp_path)
+    one.expect(job("d"))
+    one.add(page("d"))
+    with monkeypatch.context() as patch, pytest.raises(OutputError):
+        patch.setattr(os, "fsync", no_room)
+        one.assemble_complete()
+    assert one.close().documents_incomplete == 1
+
+
 def test_the_names_of_documents_reckon_with_every_file_that_a_format_writes(tmp_path: Path) -> None:
     write(tmp_path, page("d"), formats=tuple(FORMATS))
     assert {name.removeprefix("d") for name in files(tmp_path)} == set(OUTPUT_ENDINGS)
@@ -462,6 +538,40 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     (tmp_path / STATE / "tmp" / "77-1").write_bytes(b"half")
     write(tmp_path, page("d"))
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
+
+
+def test_a_file_its_folder_and_its_name_are_on_the_disk_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int | str] = []
+
+    def fsync(fd: int) -> None:
+        facts = os.fstat(fd)
+        synced.append("folder" if stat.S_ISDIR(facts.st_mode) else facts.st_size)
+
+    with OutFolder(tmp_path) as folder:
+        monkeypatch.setattr(os, "fsync", fsync)
+        folder.write("new/d.md", b"text")
+        assert synced == [4, "folder", "folder"], "its bytes, the new folder's name, its own"
+        synced.clear()
+        assert folder.set_aside("new/d.md") == "new/d.md~" and synced == ["folder"]
+
+
+def test_a_large_file_is_compared_by_all_its_bytes_and_a_pipe_is_no_file(tmp_path: Path) -> None:
+    with OutFolder(tmp_path) as folder:
+        large = folder.write("large", b"x" * (1 << 20) + b"end")
+        assert folder.sha256("large") == large != folder.write("other", b"x" * (1 << 20))
+        os.mkfifo(tmp_path / "pipe")
+        assert folder.sha256("pipe") is None and folder.read("pipe") is None
+
+
+def test_an_input_lies_in_out_by_its_real_folder_and_not_by_how_its_name_begins(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with OutFolder(tmp_path / "out") as folder:
+        paths = [str(tmp_path / name) for name in ("out/a", "link/b", "out2/c", "d")]
+        assert folder.holds(paths) == {"a", "b"}
 
 
 def test_an_unknown_format_is_a_usage_error_that_lists_the_known(tmp_path: Path) -> None:

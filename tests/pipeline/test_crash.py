@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from processes import children_of, is_running, wait_until_gone
@@ -20,7 +22,9 @@ from toys import Recipe, ReportingWorker, RollingMaker, jobs, line, stage
 from ocr2cli.errors import EngineError, ModelError
 from ocr2cli.pages import PageJob, PageResult, Status
 from ocr2cli.pipeline import local, staff
+from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.process import Phase
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
 
@@ -326,6 +330,66 @@ def test_deadly_pages_at_the_start_fail_by_name_and_the_rest_is_read() -> None:
     options = RunnerOptions(hopeless_after=4)
     results = by_page(local.run([stage(bad)], jobs(5), options=options))
     assert sorted(results) == list(range(5)) and failed_pages(results) == [0, 1, 2]
+
+
+def worker(num_held: int = 0, **facts: object) -> Any:
+    """As a stage's staff sees a worker process."""
+    held = dict.fromkeys(range(num_held))
+    return SimpleNamespace(
+        held=held, taken=set(held), is_open=True, failure=None, phase=Phase.READY, busy_since=0.0,
+        **facts,
+    )  # fmt: skip
+
+
+def test_an_item_goes_to_the_worker_that_holds_least_and_a_suspect_to_an_empty_one() -> None:
+    several = staff.Staff(stage(Recipe("a"), num_workers=3))
+    busy, busier, idle = worker(1), worker(2), worker(0)
+    several.workers[:] = [busier, idle, busy]
+    plain, suspect, other = (Ticket(n, job) for n, job in enumerate(jobs(3)))
+    suspect.alone_in.add(0)
+    for ticket in (plain, suspect, other):
+        several.enqueue(ticket)
+    assert several.next_pair() == (suspect, idle)
+    assert several.next_pair() == (plain, idle)
+    several.enqueue(plain, is_first=True)
+    idle.held = {9: None, 10: None, 11: None}
+    assert several.next_pair() == (plain, busy)
+    several.enqueue(suspect)
+    assert several.next_pair() == (other, busier), "the least loaded one runs empty for the suspect"
+    several.enqueue(plain)
+    assert several.unqueue() == [plain, suspect] and several.num_waiting == 0
+
+
+def test_a_stage_is_given_up_after_as_many_deaths_as_was_said_if_it_read_nothing() -> None:
+    for num_emitted, is_hopeless in ((0, True), (1, False)):
+        one = staff.Staff(stage(Recipe("a")))
+        one.was_ready, one.num_emitted = True, num_emitted
+        for _ in range(4):
+            assert one.run_error(worker(1), 9, hopeless_after=4) is None
+            one.note_death(worker(1))
+        assert (one.run_error(worker(1), 9, hopeless_after=4) is not None) is is_hopeless
+
+
+def test_only_a_worker_that_had_taken_one_page_tells_which_one_is_deadly() -> None:
+    one = staff.Staff(stage(Recipe("a")))
+    one.note_death(worker(2))
+    one.note_failure(worker(2))
+    assert (one.num_deadly_pages, one.num_unsettled_deaths) == (0, 1)
+    one.note_failure(worker(1))
+    assert (one.num_deadly_pages, one.num_unsettled_deaths) == (1, 0)
+
+
+def test_workers_that_die_without_a_page_are_replaced_ten_times_in_a_row() -> None:
+    one = staff.Staff(stage(Recipe("a")))
+    one.was_ready, one.num_emitted = True, 1
+    for _ in range(10):
+        one.note_death(worker())
+    assert one.run_error(worker(), 9, hopeless_after=99) is None
+    one.note_death(worker())
+    assert isinstance(one.run_error(worker(), 9, hopeless_after=99), EngineError)
+    one.release(worker(1, release=lambda serial: None), 0)
+    one.note_death(worker())
+    assert one.run_error(worker(), 9, hopeless_after=99) is None
 
 
 def test_workers_have_settled_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toys import broken_job, jobs
 
@@ -162,12 +162,27 @@ def test_pixels_of_a_changed_file_are_known_for_good_pages_of_this_fingerprint(o
     assert reopened(out, "f2").earlier(PageKey("doc", 0)) is None
 
 
+def test_a_document_was_read_if_an_earlier_run_read_a_page_of_it_with_these_settings(
+    out: Path,
+) -> None:
+    reopened(out, "f2").record(result(document="other settings"), "p")
+    journal = reopened(out)
+    journal.record(result(document="read", sha256="cc" * 32), "p")
+    journal.record(result(document="failed", status=Status.FAILED), "p")
+    assert not journal.was_read("read"), "an earlier run, not this one"
+    names = ("read", "failed", "other settings")
+    assert [reopened(out).was_read(name) for name in names] == [True, False, False]
+
+
 def test_attempts_are_counted(out: Path) -> None:
     tried = replace(result(), attempts=(Attempt("first", None), Attempt("retry", None)))
     journal = reopened(out)
     journal.record(tried, "p")
     row = journal.find(job())
     assert row and row.attempts == 2
+    journal.record(result(1), "p")  # a page that says nothing of its tries had one
+    row = journal.find(job(1))
+    assert row and row.attempts == 1
 
 
 def test_cut_at_any_byte_it_opens_and_claims_only_whole_lines(out: Path, free_fsync: None) -> None:
@@ -256,6 +271,7 @@ json_values = st.recursive(
 )
 
 
+@example("page", -1)
 @settings(max_examples=150, deadline=None)
 @given(field=st.sampled_from([f.name for f in journal_module.fields(journal_module.Row)]),
        value=json_values)  # fmt: skip
@@ -276,11 +292,18 @@ def a_row() -> journal_module.Row:
 
 
 def test_nested_and_endless_lines_are_damage_not_death(out: Path) -> None:
-    (out / ".ocr2").mkdir(parents=True)
-    journal_file(out).write_bytes(b"[" * 100_000 + b"\n" + b"x" * 1_000_000 + b"\n")
+    reopened(out).record(result(1), "after")
+    after = journal_file(out).read_bytes()
+    journal_file(out).write_bytes(b"[" * 100_000 + b"\n" + b"x" * 1_000_000 + b"\n" + after)
     journal = reopened(out)
     journal.record(result(), "p")
-    assert reopened(out).find(job())
+    assert reopened(out).find(job()) and reopened(out).find(job(1))
+
+
+def test_a_page_of_the_longest_name_a_path_may_have_is_found_again(out: Path) -> None:
+    longest = "\udcff" * 4096
+    reopened(out).record(result(document=longest), "p")
+    assert reopened(out).find(job(document=longest))
 
 
 def test_superseded_rows_are_compacted_when_there_are_many(out: Path, free_fsync: None) -> None:
@@ -296,6 +319,25 @@ def test_superseded_rows_are_compacted_when_there_are_many(out: Path, free_fsync
     ]  # fmt: skip
     journal.record(result(5), "p5")
     assert reopened(out).find(job(5))
+
+
+def test_a_journal_of_many_pages_is_not_rewritten_for_as_few_again(
+    out: Path, free_fsync: None
+) -> None:
+    journal = reopened(out)
+    for number in range(600):
+        journal.record(result(number % 300), f"p{number}")
+    journal.close()
+    reopened(out).close()
+    assert len(journal_file(out).read_bytes().splitlines()) == 600
+
+
+def test_what_a_killed_rewrite_left_is_swept(out: Path) -> None:
+    reopened(out).close()
+    left = out / ".ocr2" / durable._temp_name("journal.jsonl")
+    left.write_bytes(b"half")
+    reopened(out).close()
+    assert not left.exists()
 
 
 def test_rows_of_another_fingerprint_survive_a_rewrite(out: Path, free_fsync: None) -> None:
@@ -376,6 +418,18 @@ def test_a_journal_that_is_no_file_is_refused_at_once(out: Path, kind: str) -> N
         os.mkfifo(journal_file(out))
     with pytest.raises(OutputError):
         reopened(out)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "symlink"])
+def test_looking_at_a_journal_that_is_no_file_finds_none_at_once(out: Path, kind: str) -> None:
+    reopened(out).record(result(), "p")
+    if kind == "symlink":
+        journal_file(out).rename(out / "elsewhere")
+        journal_file(out).symlink_to(out / "elsewhere")
+    else:
+        journal_file(out).unlink()
+        (os.mkfifo if kind == "fifo" else os.mkdir)(journal_file(out))
+    assert len(Journal.peek(out, "f1")) == 0
 
 
 def test_ten_thousand_rows_open_fast(out: Path) -> None:

@@ -159,6 +159,19 @@ def test_a_terminal_that_closes_is_one_request_and_none_under_nohup(
         signal.signal(signal.SIGHUP, own)
 
 
+def test_the_first_signal_is_told_of_and_names_the_exit_code_and_a_third_is_not_caught() -> None:
+    before, told = [signal.getsignal(each) for each in SIGNALS], []
+    with stop_on_signals(told.append) as stop:
+        assert (stop.count, stop.exit_code) == (0, 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.count, stop.exit_code, told) == (2, 130, [signal.SIGINT])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
 def test_a_drain_ends_in_time_though_a_page_hangs() -> None:
     process = start_script(0, drain_s=0.5, misdeeds=((1, "hang"),))
     process.send_signal(signal.SIGINT)

@@ -15,9 +15,9 @@ import pytest
 from toys import Maker, Recipe, RollingMaker, broken_job, jobs, line, stage
 
 from ocr2cli.errors import EngineError, ModelError, Ocr2Error
-from ocr2cli.pages import PageJob, PageKey, PageResult, Status
+from ocr2cli.pages import PageError, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline import inline, local
-from ocr2cli.pipeline.ledger import Ticket
+from ocr2cli.pipeline.ledger import Ledger, Ticket
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.process import Phase
 from ocr2cli.pipeline.staff import Staff
@@ -121,6 +121,20 @@ def test_retries_are_counted(run: Run, retries: int, tmp_path: Path) -> None:
     (result,) = run(stages, jobs(1), options=RunnerOptions(retries=retries))
     assert result.status is Status.FAILED
     assert len(log.read_text().splitlines()) == 1 + retries
+
+
+def test_a_page_that_failed_tells_of_each_try_in_its_order() -> None:
+    ledger, (job,) = Ledger(1), jobs(1)
+    ticket = ledger.admit(job)
+    ticket.stage = 2
+    assert ledger.fault(ticket, PageError("worker_died", "one")) is None
+    assert (ticket.stage, ticket.alone_in, ticket.job.attempt) == (0, {2}, 1)
+    result = ledger.fault(ticket, PageError("timeout", "two"))
+    assert result is not None and result.error == PageError("timeout", "two")
+    assert [(each.step, each.note) for each in result.attempts] == [
+        ("first", "one"), ("retry", "two")
+    ]  # fmt: skip
+    assert result.input_sha256 == job.sha256 and len(ledger) == 0
 
 
 def test_suspects_run_alone(run: Run, tmp_path: Path) -> None:

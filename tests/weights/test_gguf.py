@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import struct
 from dataclasses import replace
 
@@ -247,6 +248,16 @@ def test_a_written_header_reads_back_equal(tmp_path):
         pass
     with WeightFile(tmp_path / "x.gguf") as file:
         assert read_header(file).metadata == metadata
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "x.gguf", []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append((os.fstat(fd).st_size, path.exists()))
+    )
+    with gguf_writer(path, {"a": 1}, []):
+        pass
+    assert synced == [(path.stat().st_size, False)]
 
 
 @pytest.mark.parametrize(("change", "word"), [
