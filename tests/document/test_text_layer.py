@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pymupdf
@@ -300,15 +301,38 @@ def test_a_page_painted_over_and_over_is_not_looked_at(tmp_path: Path) -> None:
     assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
 
 
-def test_underscores_drawn_as_rules_are_missed_by_the_layer(tmp_path: Path) -> None:
-    def draw(page: pymupdf.Page) -> None:
-        _write(page)
-        page.insert_text((70, 600), "The name is max", fontsize=11)
-        end = 70 + pymupdf.get_text_length("The name is max", fontsize=11)
-        page.draw_line((end + 0.5, 601), (end + 4, 601), width=0.4)
-        page.insert_text((end + 4.5, 600), "rank here", fontsize=11)
+def _with_a_rule(page: pymupdf.Page, rules: Sequence[tuple[float, float]], **line: Any) -> None:
+    """"is max" and, 5 points behind it, "rank here". rules: from and to, in points behind "max"."""
+    _write(page)
+    end = 70 + pymupdf.get_text_length("The name is max", fontsize=11)
+    page.insert_text((70, 600), "The name is max", fontsize=11)
+    for first, last in rules:
+        page.draw_line((end + first, 601), (end + last, 601), width=0.4, **line)
+    page.insert_text((end + 5, 600), "rank here", fontsize=11)
 
-    assert _trusted(_pdf(tmp_path / "a.pdf", draw)) is None
+
+def test_an_underscore_drawn_as_a_rule_is_written(tmp_path: Path) -> None:
+    text = _trusted(_pdf(tmp_path / "a.pdf", lambda page: _with_a_rule(page, [(0.5, 4.5)])))
+    assert text is not None and "is max_rank here" in "".join(text.split("\n"))
+
+
+def test_a_rule_that_is_not_seen_or_not_beside_a_glyph_is_no_underscore(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        _with_a_rule(page, [(0.5, 4.5)], color=(1, 1, 1))
+        page.draw_line((75, 601.5), (80, 601.5), width=0.4)  # under a word
+
+    text = _trusted(_pdf(tmp_path / "a.pdf", draw))
+    assert text is not None and "max" in text and "_" not in text
+
+
+@pytest.mark.parametrize(
+    "rules", [[(0.5, 2.0)], [(3.5, 4.5)], [(0.5, 2.5), (3.0, 4.5)], [(0.5, 4.0), (1.0, 4.5)]]
+)
+def test_underscores_without_a_sure_place_send_the_page_to_the_model(
+    tmp_path: Path, rules: list[tuple[float, float]]
+) -> None:
+    path = _pdf(tmp_path / "a.pdf", lambda page: _with_a_rule(page, rules))
+    assert _trusted(path) is None
 
 
 def _ruled(page: pymupdf.Page) -> None:

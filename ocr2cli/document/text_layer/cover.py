@@ -62,8 +62,6 @@ def stray_fault(
                 stray[window_of(around, ink.shape)] = 0
     if area > _MAX_IMAGE_SHARE * ink.size:
         return "pictures"
-    if _has_drawn_underscores(written, drawings):
-        return "underscores"
     if float(stray.sum()) > _MAX_STRAY_INK_SHARE * num_ink:
         return "stray ink"
     if _num_letters(stray, reference) >= _MAX_STRAY_LETTERS:
@@ -83,30 +81,3 @@ def _num_letters(ink: FloatArray, reference: Reference) -> int:
         return 0
     likeness = (np.stack(pictures) @ reference.shapes_of(LETTERS).T).max(axis=1)
     return int((likeness >= _MIN_LETTER_LIKENESS).sum())
-
-
-def _has_drawn_underscores(
-    written: Sequence[TextCharacter], drawings: Sequence[Drawing]
-) -> bool:
-    """A short rule on the baseline in a gap between two glyphs of a word, as TeX draws them."""
-    rules = [
-        d.box
-        for d in drawings
-        if d.kind != "image" and d.box[3] - d.box[1] <= _THIN and d.box[2] - d.box[0] <= 40
-    ]
-    if not rules:
-        return False
-    level = [c for c in written if c.style.turn == 0]
-    lefts = np.array([c.box[0] for c in level])
-    rights = np.array([c.box[2] for c in level])
-    lines = np.array([c.origin[1] for c in level])
-    sizes = np.array([c.style.size for c in level])
-    for x0, y0, x1, y1 in rules:
-        middle = (y0 + y1) / 2
-        is_here = (middle > lines - 0.05 * sizes) & (middle < lines + 0.25 * sizes)
-        is_here &= x1 - x0 < 0.8 * sizes
-        before = is_here & (np.abs(rights - x0) < 0.2 * sizes)
-        after = is_here & (np.abs(lefts - x1) < 0.2 * sizes)
-        if before.any() and after.any():
-            return True
-    return False

@@ -18,6 +18,7 @@ from ocr2cli.document.text_layer.ink import ink_on_grounds
 from ocr2cli.document.text_layer.nouns import TextCharacter, TextLayer
 from ocr2cli.document.text_layer.order import order_fault
 from ocr2cli.document.text_layer.shapes import has_inked_spaces, shape_fault
+from ocr2cli.document.text_layer.underscores import with_underscores
 from ocr2cli.pages import Uint8Array
 
 _MIN_CHARACTERS = 20
@@ -26,7 +27,8 @@ _MIN_CHARACTERS = 20
 def readable(text: str, layer: TextLayer, rgb: Uint8Array, reference: Reference) -> str | None:
     """The layer's text where it is visible, covers the page's ink and matches its shapes.
 
-    Codes that no one can read become bullets where bullets are printed. None in all other cases.
+    Codes that no one can read become bullets where bullets are printed, and rules between two
+    glyphs of a word underscores. None in all other cases.
     text: as the file gives it. rgb: uint8 [H, W, 3], the page that the boxes belong to.
     """
     why, text = judged(text, layer, rgb, reference)
@@ -36,7 +38,7 @@ def readable(text: str, layer: TextLayer, rgb: Uint8Array, reference: Reference)
 def judged(
     text: str, layer: TextLayer, rgb: Uint8Array, reference: Reference
 ) -> tuple[str, str]:
-    """(what speaks against the layer or "", its text with bullets in place)."""
+    """(what speaks against the layer or "", its text with bullets and underscores in place)."""
     on_page = [c for c in layer.characters if _is_on_page(c, rgb.shape)]
     written = [character for character in on_page if not character.text.isspace()]
     if len(written) < _MIN_CHARACTERS:
@@ -56,6 +58,10 @@ def judged(
         return fault, text
     if has_inked_spaces(on_page, ink):
         return "inked spaces", text
+    whole = with_underscores(text, written, layer.drawings, ink)
+    if whole is None:
+        return "underscores", text
+    text = whole
     fault, bullets = shape_fault(written, ink, reference)
     for code in bullets:
         text = text.replace(code, BULLET)
