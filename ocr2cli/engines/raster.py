@@ -182,7 +182,8 @@ def _may_take_layer(job: PageJob, cfg: RasterConfig, prompt: str) -> bool:
 def _layer_result(
     job: PageJob, page: PageImage, cfg: RasterConfig, facts: PageFacts
 ) -> PageResult | None:
-    from ocr2cli.document.raster import MAX_TEXT_CHARACTERS, own_paragraphs, trusted_text
+    from ocr2cli.document.pdf import MAX_TEXT_CHARACTERS, is_cut
+    from ocr2cli.document.raster import own_paragraphs, trusted_text
 
     started = time.perf_counter()
     raw = trusted_text(job, cfg, None if job.ask.view else page)
@@ -191,7 +192,7 @@ def _layer_result(
     found = own_paragraphs(job, cfg, raw)
     texts = [paragraph.text for paragraph in found] or ["\n".join(map(str.strip, raw.splitlines()))]
     notes = [_FROM_LAYER]
-    if len(raw) >= MAX_TEXT_CHARACTERS:
+    if is_cut(raw):
         notes.append(f"the text layer was cut after {MAX_TEXT_CHARACTERS:,} characters")
     # The pixels may have been turned, and the layer was not.
     is_turned = cfg.rotate == "auto" or bool(job.ask.view)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.document import raster
+from ocr2cli.document import pdf, raster
 from ocr2cli.document.raster import page_estimate, render_page, text_layer
 from ocr2cli.document.source import find_jobs
 from ocr2cli.pages import PageJob
@@ -203,9 +203,9 @@ def test_a_page_of_a_damaged_pdf_is_the_same_whichever_pages_its_worker_had_befo
 
 def _openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     opened: list[str] = []
-    real = raster._open_pdf
+    real = pdf._open_pdf
     monkeypatch.setattr(
-        raster, "_open_pdf", lambda source: opened.append(source.path) or real(source)
+        pdf, "_open_pdf", lambda source: opened.append(source.path) or real(source)
     )
     return opened
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ocr2cli.config import RasterConfig
-from ocr2cli.document import raster
+from ocr2cli.document.base_fonts import drawn_letters
 from ocr2cli.document.orientation import rotation_to_upright, turned
 from ocr2cli.document.raster import render_page
 from ocr2cli.document.source import find_jobs
@@ -42,7 +42,7 @@ def _page(font: str = "helv", size: float = 11, columns: int = 1) -> Uint8Array:
 
 def _needed(page: Uint8Array, degrees: int) -> int:
     """The rotation found for a page that was turned clockwise by so many degrees."""
-    return rotation_to_upright(turned(page, degrees), raster._letters())
+    return rotation_to_upright(turned(page, degrees), drawn_letters())
 
 
 TURNS = [(0, 0), (90, 270), (180, 180), (270, 90)]
@@ -83,7 +83,7 @@ def test_a_page_without_text_stays_as_it_is() -> None:
     blank = np.full((800, 600), 255, np.uint8)
     tiny = np.zeros((3, 3), np.uint8)
     for page in (picture, blank, tiny):
-        assert rotation_to_upright(page[:, :, None].repeat(3, axis=2), raster._letters()) == 0
+        assert rotation_to_upright(page[:, :, None].repeat(3, axis=2), drawn_letters()) == 0
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document import raster
+from ocr2cli.document.base_fonts import drawn_characters
 from ocr2cli.document.raster import trusted_text
 from ocr2cli.document.source import find_jobs
 from ocr2cli.document.text_layer.judge import readable
@@ -204,7 +205,7 @@ def test_unreadable_codes_of_bullets_become_bullets(tmp_path: Path) -> None:
     ]
     told = text.replace("\u2022", "\x88")
     layer = TextLayer(characters, layer.drawings)
-    assert readable(told, layer, page.rgb, raster._characters()) == text
+    assert readable(told, layer, page.rgb, drawn_characters()) == text
 
 
 def _layer(path: Path) -> tuple[PageImage, TextLayer]:
@@ -448,6 +449,6 @@ def test_a_text_too_long_to_be_kept_whole_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _pdf(tmp_path / "a.pdf", _write)
-    monkeypatch.setattr(raster, "MAX_TEXT_CHARACTERS", 300)
+    monkeypatch.setattr("ocr2cli.document.pdf.MAX_TEXT_CHARACTERS", 300)
     assert _trusted(path) is None
     assert len(_trusted(path, RasterConfig(text_layer="trust")) or "") == 300

@@ -187,7 +187,7 @@ def test_a_text_layer_that_was_cut_says_so(
     (job,) = find_jobs([str(tmp_path / "a.pdf")], is_isolated=False)
     worker = RasterWorker(RasterConfig(text_layer="trust"), TileConfig(), prompt=PROMPTS["ocr"])
     assert not any("cut" in note for note in worker.read(job).warnings)
-    monkeypatch.setattr("ocr2cli.document.raster.MAX_TEXT_CHARACTERS", 20)
+    monkeypatch.setattr("ocr2cli.document.pdf.MAX_TEXT_CHARACTERS", 20)
     assert any("cut after 20 characters" in note for note in worker.read(job).warnings)
 
 
