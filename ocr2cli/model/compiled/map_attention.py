@@ -240,7 +240,8 @@ def _compiled() -> Callable[..., bool]:
         tops_RV = np.empty((_ROWS, LANES), np.float32)
         top_R, totals_R = np.empty(_ROWS, np.float32), np.empty(_ROWS, np.float32)
         sums_RC = np.empty((_ROWS, channels), np.float32)
-        keys, values = keys_KWc.ctypes.data, values_PC.ctypes.data
+        # Of what a loop still names as an array the memory stays; numba frees what is only a number
+        # in it. So keys and values are named below, and the others anyway.
         scores, shares = scores_Rc.ctypes.data, shares_Rc.ctypes.data
         terms, tops, sums = terms_2RL.ctypes.data, tops_RV.ctypes.data, sums_RC.ctypes.data
         tables = (by_row_WL.ctypes.data, by_column_WL.ctypes.data)
@@ -269,8 +270,9 @@ def _compiled() -> Callable[..., bool]:
                 )
                 for column in range(0, some, WIDTH):
                     multiply(
-                        True, rows, queries, pitch, words, keys + 4 * (block + column) * words,
-                        4 * WIDTH, scores + 4 * column, 4 * _KEYS, scale, tops,
+                        True, rows, queries, pitch, words,
+                        keys_KWc.ctypes.data + 4 * (block + column) * words, 4 * WIDTH,
+                        scores + 4 * column, 4 * _KEYS, scale, tops,
                     )  # fmt: skip
                 soften(scores_Rc, tops_RV, top_R, totals_R, sums_RC, shares_Rc, rows, some)
                 add_up(scores_Rc, totals_R, rows, some)
@@ -278,7 +280,7 @@ def _compiled() -> Callable[..., bool]:
                 for column in range(0, channels, WIDTH):
                     multiply(
                         False, rows, shares, 2 * _KEYS, count,
-                        values + 4 * (block // 2 * channels + column), 4 * channels,
+                        values_PC.ctypes.data + 4 * (block // 2 * channels + column), 4 * channels,
                         sums + 4 * column, 4 * channels, one, tops,
                     )  # fmt: skip
             give_out(sums_RC, totals_R, out_NHC, start, rows, head)
