@@ -91,9 +91,9 @@ def _run(
     with (
         OutputLock(cfg.out),
         watched(cfg.metrics_file, summary, status),
-        _ending(summary, stop),
+        _ending(summary, stop),  # for the watchers: writing the summary may fail too
         ExitStack() as after_uploads,
-        _ending(summary, stop),
+        _ending(summary, stop),  # for the summary that is then written
         _bucket(cfg, summary, stop) as bucket,
     ):
         plan = EnginePlan(tuple(stages), STUB) if stages else plan_engine(cfg, cache_opener(cfg))

@@ -6,7 +6,6 @@ Needs Chromium. Where CI is set a missing one is a failure, elsewhere the tests 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from rapidfuzz.fuzz import ratio
 
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests" / "browser"))
-from chromium import INSTALL, Chromium, find_chromium  # noqa: E402
+from chromium import Chromium  # noqa: E402
 
 TITLE = "The Harbour Ledger"
 ALL_DONE = "document.querySelectorAll('article').length === {0} && " + (
@@ -56,16 +55,9 @@ def _wait_until_healthy(url: str) -> None:
 
 
 @pytest.fixture
-def browser(server: str, tmp_path: Path) -> Iterator[Chromium]:
-    program = find_chromium()
-    if program is None:
-        missing = f"no Chromium on the PATH; install it: {INSTALL}"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with Chromium(program, tmp_path / "profile") as chromium:
-        chromium.open(server)
-        yield chromium
+def browser(server: str, chromium: Chromium) -> Chromium:
+    chromium.open(server)
+    return chromium
 
 
 @pytest.fixture(scope="module")

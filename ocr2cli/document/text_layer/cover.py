@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ocr2cli.document.letters import LETTERS, FloatArray, Reference, glyphs, picture_of
-from ocr2cli.document.text_layer.ink import MIN_GROUND_SIDE, ink_of, paper_of, window_of
+from ocr2cli.document.text_layer.ink import MIN_GROUND_SIDE, THIN, ink_of, paper_of, window_of
 from ocr2cli.document.text_layer.nouns import Drawing, TextCharacter
 from ocr2cli.pages import Uint8Array
 
@@ -15,7 +15,6 @@ _MAX_STRAY_INK_SHARE = 0.3
 _MAX_IMAGE_SHARE = 0.25
 _MAX_STRAY_LETTERS = 8
 _MIN_LETTER_LIKENESS = 0.75
-_THIN = 5.0
 _MAX_DRAWINGS = 20_000
 _MAX_DRAWN_AREAS = 30  # of the page
 
@@ -71,7 +70,7 @@ def stray_fault(
 
 def _is_line(width: float, height: float) -> bool:
     thickness, length = min(width, height), max(width, height)
-    return thickness <= _THIN or (thickness <= 3 * _THIN and length >= 20 * thickness)
+    return thickness <= THIN or (thickness <= 3 * THIN and length >= 20 * thickness)
 
 
 def _num_letters(ink: FloatArray, reference: Reference) -> int:

@@ -11,7 +11,8 @@ from ocr2cli.document.letters import FloatArray
 from ocr2cli.document.text_layer.nouns import Box, Drawing
 from ocr2cli.pages import Uint8Array
 
-# The least side of a coloured band, in pixels: what is narrower is a rule.
+# Pixels: what is no thicker is a rule, what is no narrower may be a band that text stands on.
+THIN = 5.0
 MIN_GROUND_SIDE = 12.0
 
 

@@ -57,8 +57,7 @@ def has_inked_spaces(characters: Sequence[TextCharacter], ink: FloatArray) -> bo
         if character.text.isspace() and character.style.turn == 0 and character.glyph >= 0:
             spaces[character.style.font, character.glyph].append(character)
     for found in spaces.values():
-        step = max(1.0, len(found) / _SAMPLES_PER_GLYPH)
-        samples = [found[int(k * step)] for k in range(min(_SAMPLES_PER_GLYPH, len(found)))]
+        samples = _spread(found)
         if len(samples) > 1 and all(_is_inked(sample, ink) for sample in samples):
             return True
     return False
@@ -69,6 +68,12 @@ def _is_inked(space: TextCharacter, ink: FloatArray) -> bool:
     width, y, em = x1 - x0, space.origin[1], space.style.size
     middle = (x0 + 0.3 * width, y - 0.7 * em, x1 - 0.3 * width, y - 0.05 * em)
     return bool(ink[window_of(middle, ink.shape)].any())
+
+
+def _spread(found: Sequence[TextCharacter]) -> list[TextCharacter]:
+    """A few, from all over the page."""
+    step = max(1.0, len(found) / _SAMPLES_PER_GLYPH)
+    return [found[int(k * step)] for k in range(min(_SAMPLES_PER_GLYPH, len(found)))]
 
 
 @dataclass(slots=True)
@@ -95,10 +100,8 @@ def _groups(written: Sequence[TextCharacter], ink: FloatArray) -> list[_Group]:
             members[character.style.font, character.glyph, text].append(character)
     groups = []
     for (_, _, text), found in members.items():
-        step = max(1.0, len(found) / _SAMPLES_PER_GLYPH)
-        samples = [found[int(k * step)] for k in range(min(_SAMPLES_PER_GLYPH, len(found)))]
         pictures = []
-        for glyph, em, baseline in (_upright(sample, ink) for sample in samples):
+        for glyph, em, baseline in (_upright(sample, ink) for sample in _spread(found)):
             place = placed_picture(glyph, em, baseline)
             if place is not None:
                 pictures.append((picture_of(glyph), place))
@@ -162,7 +165,7 @@ def shape_fault(
         rows = likeness[first : first + len(group.samples)]
         first += len(group.samples)
         if group.text not in KNOWN:
-            if not any(characters[n] in BULLET for n in rows.argmax(axis=1)):
+            if not any(characters[n] == BULLET for n in rows.argmax(axis=1)):
                 return "unreadable", []
             bullets.add(group.text)
             continue

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 
 from ocr2cli.document.letters import FloatArray
-from ocr2cli.document.text_layer.ink import window_of
+from ocr2cli.document.text_layer.ink import THIN, window_of
 from ocr2cli.document.text_layer.nouns import Box, Drawing, TextCharacter
 
 # In pixels, and in the em of the text beside a rule.
-_MAX_THICKNESS, _MAX_WIDTH = 5.0, 40.0
+_MAX_WIDTH = 40.0
 _MAX_WIDTH_EM, _MAX_GAP_EM = 0.8, 0.2
 
 
@@ -46,7 +46,7 @@ def _rules(drawings: Sequence[Drawing], ink: FloatArray) -> list[Box]:
         drawing.box
         for drawing in drawings
         if drawing.kind != "image"
-        and drawing.box[3] - drawing.box[1] <= _MAX_THICKNESS
+        and drawing.box[3] - drawing.box[1] <= THIN
         and drawing.box[2] - drawing.box[0] <= _MAX_WIDTH
     ]
     return [box for box in rules if ink[window_of(box, ink.shape)].any()]
