@@ -93,7 +93,7 @@ def test_another_process_reads_it_in_its_own_time(folder: Path) -> None:
         "x, weight = torch.randn(5, 64), torch.randn(8, 64)\n"
         "y = products.product(x, weight)\n"
         "assert (y.double() - x.double() @ weight.double().T).abs().max() < 1e-4\n"
-        "qkv, turn = torch.randn(2, 1, 3, 4, 16), torch.ones(2, 1, 8)\n"
+        "qkv, turn = torch.randn(2, 1, 3, 4, 16), torch.ones(2, 1, 16)\n"
         "keys, values = torch.randn(2, 4, 32, 16), torch.randn(2, 4, 32, 16)\n"
         "out = attention(qkv, turn, 0 * turn, keys, values, [0, 1], [3, 9])\n"
         "kept = [r.metadata is None for kernel in (products._run, attention._extend)\n"

@@ -141,6 +141,10 @@ def test_operands_that_do_not_fit_are_refused(
             kernels[torch.float32](*case, slots, starts)
     with pytest.raises(AssertionError):
         kernels[torch.bfloat16](*case, SLOTS, STARTS)
+    qkv, cos, sin, *cached = case
+    half = cos.shape[-1] // 2
+    with pytest.raises(AssertionError):  # what lies behind it would be read
+        kernels[torch.float32](qkv, cos[..., :half], sin[..., :half], *cached, SLOTS, STARTS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -51,7 +51,8 @@ class TokenAttention:
         Queries and keys are turned in float32 and rounded, as `layers.rotate` does; scores, softmax
         and sums are float32, rounded once. Returns [B, T, H, C].
         """
-        batch, tokens, _, heads, _ = qkv_BT3HC.shape
+        batch, tokens, _, heads, channels = qkv_BT3HC.shape
+        assert cos_BTC.shape == sin_BTC.shape == (batch, tokens, channels)
         assert {part.dtype for part in (qkv_BT3HC, keys_SHLC, values_SHLC)} == {self._dtype}
         assert max(starts) + tokens <= keys_SHLC.shape[2] and max(slots) < keys_SHLC.shape[0]
         out_BTHC = qkv_BT3HC.new_empty(batch, tokens, *qkv_BT3HC.shape[3:])
