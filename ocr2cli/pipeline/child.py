@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from ocr2cli.children import end_with_parent
+from ocr2cli.children import end_with_parent, step_back
 from ocr2cli.pages import PageKey, PageResult
 from ocr2cli.pipeline.channel import (
     Buffer,
@@ -88,7 +88,7 @@ def _serve(reader: FrameReader, uplink: _Uplink) -> int:
         gc.freeze()
         uplink.send(Kind.READY)
         is_loading = False
-        inbox = PipeInbox(reader, uplink)
+        inbox = PipeInbox(reader, uplink, setup.stage.niceness)
         worker.run(inbox, inbox.emit)
         inbox.check_finished()
     except BrokenPipeError:
@@ -142,9 +142,10 @@ def _log_to_parent(uplink: _Uplink, level: int) -> None:
 class PipeInbox:
     """Items from the parent, read by a thread of its own so that the parent never waits."""
 
-    def __init__(self, reader: FrameReader, uplink: _Uplink) -> None:
+    def __init__(self, reader: FrameReader, uplink: _Uplink, niceness: int = 0) -> None:
         self._reader = reader
         self._uplink = uplink
+        self._niceness = niceness  # still to be taken
         self._arrived = threading.Condition()
         self._frames: deque[Frame] = deque()
         self._is_ended = False
@@ -185,6 +186,9 @@ class PipeInbox:
         serial = self._held.pop(item.key)
         kind = Kind.RESULT if isinstance(item, PageResult) else Kind.ITEM
         self._uplink.send(kind, serial, encode_item(item))
+        if self._niceness:
+            step_back(self._niceness)
+            self._niceness = 0
 
     def check_finished(self) -> None:
         """`Worker.run` may return only when all is done."""

@@ -50,6 +50,8 @@ class Stage:
     back-pressure. timeout_s: a worker that holds an item and neither emits nor notes progress
     for this long is killed (0: never). recycle_after: items after which a worker is replaced by a
     fresh one (0: never). memory_limit_bytes: address-space limit set inside the worker (0: none).
+    niceness: how far a worker steps back for the other stages on a busy processor (as `nice`) once
+    it has emitted its first item; only between processes.
     """
 
     name: str
@@ -60,3 +62,4 @@ class Stage:
     recycle_after: int = 0
     memory_limit_bytes: int = 0
     num_threads: int = 0
+    niceness: int = 0

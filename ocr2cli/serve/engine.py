@@ -206,8 +206,10 @@ class ServeEngine:
             retries=self.cfg.retries, stop=self._stop, drain_s=self.cfg.drain, status=self.status
         )
         run = runner_named(self.cfg.runner)
+        # Who asks a server waits for this page, not for the sum of all.
+        stages = [replace(stage, niceness=0) for stage in self.plan.stages]
         try:
-            for result in run(self.plan.stages, self._endless(), options=options):
+            for result in run(stages, self._endless(), options=options):
                 self._answer(result)
         except Ocr2Error as error:
             self.fault, self.error = str(error), error

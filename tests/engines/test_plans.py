@@ -10,7 +10,7 @@ import pytest
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
 from ocr2cli.engines import choose, host
-from ocr2cli.engines.native import ENCODE_PAGES, encode_credit
+from ocr2cli.engines.native import DECODER_NICENESS, ENCODE_PAGES, encode_credit
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.runners.options import cluster_options
@@ -189,6 +189,17 @@ def test_a_cpu_keeps_its_batch_beside_a_card(
     _fake_cards(tmp_path, monkeypatch, some=81_000)
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
     assert (_planned_batch("cpu"), _planned_batch("auto")) == (BATCH, 128)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", DECODER_NICENESS), ("cuda", 0)])
+def test_a_decoder_steps_back_for_the_encoder_where_they_share_the_cores(
+    device: str, expected: int
+) -> None:
+    """With equal shares it keeps up with the encoder three pages at a time, and spends half of the
+    cores on steps that would cost little more for thirty. On a card it is the host of a device."""
+    cfg = RunConfig(inputs=(), engine=EngineConfig(device=device))
+    stages = choose.plan_for_cores(cfg, None, 8).stages
+    assert [stage.niceness for stage in stages] == [0, 0, expected]
 
 
 @pytest.mark.parametrize("decoders", [1, 2])

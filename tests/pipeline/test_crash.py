@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from processes import children_of, is_running, wait_until_gone
-from toys import Recipe, ReportingWorker, RollingMaker, jobs, line, stage
+from toys import PriorityWorker, Recipe, ReportingWorker, RollingMaker, jobs, line, stage
 
 from ocr2cli.errors import EngineError, ModelError
 from ocr2cli.pages import PageJob, PageResult, Status
@@ -390,6 +390,17 @@ def test_workers_that_die_without_a_page_are_replaced_ten_times_in_a_row() -> No
     one.release(worker(1, release=lambda serial: None), 0)
     one.note_death(worker())
     assert one.run_error(worker(), 9, hopeless_after=99) is None
+
+
+@pytest.mark.parametrize("niceness", [0, 7])
+def test_a_stage_steps_back_for_the_others_once_its_first_page_is_out(niceness: int) -> None:
+    """With all its threads: to Linux a priority is a thread's own. The first page of a run is not
+    held up."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    polite = Stage("polite", PriorityWorker, niceness=niceness)
+    first, *later = [result.extra["nice"] for result in local.run([polite], jobs(4))]
+    assert first == [own] * len(first) and len(first) >= 3
+    assert later == [[min(19, own + niceness)] * len(first)] * 3
 
 
 def test_workers_have_settled_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:

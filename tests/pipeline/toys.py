@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -209,6 +210,19 @@ class ReportingWorker:
         }
         while items := inbox.take(1, wait=True):
             emit(PageResult(items[0].key, Status.OK, extra=facts))
+
+
+class PriorityWorker:
+    """Tells how nice each of its threads is, as the facts of each page; has one of its own."""
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        done = threading.Event()
+        threading.Thread(target=done.wait, daemon=True).start()
+        while items := inbox.take(1, wait=True):
+            threads = map(int, os.listdir("/proc/self/task"))
+            facts = {"nice": [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]}
+            emit(PageResult(items[0].key, Status.OK, extra=facts))
+        done.set()
 
 
 def stage(recipe: Recipe, **fields: object) -> Stage:

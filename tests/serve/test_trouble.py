@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -708,3 +708,20 @@ def test_a_page_that_cannot_be_drawn_does_not_tell_where_the_server_keeps_its_fi
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (row,) = page_previews(str(tmp_path / "cut.png"), max_pages=2)
     assert "cannot be decoded" in row["error"] and str(tmp_path) not in row["error"]
+
+
+def test_a_server_gives_all_stages_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's decoder steps back for the encoder, which is better for all pages together and worse
+    for the one that somebody waits for."""
+    seen: list[int] = []
+
+    def run(stages: Sequence[Stage], *_: object, **__: object) -> Iterator[PageResult]:
+        seen.extend(stage.niceness for stage in stages)
+        return iter(())
+
+    monkeypatch.setattr("ocr2cli.serve.engine.runner_named", lambda name: run)
+    polite = Stage("read", partial(Reader, False), niceness=7)
+    engine = ServeEngine(RunConfig(inputs=()), Limits(), EnginePlan((polite,), "stub"))
+    engine.start()
+    engine.close()
+    assert seen == [0]

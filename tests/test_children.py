@@ -1,0 +1,43 @@
+"""What every process that is started is given; what needs a real worker is in tests/pipeline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ocr2cli.children import step_back
+
+_STEP_BACK_TWICE = """
+import os
+from pathlib import Path
+from ocr2cli.children import step_back
+root = Path({root!r})
+for _ in range(2):
+    step_back(3, root)
+print(os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+def _priority_after(root: Path) -> int:
+    script = _STEP_BACK_TWICE.format(root=str(root))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    return int(done.stdout) - os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_process_steps_back_where_no_threads_are_listed_as_on_a_mac(tmp_path: Path) -> None:
+    assert _priority_after(tmp_path / "nowhere") == 6
+
+
+def test_a_session_of_its_own_steps_back_as_well(tmp_path: Path) -> None:
+    """Else `nice` means nothing where the system shares the processor between sessions."""
+    (tmp_path / "autogroup").write_text("/autogroup-9 nice 0\n")
+    (tmp_path / "task").mkdir()
+    assert _priority_after(tmp_path) == 0
+    assert (tmp_path / "autogroup").read_text() == "3"
+
+
+def test_a_thread_that_has_just_ended_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "task" / "999999999").mkdir(parents=True)
+    step_back(3, tmp_path)
