@@ -34,9 +34,9 @@ logger = logging.getLogger("ocr2")
 # Pages an encoder takes at once on a GPU, where their equal-size views run as one batch.
 ENCODE_PAGES = 4
 
-# How far a decoder on a CPU steps back for the encoder. A step of three pages costs half as much as
-# one of thirty; with equal shares of the cores a decoder keeps up with the encoder three pages at a
-# time, and takes half of the cores for it.
+# How far a decoder on a CPU steps back for the encoder. In a step of three pages each costs more
+# than twice what it costs in one of thirty; with equal shares of the cores a decoder keeps up with
+# the encoder three pages at a time, and takes half of the cores for it.
 DECODER_NICENESS = 10
 
 

@@ -142,7 +142,7 @@ def _log_to_parent(uplink: _Uplink, level: int) -> None:
 class PipeInbox:
     """Items from the parent, read by a thread of its own so that the parent never waits."""
 
-    def __init__(self, reader: FrameReader, uplink: _Uplink, niceness: int = 0) -> None:
+    def __init__(self, reader: FrameReader, uplink: _Uplink, niceness: int) -> None:
         self._reader = reader
         self._uplink = uplink
         self._niceness = niceness  # still to be taken

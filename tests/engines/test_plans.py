@@ -196,7 +196,8 @@ def test_a_decoder_steps_back_for_the_encoder_where_they_share_the_cores(
     device: str, expected: int
 ) -> None:
     """With equal shares it keeps up with the encoder three pages at a time, and spends half of the
-    cores on steps that would cost little more for thirty. On a card it is the host of a device."""
+    cores on steps that cost each page more than twice what they would with thirty. On a card it is
+    the host of a device."""
     cfg = RunConfig(inputs=(), engine=EngineConfig(device=device))
     stages = choose.plan_for_cores(cfg, None, 8).stages
     assert [stage.niceness for stage in stages] == [0, 0, expected]
