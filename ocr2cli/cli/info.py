@@ -124,32 +124,35 @@ def _memory_plan(cfg: RunConfig, model: _Model) -> dict[str, Any]:
     be refused."""
     from ocr2cli.engines.choose import native_spec, num_workers
     from ocr2cli.engines.loading import place_of_size
-    from ocr2cli.weights.names import count_parameters, decoder_params, vision_params
+    from ocr2cli.engines.memory_plan import worker_bytes
+    from ocr2cli.weights.names import count_parameters
 
     config = model.config
     try:
         device, dtype, matrices = place_of_size(cfg.engine, count_parameters(config))
     except Ocr2Error as error:
         return {"error": str(error)}
-    spec = native_spec(cfg, model.files, config, "", model.num_bytes)
-    embedding, *layers = decoder_params(config.decoder)
-    width = 1 if cfg.engine.dtype == "int8" else matrices.itemsize
-    encoder = sum(param.numel for param in vision_params(config)) * matrices.itemsize
-    decoder = embedding.numel * dtype.itemsize + sum(param.numel for param in layers) * width
+    spec = native_spec(cfg, model.files, config, "")
+    sizes = worker_bytes(
+        config,
+        arithmetic=dtype.itemsize,
+        matrices=matrices.itemsize,
+        is_int8=cfg.engine.dtype == "int8",
+    )
     # A card commits each slot's whole context at once, and one slot more than there are pages.
     slots = (spec.batch_size + 1) * config.decoder.max_positions
     tokens = slots if device.type == "cuda" else spec.kv_tokens
-    cache = tokens * config.kv_bytes_per_token // 2 * dtype.itemsize
+    cache = tokens * sizes.kv_token
     _, encoders, decoders = num_workers(cfg)
     return {
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "batch_size": spec.batch_size,
         "kv_tokens": spec.kv_tokens,
-        "encoder_bytes": encoder,
-        "decoder_bytes": decoder,
+        "encoder_bytes": sizes.encoder,
+        "decoder_bytes": sizes.decoder,
         "kv_cache_bytes": cache,
-        "total_bytes": encoders * encoder + decoders * (decoder + cache),
+        "total_bytes": encoders * sizes.encoder + decoders * (sizes.decoder + cache),
     }
 
 

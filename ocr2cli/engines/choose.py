@@ -13,15 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ocr2cli.config import OUTPUT_VERSION, EngineConfig, RunConfig, TileConfig
+from ocr2cli.config import OUTPUT_VERSION, RunConfig, TileConfig
 from ocr2cli.document.tiles import TILE_RULE, v1_tile_config
-from ocr2cli.engines.host import (
-    check_device,
-    cuda_memory_free,
-    expects_cuda,
-    host_memory_available,
-    num_cores,
-)
+from ocr2cli.engines.host import check_device, num_cores
+from ocr2cli.engines.memory_plan import plan_batch, plan_kv_tokens
 from ocr2cli.engines.native import NativeSpec, native_stages
 from ocr2cli.errors import UsageError
 from ocr2cli.model.config import ModelConfig
@@ -36,15 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ocr2")
 
 _MAX_RASTERIZERS = 16  # where no number was asked for
-# KV cache of a decoder when nothing was asked for: what it may take of the free memory.
-_KV_SHARE = 0.3
-_MAX_BATCH = 32  # on a CPU, and where a card does not tell its memory
-_MAX_CUDA_BATCH = 128
-# Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
-# processes' contexts take of that.
-_CUDA_SHARE = 0.92
-_CUDA_WORKING_BYTES = 6_000_000_000
-_TYPICAL_PAGE_TOKENS = 2_400
 
 # Fingerprint of runs whose stages were handed in.
 STUB = "stub"
@@ -87,8 +73,8 @@ def plan_engine(
     files = resolve_model(cfg.engine.model, cfg.engine.mmproj)
     checkpoint = open_checkpoint(files)
     checkpoint.close()
-    config, num_bytes = checkpoint.config, checkpoint.num_bytes()
-    spec = native_spec(cfg, files, config, prompt, num_bytes)
+    config = checkpoint.config
+    spec = native_spec(cfg, files, config, prompt)
     logger.info(
         "model: %s, %s parameters; a decoder reads up to %d pages together, of %s tokens in all",
         cfg.engine.model, f"{count_parameters(config):,}", spec.batch_size, f"{spec.kv_tokens:,}",
@@ -121,12 +107,16 @@ def plan_for_cores(cfg: RunConfig, open_cache: OpenCache | None, cores: int) -> 
 
 
 def native_spec(
-    cfg: RunConfig, files: ModelFiles, config: ModelConfig, prompt: str, num_bytes: int
+    cfg: RunConfig, files: ModelFiles, config: ModelConfig, prompt: str
 ) -> NativeSpec:
     """What each worker of the native engine is told."""
-    decoders = num_workers(cfg)[2]
-    batch = cfg.engine.batch_size or default_batch(
-        cfg.engine, config, decoders, count_parameters(config)
+    _, encoders, decoders = num_workers(cfg)
+    batch = cfg.engine.batch_size or plan_batch(
+        cfg.engine,
+        config,
+        decoders,
+        has_drafts=cfg.decode.draft != "off",
+        memory_limit=cfg.worker_memory,
     )
     return NativeSpec(
         files=files,
@@ -136,11 +126,7 @@ def native_spec(
         prompt=prompt,
         batch_size=batch,
         kv_tokens=cfg.engine.kv_tokens
-        or (
-            useful_kv_tokens(config, batch)
-            if cfg.engine.device.startswith("cuda")
-            else kv_token_budget(config, decoders, num_bytes, batch)
-        ),
+        or plan_kv_tokens(cfg.engine, config, batch, encoders=encoders, decoders=decoders),
         recover=cfg.recover_loops,
     )
 
@@ -173,42 +159,6 @@ def num_workers(cfg: RunConfig) -> tuple[int, int, int]:
 
 def _rasterizers_for(cores: int) -> int:
     return max(1, min(_MAX_RASTERIZERS, cores - 2))
-
-
-def default_batch(
-    engine: EngineConfig, config: ModelConfig, decoders: int, num_parameters: int
-) -> int:
-    """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
-    each as long as the longest page."""
-    if not expects_cuda(engine.device, engine.dtype):
-        return _MAX_BATCH
-    free = cuda_memory_free(engine.device)
-    if free is None:
-        return _MAX_BATCH
-    # Whatever a file holds, on a card a weight takes two bytes, or four.
-    width = 4 if engine.dtype == "f32" else 2
-    left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - num_parameters * width
-    slot = config.kv_bytes_per_token // 2 * width * config.decoder.max_positions
-    # The cache has one slot more than there are pages: padding decodes into it.
-    return max(1, min(_MAX_CUDA_BATCH, int(left / slot) - 1))
-
-
-def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
-    """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
-    not in the host's memory. With `auto` the host's memory still bounds it, since torch may be a
-    CPU build beside an NVIDIA driver."""
-    most = config.decoder.max_positions
-    return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
-
-
-def kv_token_budget(config: ModelConfig, decoders: int, model_bytes: int, batch: int) -> int:
-    """Tokens one decoder's KV cache may hold: a share of what memory the weights leave.
-
-    Never more than the batch could use, never less than one full page.
-    """
-    free = max(0, host_memory_available() - model_bytes * (1 + decoders))
-    by_memory = int(_KV_SHARE * free / decoders / (2 * config.kv_bytes_per_token))
-    return max(config.decoder.max_positions, min(by_memory, useful_kv_tokens(config, batch)))
 
 
 def run_fingerprint(cfg: RunConfig, prompt: str, *, model: str, tiles: TileConfig) -> str:

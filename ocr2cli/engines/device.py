@@ -8,14 +8,11 @@ from __future__ import annotations
 import torch
 
 from ocr2cli.engines.host import check_device
+from ocr2cli.engines.memory_plan import SMALL_MODEL
 from ocr2cli.errors import EngineError
 from ocr2cli.model.processor import has_bf16_products, nvidia_generation
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
-
-# Below this many parameters a step is bound by overhead, and fp32 beats bf16 on a CPU: nano
-# decodes a token in about half the time.
-_SMALL_MODEL = 100_000_000
 
 
 def pick_device(name: str, dtype: str = "auto") -> torch.device:
@@ -54,7 +51,7 @@ def pick_dtype(name: str, device: torch.device, num_parameters: int) -> torch.dt
         # Before Ampere torch has no fused attention in bf16, and writes every head's scores in
         # float32 instead.
         return torch.float16 if (nvidia_generation(device) or 8) < 8 else torch.bfloat16
-    is_fast = num_parameters >= _SMALL_MODEL and has_bf16_products()
+    is_fast = num_parameters >= SMALL_MODEL and has_bf16_products()
     return torch.bfloat16 if is_fast else torch.float32
 
 
@@ -62,6 +59,6 @@ def pick_matrices(name: str, device: torch.device, num_parameters: int) -> torch
     """What the weights of products are kept in: the arithmetic's dtype, or bf16 where `auto` had
     to take f32 for a large model, whose memory would double for nothing."""
     dtype = pick_dtype(name, device, num_parameters)
-    is_large = num_parameters >= _SMALL_MODEL
+    is_large = num_parameters >= SMALL_MODEL
     had_to = name not in DTYPES and is_large and dtype == torch.float32
     return torch.bfloat16 if had_to else dtype

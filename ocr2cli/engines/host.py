@@ -1,4 +1,4 @@
-"""What can be asked of this host: cores, memory, its CUDA cards. Imports no torch."""
+"""What can be asked of this host: cores, memory, bf16, its CUDA cards. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ _CUDA_FILES = ("/dev/nvidiactl", "/dev/dxg")
 # torch knows a dozen more, which nothing here was written for.
 _DEVICES = re.compile(r"auto|cpu|mps|cuda(:([0-9]|[1-9][0-9]))?")
 
+# Where the system does not tell.
+_UNKNOWN_MEMORY = 8_000_000_000
+
+# What oneDNN wants of an x86 processor for products in bf16; those without bf16 instructions
+# multiply in float32 from bf16 operands.
+_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
 # By number or by name; a part of a name will do.
 _CARD = re.compile(r"[0-9]+|(GPU|MIG)-.*")
 
@@ -33,15 +40,54 @@ def num_cores(root: Path = Path("/")) -> int:
 def host_memory_available(root: Path = Path("/")) -> int:
     """Bytes this process can still get, by what the host has left and the limits of its control
     groups; 8 GB where the system does not tell."""
-    available = 8_000_000_000
     try:
-        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
+        available = _memory_facts(root).get("MemAvailable", _UNKNOWN_MEMORY)
     except OSError:
-        pass
+        available = _UNKNOWN_MEMORY
     left = memory_left(root)
     return available if left is None else min(available, left)
+
+
+def addresses_left(limit: int = 0, root: Path = Path("/")) -> int | None:
+    """Bytes of addresses that a new worker can get, used or not: by `limit` (0: none), by the
+    process's own, and where the system promises no memory that it has not got. None: any number."""
+    limits = [limit] if limit else []
+    try:
+        import resource
+    except ImportError:
+        pass
+    else:
+        own = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [own] if own != resource.RLIM_INFINITY else []
+    try:
+        if (root / "proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2":
+            facts = _memory_facts(root)
+            limits.append(max(0, facts["CommitLimit"] - facts["Committed_AS"]))
+    except (OSError, KeyError):
+        pass
+    return min(limits, default=None)
+
+
+def has_bf16_products(root: Path = Path("/")) -> bool:
+    """Whether torch will find that this processor multiplies bf16; False where the system does not
+    tell. For plans: `model.processor` asks torch itself."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    flags: set[str] = set()
+    for line in lines:
+        if line.startswith("flags"):
+            flags = set(line.partition(":")[2].split())
+            break
+    return flags >= _AVX512
+
+
+def _memory_facts(root: Path) -> dict[str, int]:
+    """Bytes by the names of /proc/meminfo. Raises: OSError where there is none."""
+    lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    words = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(number) * 1024 for name, number, _ in words}
 
 
 def expects_cuda(device: str, dtype: str) -> bool:

@@ -176,6 +176,7 @@ class Generator:
             if not is_out_of_memory(error):
                 raise
             self._shrink(error)
+        self._free_slots()
         done, self._done = self._done, []
         return done
 
@@ -200,7 +201,7 @@ class Generator:
         for chunk, track in zip(chunks, tracks, strict=True):
             if chunk.start == 0:
                 track.started_at = track.started_at or start
-                self._cache.free(chunk.sequence.slot)  # whoever held it before
+                self._cache.free(chunk.sequence.slot)  # of who left it in this step
         x_BTD = torch.stack(
             [
                 track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device)
@@ -328,6 +329,13 @@ class Generator:
             self._tracks[running.arrival].start_over()
             self._drop_in_flight(running.arrival)
         self.statistics.preemptions += len(sent_back)
+
+    def _free_slots(self) -> None:
+        """What no sequence holds any more takes no memory."""
+        held = {running.slot for running in self._scheduler.running}
+        for slot, length in enumerate(self._cache.lengths):
+            if length and slot not in held:
+                self._cache.free(slot)
 
     def _drop_in_flight(self, arrival: int) -> None:
         slot = self._in_flight.drop(arrival)

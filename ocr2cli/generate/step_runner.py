@@ -95,4 +95,5 @@ class StepRunner:
                 return self._decoder.decode(ids_BK[:, 0], self._cache, slots)[:, None]
             return self._decoder.verify(ids_BK, self._cache, slots)
         finally:
-            self._cache.free(self._scratch_slot)
+            if self._cache.lengths[self._scratch_slot]:
+                self._cache.free(self._scratch_slot)

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from ocr2cli.model.config import DecoderConfig
+from ocr2cli.model.host_memory import HostMemory
 
 
 class KVCache:
     """Keys and values of `num_slots` sequences of at most `max_tokens_per_slot` tokens.
 
-    keys, values: one tensor [S, H, L, C] a layer. Memory is reserved at once; on a CPU the
-    system hands pages out as they are written, so short sequences cost what they use.
+    keys, values: one tensor [S, H, L, C] a layer. Memory is reserved at once; on a CPU, where it is
+    Linux, sequences take what they hold and `free` gives it back.
     lengths: tokens each slot holds, on the host: no step needs to ask the device.
+
+    Raises: MemoryError, torch.OutOfMemoryError or RuntimeError when there is not so much.
     """
 
     def __init__(
@@ -33,12 +36,15 @@ class KVCache:
         self.num_slots = num_slots
         self.max_tokens_per_slot = max_tokens_per_slot
         shape = (num_slots, config.num_heads, max_tokens_per_slot, config.head_dim)
+        count = 2 * config.num_layers
         # Zeros on a GPU: its steps mask what is not a slot's own, and 0 * nan is nan. On a CPU
         # only written tokens are read, and zeros would touch all the memory at once.
-        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
-        layers = range(config.num_layers)
-        self.keys = [make(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [make(shape, dtype=dtype, device=device) for _ in layers]
+        is_on_host = torch.device(device).type == "cpu"
+        self._memories = [HostMemory(shape, dtype) for _ in range(count)] if is_on_host else []
+        stored = [memory.tensor for memory in self._memories] or [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)
+        ]
+        self.keys, self.values = stored[0::2], stored[1::2]
         self.lengths = [0] * num_slots
         self.device = self.keys[0].device
         # float32, for `widen`. Only a CPU widens, and the system hands it out as it is written.
@@ -46,8 +52,11 @@ class KVCache:
         self._workspace = torch.empty(0 if is_wide else self.keys[0][0].numel())
 
     def free(self, slot: int) -> None:
-        """Forget the slot's tokens; the next prefill starts at position 0."""
+        """Forget the slot's tokens, and on a CPU give their memory back; the next prefill starts
+        at position 0."""
         self.lengths[slot] = 0
+        for memory in self._memories:
+            memory.give_back(memory.tensor[slot])
 
     def scrub(self, slot: int, start: int = 0) -> None:
         """Keep the slot's first `start` tokens and overwrite all behind them: a nan left there

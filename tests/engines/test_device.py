@@ -106,7 +106,7 @@ def test_a_large_model_on_a_processor_without_bf16_products_is_loaded_narrow_and
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(device, "has_bf16_products", lambda: False)
-    monkeypatch.setattr(device, "_SMALL_MODEL", 1_000)  # nano then counts as large
+    monkeypatch.setattr(device, "SMALL_MODEL", 1_000)  # nano then counts as large
     files, engine = resolve_model("nano"), EngineConfig()
     assert place(files, engine) == (CPU, F32, BF16)
     for module in (load_vision(files, engine), load_decoder(files, engine)):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ocr2cli.engines import host
 
@@ -104,3 +107,51 @@ def test_a_host_without_groups_gives_what_it_has(root: Path) -> None:
 
 def test_a_system_that_tells_nothing_gives_8_gb(tmp_path: Path) -> None:
     assert host.host_memory_available(tmp_path) == 8 * GB
+
+
+FLAGS = "fpu sse2 avx avx2 avx512f avx512dq avx512bw avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (f"flags\t\t: {FLAGS}\nflags\t: fpu\n", True),
+        (f"flags\t\t: {FLAGS.replace(' avx512bw', '')}\n", False),
+        (f"vmx flags\t: {FLAGS}\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+        ("", False),
+    ],
+)
+def test_bf16_products_are_planned_with_where_the_system_tells_of_them(
+    root: Path, cpuinfo: str, expected: bool
+) -> None:
+    assert not host.has_bf16_products(root)
+    _write(root, {"proc/cpuinfo": f"processor\t: 0\n{cpuinfo}"})
+    assert host.has_bf16_products(root) == expected
+
+
+def test_this_hosts_bf16_products_are_planned_as_torch_finds_them() -> None:
+    if platform.machine() != "x86_64" or sys.platform != "linux":
+        pytest.skip("only such a system is asked")
+    assert host.has_bf16_products() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "left"),
+    [("0", 0, None), ("1", 7 * GB, 7 * GB), ("2", 0, 30 * GB), ("2", 7 * GB, 7 * GB),
+     ("2", 70 * GB, 30 * GB)],
+)  # fmt: skip
+def test_a_system_that_promises_no_more_than_it_has_bounds_addresses(
+    root: Path, mode: str, limit: int, left: int | None
+) -> None:
+    facts = f"CommitLimit: {50 * GB // 1024} kB\nCommitted_AS: {20 * GB // 1024} kB\n"
+    _write(root, {"proc/sys/vm/overcommit_memory": f"{mode}\n", "proc/meminfo": facts})
+    assert host.addresses_left(limit, root) == left
+
+
+def test_a_shells_own_limit_bounds_addresses(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (9 * GB, 9 * GB))
+    assert (host.addresses_left(0, root), host.addresses_left(GB, root)) == (9 * GB, GB)

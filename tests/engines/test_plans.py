@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 
 from ocr2cli.config import DecodeConfig, EngineConfig, RasterConfig, RunConfig, TileConfig
-from ocr2cli.engines import choose, host
+from ocr2cli.engines import choose, host, memory_plan
+from ocr2cli.engines.loading import place_of_size
 from ocr2cli.engines.native import DECODER_NICENESS, ENCODE_PAGES, encode_credit
 from ocr2cli.errors import UsageError
+from ocr2cli.generate.tuning import Tuning
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.runners.options import cluster_options
 from ocr2cli.weights.hub import ModelFiles
+from ocr2cli.weights.names import count_parameters
+from ocr2cli.weights.read_config import read_config
 
-FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 32
+FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 64
+GB = 10**9
 _PARAMETERS = 3_389_119_360
+NANO = Path(__file__).parents[2] / "models/nano"
 
 
 def _fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -41,7 +47,7 @@ def _fake_cards(folder: Path, monkeypatch: pytest.MonkeyPatch, **free_mib_of: in
 
 def _planned_batch(device: str = "cuda", decoders: int = 1, dtype: str = "auto") -> int:
     engine = EngineConfig(device=device, dtype=dtype)
-    return choose.default_batch(engine, ModelConfig(), decoders, _PARAMETERS)
+    return memory_plan.plan_batch(engine, ModelConfig(), decoders)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +98,10 @@ def test_a_small_host_does_not_shrink_a_cache_that_lies_on_the_card(
 ) -> None:
     """With auto the card may turn out to be out of torch's reach: the host's memory counts."""
     monkeypatch.setattr(host, "_CUDA_FILES", (__file__,))
-    monkeypatch.setattr(choose, "host_memory_available", lambda: 8 << 30)
+    monkeypatch.setattr(memory_plan, "host_memory_available", lambda: 8 << 30)
     cfg = RunConfig(inputs=(), engine=EngineConfig(device=device))
     files = ModelFiles("some", tmp_path)
-    spec = choose.native_spec(cfg, files, ModelConfig(), "", num_bytes=7 << 30)
+    spec = choose.native_spec(cfg, files, ModelConfig(), "")
     assert (spec.batch_size, spec.kv_tokens) == (BATCH, expected)
 
 
@@ -121,20 +127,6 @@ def test_what_is_planned_on_a_card_fits_it_in_any_dtype(
     slots = _planned_batch(dtype=dtype) + 1
     cache = slots * FULL_PAGE * (12 * 2 * 1280) * width
     assert _PARAMETERS * width + cache + 5_000_000_000 < free_mib << 20
-
-
-def test_a_small_file_is_planned_by_what_its_weights_take_on_the_card(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A quantised file becomes numbers of two bytes there, whatever it holds on the disk."""
-    _fake_cards(tmp_path, monkeypatch, some=24_000)
-    cfg = RunConfig(inputs=(), engine=EngineConfig(device="cuda"))
-    files = ModelFiles("some", tmp_path)
-    small, large = (
-        choose.native_spec(cfg, files, ModelConfig(), "", num_bytes=num_bytes).batch_size
-        for num_bytes in (2 << 30, 14 << 30)
-    )
-    assert small == large == 19
 
 
 @pytest.mark.parametrize("script", ["echo '[N/A]'", "exit 9", "true", "echo no devices; exit 1"])
@@ -222,17 +214,69 @@ def test_one_core_is_enough_for_every_stage() -> None:
     assert (raster.num_workers, encode.num_threads, decode.num_threads) == (1, 1, 1)
 
 
-def test_a_cache_has_three_tenths_of_what_the_weights_of_all_workers_leave(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(choose, "host_memory_available", lambda: 40 << 30)
-    # 40 GiB less three times 7, for the encoder and two decoders; a token takes 122,880 bytes.
-    assert choose.kv_token_budget(ModelConfig(), 2, 7 << 30, 1000) == 24_903
-    assert choose.kv_token_budget(ModelConfig(), 2, 7 << 30, 10) == 10 * TYPICAL_PAGE
-    assert choose.kv_token_budget(ModelConfig(), 2, 70 << 30, 10) == FULL_PAGE
-    assert choose.useful_kv_tokens(ModelConfig(), 1) == FULL_PAGE
+def _planned_tokens(batch: int = 1000, encoders: int = 1, decoders: int = 1, **cfg: Any) -> int:
+    engine = EngineConfig(**{"device": "cpu", "dtype": "bf16", **cfg})
+    return memory_plan.plan_kv_tokens(
+        engine, ModelConfig(), batch, encoders=encoders, decoders=decoders
+    )
+
+
+def test_a_cache_has_six_tenths_of_what_all_workers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had three tenths of what the file's bytes, once for each worker, left, at four bytes a
+    number: a host of 24 GB read 16 pages together."""
+    monkeypatch.setattr(memory_plan, "host_memory_available", lambda: 40 * GB)
+    encoder, decoder, working = 908_770_560, 5_869_468_160, 1_500_000_000
+    left = 40 * GB - encoder - 2 * decoder - 3 * working
+    assert _planned_tokens(decoders=2) == int(0.6 * left / 2 / 61_440)
+    left = 40 * GB - 2 * encoder - decoder - 3 * working
+    assert _planned_tokens(encoders=2) == int(0.6 * left / 61_440)
+    assert _planned_tokens(10) == 10 * TYPICAL_PAGE
+    monkeypatch.setattr(memory_plan, "host_memory_available", lambda: 4 * GB)
+    assert _planned_tokens() == FULL_PAGE
+
+
+def test_the_batch_has_use_for_so_many_tokens() -> None:
+    assert memory_plan.useful_kv_tokens(ModelConfig(), 1) == FULL_PAGE
     short = replace(ModelConfig(), decoder=replace(ModelConfig().decoder, max_positions=1000))
-    assert choose.useful_kv_tokens(short, 5) == 5000
+    assert memory_plan.useful_kv_tokens(short, 5) == 5000
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "f32", "int8"])
+@pytest.mark.parametrize("name", ["full", "nano"])
+def test_the_bytes_that_are_planned_without_torch_are_those_that_torch_will_take(
+    dtype: str, name: str
+) -> None:
+    config = ModelConfig() if name == "full" else read_config(NANO)
+    engine = EngineConfig(device="cpu", dtype=dtype)
+    place = place_of_size(engine, count_parameters(config))
+    expected = memory_plan.expected_bytes(engine, config)
+    assert expected == memory_plan.worker_bytes(
+        config, arithmetic=place.dtype.itemsize, matrices=place.matrices.itemsize,
+        is_int8=dtype == "int8",
+    )  # fmt: skip
+
+
+def test_drafts_are_tried_with_half_as_many_pages_together(tmp_path: Path) -> None:
+    files = ModelFiles("some", tmp_path)
+    for draft, batch in (("off", BATCH), ("auto", BATCH // 2), ("ngram", BATCH // 2)):
+        cfg = RunConfig(decode=DecodeConfig(draft=draft), engine=EngineConfig(device="cpu"))
+        assert choose.native_spec(cfg, files, ModelConfig(), "").batch_size == batch
+    assert Tuning().draft_batch_limit == BATCH // 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "batch"), [(0, BATCH), (60 * GB, BATCH), (16 * GB, 16), (8 * GB, 1), (1 * GB, 1)]
+)
+def test_a_workers_limit_holds_the_slots_of_its_cache(
+    tmp_path: Path, limit: int, batch: int
+) -> None:
+    """A limit is one of addresses, and each slot has a longest page's whether they are used or
+    not: with 16 GB a decoder of the published size ended before page one."""
+    cfg = RunConfig(worker_memory=limit, engine=EngineConfig(device="cpu", dtype="bf16"))
+    files = ModelFiles("some", tmp_path)
+    assert choose.native_spec(cfg, files, ModelConfig(), "").batch_size == batch
+    if 1 < batch < BATCH:
+        assert limit > 5_869_468_160 + 17 * FULL_PAGE * 61_440 + GB
 
 
 def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +346,7 @@ def test_a_memory_limit_is_not_laid_on_workers_of_a_card(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, limit: int
 ) -> None:
     """It limits addresses, of which CUDA reserves far more than there is memory."""
-    monkeypatch.setattr(choose, "cuda_memory_free", lambda device: None)
+    monkeypatch.setattr(memory_plan, "cuda_memory_free", lambda device: None)
     cfg = RunConfig(inputs=(), engine=EngineConfig(device=device), worker_memory=8 << 30)
     raster, encode, decode = choose.plan_engine(cfg).stages
     assert raster.memory_limit_bytes == 8 << 30

@@ -372,6 +372,31 @@ def test_a_small_budget_preempts_and_the_text_stays_the_same() -> None:
     assert ends([done[key] for key in range(6)]) == expected(toy, inputs, config)
 
 
+@pytest.mark.parametrize("trouble", [{"kv_tokens": 100}, {"num_slots": 6}])
+def test_a_slot_that_nobody_holds_after_a_step_holds_nothing(trouble: dict[str, int]) -> None:
+    """A cache's slots kept, each, as much memory as the longest page that was ever in it."""
+    caches = []
+
+    def make_cache(*shape: int) -> Any:
+        caches.append(toy.make_cache(*shape))
+        return caches[0]
+
+    toy = ToyDecoder(eos_bias=-9, fails=out_of_memory_above(4, MemoryError()))
+    config = DecodeConfig(max_new_tokens=40)
+    box = Generator(
+        toy, config, eos_id=toy.eos_id, make_cache=make_cache, tuning=Tuning(expected_new=4),
+        **{"num_slots": 3, "kv_tokens": 2000, **trouble},
+    )  # fmt: skip
+    for key, prompt in enumerate(prompts(9)):
+        add(box, toy, key, prompt)
+    seen = set()
+    while box.has_work:
+        box.step()
+        seen.add(box.num_running)
+        assert sum(map(bool, caches[0].lengths)) <= box.num_running
+    assert {0, 2} < seen and box.statistics.preemptions > 0
+
+
 def test_a_preempted_sequence_is_watched_for_loops_anew() -> None:
     config = DecodeConfig(max_new_tokens=30, no_repeat_ngram=2, ngram_window=20)
     limits = LoopLimits(max_overrides=6, override_span=24)

@@ -1,0 +1,132 @@
+"""How many pages a decoder reads together and how many tokens its KV cache may hold, by the memory
+of the card or of the host.
+
+Imports no torch: the parent plans, the workers load. Knows nothing about stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ocr2cli.config import EngineConfig
+from ocr2cli.engines.host import (
+    addresses_left,
+    cuda_memory_free,
+    expects_cuda,
+    has_bf16_products,
+    host_memory_available,
+)
+from ocr2cli.model.config import ModelConfig
+from ocr2cli.weights.names import count_parameters, decoder_params, vision_params
+
+# Below this many parameters a step is bound by overhead, and fp32 beats bf16 on a CPU: nano
+# decodes a token in about half the time.
+SMALL_MODEL = 100_000_000
+
+# On a CPU, and where a card does not tell its memory. More pages than these share the weights'
+# way from memory with little left to gain, and half as many where drafts are tried: with more, what
+# they are checked by costs what they save.
+_MAX_BATCH, _MAX_DRAFTED_BATCH = 64, 32
+_MAX_CUDA_BATCH = 128
+# Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
+# processes' contexts take of that.
+_CUDA_SHARE = 0.92
+_CUDA_WORKING_BYTES = 6_000_000_000
+# Of the host's memory that weights and work leave, what the KV cache may take; and what work takes
+# in an encoder or a decoder beside its weights.
+_KV_SHARE = 0.6
+_WORKING_BYTES = 1_500_000_000
+_TYPICAL_PAGE_TOKENS = 2_400
+
+_WIDTHS = {"bf16": 2, "f16": 2, "f32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBytes:
+    """What each worker of a model holds. encoder, decoder: weights. kv_token: of one token in the
+    KV cache."""
+
+    encoder: int
+    decoder: int
+    kv_token: int
+
+
+def worker_bytes(
+    config: ModelConfig, *, arithmetic: int, matrices: int, is_int8: bool
+) -> WorkerBytes:
+    """arithmetic, matrices: bytes of a number in the arithmetic, and in matrices as they are kept;
+    is_int8: the decoder's are in one."""
+    embedding, *layers = decoder_params(config.decoder)
+    encoder = sum(param.numel for param in vision_params(config)) * matrices
+    decoder = sum(param.numel for param in layers) * (1 if is_int8 else matrices)
+    return WorkerBytes(
+        encoder=encoder,
+        decoder=decoder + embedding.numel * arithmetic,
+        kv_token=config.kv_bytes_per_token // 2 * arithmetic,
+    )
+
+
+def expected_bytes(engine: EngineConfig, config: ModelConfig) -> WorkerBytes:
+    """The same where torch has not been asked: on a host, never less than it will be."""
+    is_large = count_parameters(config) >= SMALL_MODEL
+    arithmetic = _WIDTHS.get(engine.dtype, 2 if is_large and has_bf16_products() else 4)
+    matrices = _WIDTHS.get(engine.dtype, 2 if is_large else 4)
+    return worker_bytes(
+        config, arithmetic=arithmetic, matrices=matrices, is_int8=engine.dtype == "int8"
+    )
+
+
+def plan_batch(
+    engine: EngineConfig,
+    config: ModelConfig,
+    decoders: int,
+    *,
+    has_drafts: bool = False,
+    memory_limit: int = 0,
+) -> int:
+    """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
+    each as long as the longest page. memory_limit: of a worker on a CPU, 0 for none."""
+    usual = _MAX_DRAFTED_BATCH if has_drafts else _MAX_BATCH
+    if not expects_cuda(engine.device, engine.dtype):
+        addresses = addresses_left(memory_limit)
+        if addresses is None:
+            return usual
+        sizes = expected_bytes(engine, config)
+        room = addresses - sizes.decoder - _WORKING_BYTES
+        return _num_slots(room, config, sizes.kv_token, usual)
+    free = cuda_memory_free(engine.device)
+    if free is None:
+        return usual
+    # Whatever a file holds, on a card a weight takes two bytes, or four.
+    width = 4 if engine.dtype == "f32" else 2
+    left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - count_parameters(config) * width
+    return _num_slots(left, config, config.kv_bytes_per_token // 2 * width, _MAX_CUDA_BATCH)
+
+
+def _num_slots(left: float, config: ModelConfig, token_bytes: int, most: int) -> int:
+    """Pages whose slots fit in `left` bytes; the cache has one slot more than there are pages."""
+    return max(1, min(most, int(left / (token_bytes * config.decoder.max_positions)) - 1))
+
+
+def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
+    """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
+    not in the host's memory. With `auto` the host's memory still bounds it, since torch may be a
+    CPU build beside an NVIDIA driver."""
+    most = config.decoder.max_positions
+    return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
+
+
+def plan_kv_tokens(
+    engine: EngineConfig, config: ModelConfig, batch: int, *, encoders: int, decoders: int
+) -> int:
+    """Tokens one decoder's KV cache may hold: on a card what the batch has use for, on a host at
+    most a share of what memory the workers leave, and never less than one full page."""
+    useful = useful_kv_tokens(config, batch)
+    if engine.device.startswith("cuda"):
+        return useful
+    sizes = expected_bytes(engine, config)
+    workers = encoders * sizes.encoder + decoders * sizes.decoder
+    workers += (encoders + decoders) * _WORKING_BYTES
+    free = max(0, host_memory_available() - workers)
+    by_memory = int(_KV_SHARE * free / decoders / sizes.kv_token)
+    return max(config.decoder.max_positions, min(by_memory, useful))
