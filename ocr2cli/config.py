@@ -21,7 +21,8 @@ from typing import Any
 # 7: light text on a transparent ground is shown on black; confidence is the text's alone.
 # 8: what a text layer has of tags and images is shown as text.
 # 9: `--text-layer auto` takes the characters of the glyphs, and only where it can vouch for them.
-OUTPUT_VERSION = 9
+# 10: a looping page is not recovered by a try that writes nothing.
+OUTPUT_VERSION = 10
 
 # The exempt ids of the n-gram rule are looked up by these strings in the model's own vocabulary.
 EXEMPT_TOKENS = ("<td>", "</td>")

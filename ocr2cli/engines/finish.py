@@ -72,7 +72,14 @@ def to_generation(
 
 def to_attempt(one: Generation) -> Attempt:
     """A try as the sidecar has it."""
-    return Attempt(one.step, one.finish_reason, one.num_new_tokens)
+    note = NOTHING if one.finish_reason is FinishReason.STOP and not one.text.strip() else ""
+    return Attempt(one.step, one.finish_reason, one.num_new_tokens, note)
+
+
+def has_read(again: Generation) -> bool:
+    """Whether another try at a page that looped is good: it came to its end, and wrote something,
+    since there was enough on the page to loop over."""
+    return again.finish_reason is FinishReason.STOP and bool(again.text.strip())
 
 
 def to_result(
@@ -81,7 +88,7 @@ def to_result(
     """The page's result. tries: in order; all but the last are no good. A good last one of several
     is `recovered`; if it is no good either, the first saw most of the page and counts.
     attempts: the tries and, where there were such, those that broke off."""
-    generation = tries[-1] if tries[-1].finish_reason is FinishReason.STOP else tries[0]
+    generation = tries[-1] if has_read(tries[-1]) else tries[0]
     grounded, logprobs = parse(generation.text), text_logprobs(generation)
     status = _STATUS[generation.finish_reason]
     if status is Status.OK and len(tries) > 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConfig, TileConfig
 from ocr2cli.document.tiles import num_visual_tokens
-from ocr2cli.engines.finish import PageFacts, failed, to_attempt, to_generation, to_result
+from ocr2cli.engines.finish import PageFacts, failed, has_read, to_attempt, to_generation, to_result
 from ocr2cli.engines.host import expects_cuda
 from ocr2cli.engines.raster import RasterWorker, asks_for_all
 from ocr2cli.engines.recovery import Step, decoder_steps
@@ -302,7 +302,7 @@ class DecodeWorker:
     def _is_tried_again(self, page: _Page) -> bool:
         """True while a page that looped has not been read to its end and a step is left."""
         has_looped = page.tries[0].finish_reason is FinishReason.LOOP
-        is_read = page.tries[-1].finish_reason is FinishReason.STOP
+        is_read = has_read(page.tries[-1])
         has_steps = len(page.attempts) < len(page.steps)
         return self.spec.recover and has_looped and has_steps and not is_read
 

@@ -94,17 +94,20 @@ class _Climb:
         return replace(self.job, attempt=0, ask=replace(self.job.ask, view=view))
 
     def judge(self, result: PageResult) -> bool:
-        """Note a try. A bad part ends its step; True when a step has all its parts."""
+        """Note a try. A bad part ends its step, as parts do that are all empty; True when a step
+        has all its parts."""
         note = result.error.message if result.error else ""
         self.attempts.append(Attempt(self.name, result.finish_reason, result.new_tokens, note))
         for name, value in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
-        if not result.status.is_good:
+        self.parts.append(result)
+        has_all = len(self.parts) == len(PIXEL_STEPS[self.step][1])
+        is_empty = not any(part.markdown.strip() for part in self.parts)
+        if not result.status.is_good or (has_all and is_empty):
             self.parts.clear()
             self.step += 1
             return False
-        self.parts.append(result)
-        return len(self.parts) == len(PIXEL_STEPS[self.step][1])
+        return has_all
 
 
 class Ladder:

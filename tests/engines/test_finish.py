@@ -73,6 +73,9 @@ def test_a_good_last_try_counts_and_of_bad_ones_the_first() -> None:
     assert (result.markdown, result.status) == ("first", Status.LOOP)
     result = to_result([first, written("good", FinishReason.STOP)], PageFacts())
     assert (result.markdown, result.status) == ("good", Status.RECOVERED)
+    result = to_result([first, written(" \n", FinishReason.STOP, "wider-ngram")], PageFacts())
+    assert (result.markdown, result.status, result.warnings) == ("first", Status.LOOP, ())
+    assert [a.note for a in result.attempts] == ["", NOTHING]
     broken = (Attempt("first", None, 3), Attempt("wider-ngram", FinishReason.LOOP, 4))
     assert to_result([again], PageFacts(), broken).attempts == broken
 

@@ -16,6 +16,7 @@ from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
+from ocr2cli.engines.finish import NOTHING
 from ocr2cli.engines.native import DecodeWorker, EncodeWorker
 from ocr2cli.errors import UsageError
 from ocr2cli.generate.track import NAN_LOGITS, Finished
@@ -137,9 +138,9 @@ def test_a_looping_page_is_recovered_by_a_named_step(tmp_path, pages) -> None:
 
 
 class Scripted:
-    """A generator whose sequences end as told; the n-th writes the text "n"."""
+    """A generator whose sequences end as told; the n-th writes the text "n", or none."""
 
-    def __init__(self, worker: DecodeWorker, *ends: FinishReason | PageError) -> None:
+    def __init__(self, worker: DecodeWorker, *ends: FinishReason | PageError | str) -> None:
         self.worker, self.ends = worker, ends
         self.num_added = 0
         self.waiting: list[Finished] = []
@@ -151,7 +152,8 @@ class Scripted:
     def add(self, key: PageKey, x_TD: torch.Tensor, ids: list[int], **rest: Any) -> None:
         end = self.ends[self.num_added]
         self.num_added += 1
-        text = tuple(self.worker.tokenizer.encode(str(self.num_added)))
+        text = tuple(self.worker.tokenizer.encode("" if end is EMPTY else str(self.num_added)))
+        end = STOP if end is EMPTY else end
         seconds = {"decode": 1.0}
         reason, error = (None, end) if isinstance(end, PageError) else (end, None)
         self.waiting.append(Finished(key, text, (-0.1,), reason, len(ids), seconds, error))
@@ -162,7 +164,7 @@ class Scripted:
 
 
 def read_with_ends(
-    model: Path, *ends: FinishReason | PageError, **decoding: Any
+    model: Path, *ends: FinishReason | PageError | str, **decoding: Any
 ) -> PageResult:
     """A page of three tiles whose tries end so."""
     encode, decode = plan_engine(config(model, [], **decoding)).stages[1:]
@@ -179,6 +181,7 @@ def read_with_ends(
 
 
 STOP, LENGTH, LOOP = FinishReason.STOP, FinishReason.LENGTH, FinishReason.LOOP
+EMPTY = "at once"
 
 
 @pytest.mark.parametrize("ends", [(LOOP, LOOP, LOOP), (LOOP, LENGTH, LENGTH), (LOOP, LOOP, LENGTH)])
@@ -214,6 +217,15 @@ def test_a_try_after_one_that_broke_off_may_read_the_page(model: Path) -> None:
     page = read_with_ends(model, LOOP, NAN_LOGITS, STOP)
     assert (page.status, page.raw, page.visual_tokens) == (Status.RECOVERED, "3", 257)
     assert len(page.attempts) == 3
+
+
+def test_a_try_that_writes_nothing_has_not_read_a_page_that_looped(model: Path) -> None:
+    """The page counted as recovered, and the first try's text was gone without a word."""
+    page = read_with_ends(model, LOOP, EMPTY, STOP)
+    assert (page.status, page.raw) == (Status.RECOVERED, "3")
+    page = read_with_ends(model, LOOP, EMPTY, EMPTY)
+    assert (page.status, page.raw) == (Status.LOOP, "1")
+    assert [a.note for a in page.attempts] == ["", NOTHING, NOTHING]
 
 
 def test_a_first_try_that_breaks_off_fails_the_page(model: Path) -> None:

@@ -118,6 +118,26 @@ def test_when_every_step_fails_the_page_stays_a_loop_with_all_its_tries(answers)
     assert len(final.attempts) == 1 + len(answers) and not ladder.is_busy
 
 
+NONE = part("", 50)
+
+
+@pytest.mark.parametrize(
+    "answers", [(NONE, NONE, NONE), (LOOP, NONE, NONE), (NONE, NONE, PageResult(KEY, Status.BLANK))]
+)
+def test_parts_of_which_nothing_was_written_recover_nothing(answers) -> None:
+    """The page lost what its looping try had read."""
+    ladder = Ladder()
+    _, final = climb(ladder, *answers)
+    assert final is not None and final.status is Status.LOOP and final.markdown == "x x x"
+    assert len(final.attempts) == 4 and not ladder.is_busy
+
+
+def test_one_half_may_be_empty() -> None:
+    for answers in ((NONE, TOP), (TOP, NONE)):
+        _, final = climb(Ladder(), failed("not_applicable"), *answers)
+        assert final is not None and final.status is Status.RECOVERED and final.markdown == "top"
+
+
 def test_a_page_whose_lower_half_is_blank_was_read_to_its_end() -> None:
     """A blank half has no finish reason, and the page took it over."""
     blank = PageResult(KEY, Status.BLANK, page_size=(100, 150))
