@@ -108,25 +108,24 @@ def _num_slots(left: float, config: ModelConfig, token_bytes: int, most: int) ->
     return max(1, min(most, int(left / (token_bytes * config.decoder.max_positions)) - 1))
 
 
-def useful_kv_tokens(config: ModelConfig, batch: int) -> int:
-    """Tokens a batch of pages has use for, one full page at least: the budget where the cache is
-    not in the host's memory. With `auto` the host's memory still bounds it, since torch may be a
-    CPU build beside an NVIDIA driver."""
-    most = config.decoder.max_positions
-    return max(most, batch * min(most, _TYPICAL_PAGE_TOKENS))
+def card_kv_tokens(config: ModelConfig, batch: int) -> int:
+    """The budget on a card, where every slot's memory is taken from the start."""
+    return batch * config.decoder.max_positions
 
 
 def plan_kv_tokens(
     engine: EngineConfig, config: ModelConfig, batch: int, *, encoders: int, decoders: int
 ) -> int:
-    """Tokens one decoder's KV cache may hold: on a card what the batch has use for, on a host at
-    most a share of what memory the workers leave, and never less than one full page."""
-    useful = useful_kv_tokens(config, batch)
+    """Tokens one decoder's KV cache may hold: on a host what the batch has use for, at most a share
+    of what memory the workers leave, and never less than one full page. So too with `auto`: torch
+    may be a CPU build beside an NVIDIA driver."""
     if engine.device.startswith("cuda"):
-        return useful
+        return card_kv_tokens(config, batch)
+    longest = config.decoder.max_positions
+    useful = batch * min(longest, _TYPICAL_PAGE_TOKENS)
     sizes = expected_bytes(engine, config)
     workers = encoders * sizes.encoder + decoders * sizes.decoder
     workers += (encoders + decoders) * _WORKING_BYTES
     free = max(0, host_memory_available() - workers)
     by_memory = int(_KV_SHARE * free / decoders / sizes.kv_token)
-    return max(config.decoder.max_positions, min(by_memory, useful))
+    return max(longest, min(by_memory, useful))

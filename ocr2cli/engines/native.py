@@ -206,6 +206,7 @@ class DecodeWorker:
     """Visual tokens -> page results, many pages at a time. Holds the decoder weights only."""
 
     def __init__(self, spec: NativeSpec) -> None:
+        from ocr2cli.engines.embedding import PromptEmbedder
         from ocr2cli.engines.loading import load_decoder, load_tokenizer
         from ocr2cli.weights.checkpoint import config_of
 
@@ -214,6 +215,7 @@ class DecodeWorker:
         self.config = config_of(spec.files)
         self.decoder = load_decoder(spec.files, spec.engine)
         self.exempt_ids = self.tokenizer.ids_of(EXEMPT_TOKENS)
+        self.prompts = PromptEmbedder(self.decoder, self.config.image_token_id)
         self.generator = self._make_generator()
         self.pages: dict[PageKey, _Page] = {}
 
@@ -233,16 +235,21 @@ class DecodeWorker:
                 inbox.note_progress()
 
     def _make_generator(self) -> Generator:
+        from ocr2cli.engines.memory_plan import card_kv_tokens
         from ocr2cli.generate.generator import Generator
         from ocr2cli.generate.tuning import tuning_for
 
+        kv_tokens = self.spec.kv_tokens
+        if self.device.type == "cuda" and not self.spec.engine.kv_tokens:
+            # With `auto` the plan was made for the host, in case that torch sees no card.
+            kv_tokens = card_kv_tokens(self.config, self.spec.batch_size)
         return Generator(
             self.decoder,
             self.spec.decode,
             eos_id=self.config.eos_token_id,
             exempt_ids=self.exempt_ids,
             num_slots=self.spec.batch_size,
-            kv_tokens=self.spec.kv_tokens,
+            kv_tokens=kv_tokens,
             tuning=tuning_for(self.device),
         )
 
@@ -250,7 +257,6 @@ class DecodeWorker:
         return _Page(visual, decoder_steps(self.spec.decode, has_tiles=visual.grid != (1, 1)))
 
     def _admit(self, page: _Page, emit: Emit) -> None:
-        from ocr2cli.engines.embedding import embed_prompt
         from ocr2cli.text.prompt import prompt_ids
 
         tokens, config = page.visual.tokens, self.config
@@ -258,8 +264,7 @@ class DecodeWorker:
             tokens = tokens[-num_visual_tokens((1, 1), self.spec.tiles, config.is_v1) :]
         prompt = page.visual.ask.prompt or self.spec.prompt
         ids = prompt_ids(self.tokenizer, prompt, tokens.shape[0], config.image_token_id)
-        # Pages wait for a slot in the host's memory: on a card nothing is planned for them.
-        x_TD = embed_prompt(self.decoder, ids, tokens, config.image_token_id).cpu()
+        x_TD = self.prompts.embed(ids, tokens)
         page.visual_tokens = tokens.shape[0]
         try:
             self._add(page, x_TD, ids)

@@ -63,10 +63,12 @@ class ModelStages:
         """Prompt embeddings [T, D] with the visual tokens in their places."""
         import torch
 
-        from ocr2cli.engines.embedding import embed_prompt
+        from ocr2cli.engines.embedding import PromptEmbedder
 
+        decoder = self.model.decoder
         with torch.inference_mode():
-            return embed_prompt(self.model.decoder, ids, visual_SD, self.config.image_token_id)
+            prompt_TD = PromptEmbedder(decoder, self.config.image_token_id).embed(ids, visual_SD)
+            return prompt_TD.to(decoder.embed.weight.device)
 
     def first_logits(self, case: Case, page: PageImage) -> Logits:
         """float32 [V] of the first new token, before any rule."""

@@ -135,7 +135,9 @@ class FixedStep:
             for row, start in zip(rows, starts, strict=True)
         ]
         inputs_4B = torch.tensor([*columns, *padding]).T.contiguous()
-        return Started(self._launch(inputs_4B, context), len(rows))
+        packed_3B = self._launch(inputs_4B, context)
+        self._held.update((row.slot, (row.written, row.num_written)) for row in rows)
+        return Started(packed_3B, len(rows))
 
     def _bring_up_to_date(self, row: Row) -> None:
         """Other paths and other sequences pass by the ring: copy what it missed."""
@@ -144,7 +146,6 @@ class FixedStep:
         # Before its first token there is nothing to copy: a sequence counts from there.
         if self._rule and before and (owner is not row.written or held != before):
             self._ring.upload(row.slot, row.written[:before])
-        self._held[row.slot] = (row.written, before + 1)
 
     def _launch(self, inputs_4B: Tensor, context: int) -> Tensor:
         if not self._use_graphs:

@@ -22,7 +22,7 @@ from ocr2cli.generate.fixed_step import FixedStep
 from ocr2cli.generate.greedy import Choice, choose
 from ocr2cli.generate.in_flight import InFlight
 from ocr2cli.generate.logits import NgramRule
-from ocr2cli.generate.scheduler import Chunk, Scheduler
+from ocr2cli.generate.scheduler import Chunk, Plan, Scheduler
 from ocr2cli.generate.sequence import Sequence as Running
 from ocr2cli.generate.sequence import State
 from ocr2cli.generate.step import Cache, Decoder
@@ -95,6 +95,7 @@ class Generator:
         # Whatever the budget: it may delay a text and never shorten it.
         self._context = min(decoder.config.max_positions, max_context or sys.maxsize)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
+        self._prefill_together = tuning.prefill_together
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
             num_slots,
@@ -167,24 +168,31 @@ class Generator:
         """
         plan = self._scheduler.schedule(self._lookahead)
         self._start_over(plan.preempted)
+        if lack := self._follow(plan):
+            self._shrink(lack)
+        self._free_slots()
+        done, self._done = self._done, []
+        return done
+
+    def _follow(self, plan: Plan) -> Exception | None:
+        """Feed and decode. Returns what failed for lack of memory, without its traceback: that
+        would hold the memory it had."""
         try:
             for chunks in self._grouped(plan.prefills):
-                self._prefill(chunks)
+                self._prefill_group(chunks)
             if plan.decodes:
                 self._decode([self._tracks[running.arrival] for running in plan.decodes])
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._shrink(error)
-        self._free_slots()
-        done, self._done = self._done, []
-        return done
+            return error.with_traceback(None)
+        return None
 
     def _grouped(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
         """In order, whole prompts of one length together."""
         group: list[Chunk] = []
         for chunk in chunks:
-            has_room = 0 < len(group) < self._tuning.prefill_together
+            has_room = 0 < len(group) < self._prefill_together
             if has_room and group[0].is_whole and chunk.is_whole and chunk.stop == group[0].stop:
                 group.append(chunk)
                 continue
@@ -193,6 +201,31 @@ class Generator:
             group = [chunk]
         if group:
             yield group
+
+    def _prefill_group(self, chunks: Sequence[Chunk]) -> None:
+        """One by one where there is no memory for them together. Nobody is sent back for it: what
+        lacks is room to compute in, which on a card no page that is being written has taken."""
+        if self._has_prefilled(chunks):
+            return
+        empty_cache()
+        self.statistics.out_of_memory += 1
+        self._prefill_together = max(1, len(chunks) // 2)
+        logger.warning(
+            "no memory to feed %d pages to the decoder together: %d at most from here",
+            len(chunks), self._prefill_together,
+        )  # fmt: skip
+        for chunk in chunks:
+            self._prefill([chunk])
+
+    def _has_prefilled(self, chunks: Sequence[Chunk]) -> bool:
+        """False when several do not fit in memory together: as in `_follow`, without the error."""
+        try:
+            self._prefill(chunks)
+        except (MemoryError, RuntimeError) as error:
+            if len(chunks) == 1 or not is_out_of_memory(error):
+                raise
+            return False
+        return True
 
     def _prefill(self, chunks: Sequence[Chunk]) -> None:
         """Feed one chunk, or whole prompts of one length."""
@@ -204,7 +237,7 @@ class Generator:
                 self._cache.free(chunk.sequence.slot)  # of who left it in this step
         x_BTD = torch.stack(
             [
-                track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device)
+                track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device, non_blocking=True)
                 for chunk, track in zip(chunks, tracks, strict=True)
             ]
         )

@@ -54,5 +54,5 @@ class Sequence:
         """
         self.most_new = max(self.most_new, len(self.token_ids))
         self.state, self.slot, self.num_cached = State.WAITING, -1, 0
-        self.token_ids.clear()
-        self.logprobs.clear()
+        # New lists: what was kept by the old ones (`fixed_step.FixedStep`) is not of this sequence.
+        self.token_ids, self.logprobs = [], []

@@ -55,8 +55,10 @@ class StepRunner:
         is_fixed = self._fixed_rows(rows)
         by_graph = list(compress(rows, is_fixed))
         others = list(compress(rows, map(not_, is_fixed)))
-        fixed = iter(self._fixed.run(by_graph) if self._fixed and by_graph else ())
+        started = self._fixed.start(by_graph) if self._fixed and by_graph else None
+        # Given to the device while it is busy with the others.
         plain = iter(self._run_any(others) if others else ())
+        fixed = iter(started.choices() if started else ())
         return [[next(fixed)] if is_its else next(plain) for is_its in is_fixed]
 
     def start(self, rows: Sequence[Row]) -> Started | None:

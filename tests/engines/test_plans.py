@@ -91,7 +91,7 @@ def test_a_card_that_is_hidden_from_the_process_is_not_expected(
 
 @pytest.mark.parametrize(
     ("device", "expected"),
-    [("cuda", BATCH * TYPICAL_PAGE), ("cpu", FULL_PAGE), ("auto", FULL_PAGE)],
+    [("cuda", BATCH * FULL_PAGE), ("cpu", FULL_PAGE), ("auto", FULL_PAGE)],
 )
 def test_a_small_host_does_not_shrink_a_cache_that_lies_on_the_card(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, expected: int
@@ -235,10 +235,15 @@ def test_a_cache_has_six_tenths_of_what_all_workers_leave(monkeypatch: pytest.Mo
     assert _planned_tokens() == FULL_PAGE
 
 
-def test_the_batch_has_use_for_so_many_tokens() -> None:
-    assert memory_plan.useful_kv_tokens(ModelConfig(), 1) == FULL_PAGE
+def test_a_model_of_short_pages_has_use_for_no_more_than_its_slots_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_plan, "host_memory_available", lambda: 400 * GB)
     short = replace(ModelConfig(), decoder=replace(ModelConfig().decoder, max_positions=1000))
-    assert memory_plan.useful_kv_tokens(short, 5) == 5000
+    for device in ("cpu", "cuda"):
+        engine = EngineConfig(device=device)
+        plan = memory_plan.plan_kv_tokens(engine, short, 5, encoders=1, decoders=1)
+        assert plan == 5000
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bf16", "f32", "int8"])

@@ -12,9 +12,10 @@ from torch import Tensor
 from toy_decoder import ToyDecoder
 
 from ocr2cli.config import DecodeConfig, DryConfig
-from ocr2cli.generate.fixed_step import FixedStep, HistoryRing
+from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.logits import NgramRule, Rules
+from ocr2cli.generate.sequence import Sequence
 from ocr2cli.generate.step import Row
 from ocr2cli.generate.step_runner import StepRunner
 from ocr2cli.generate.tuning import Tuning
@@ -172,9 +173,9 @@ def test_a_row_under_another_rule_leaves_the_others_their_fixed_step() -> None:
     asked: list[int] = []
 
     class Noted(FixedStep):
-        def run(self, rows: Any) -> Any:
+        def start(self, rows: Any) -> Any:
             asked.append(len(rows))
-            return super().run(rows)
+            return super().start(rows)
 
     fixed = Noted(
         decoder, mixed, rule, scratch_slot=3, max_context=64, batch_buckets=(1, 2), use_graphs=False
@@ -286,6 +287,81 @@ def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:
     last, following = [11, 21], [12, 11, 13]
     assert fixed.run([Row(0, last[-1:], last, Rules(rule, None))])[0].token == 31
     assert fixed.run([Row(0, following[-1:], following, Rules(rule, None))])[0].token == 21
+
+
+def ring_of_one(rule: NgramRule) -> tuple[FixedStep, TableDecoder]:
+    """A slot whose best tokens are 11, 21, 31, in this order, whatever it is fed."""
+    decoder = TableDecoder("cpu")
+    decoder.table.zero_()
+    decoder.table[:, [11, 21, 31]] = torch.tensor([3.0, 2.0, 1.0])
+    cache = LengthsOnly(2, "cpu")
+    fixed = FixedStep(
+        decoder, cache, rule, scratch_slot=1, max_context=64, batch_buckets=(), use_graphs=False
+    )
+    return fixed, decoder
+
+
+def test_a_sequence_that_was_sent_back_is_not_taken_for_what_it_was() -> None:
+    """It came back to its slot, and other steps wrote as many tokens as the ring held of it."""
+    rule = NgramRule(1, 5)
+    fixed, _ = ring_of_one(rule)
+    running = Sequence("page", 0, 1, 99)
+    running.token_ids.append(11)
+    for token in (50, 51):
+        ids = running.token_ids
+        fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+        ids.append(token)
+    running.restart()
+    assert running.token_ids == [] and running.most_new == 3
+    running.token_ids += [21, 60, 61]
+    ids = running.token_ids
+    assert fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 11
+
+
+def test_a_step_that_failed_has_told_the_ring_nothing() -> None:
+    """The token it was fed was then written by a step of another kind, which passes the ring by."""
+    rule = NgramRule(1, 5)
+    fixed, decoder = ring_of_one(rule)
+    ids = [21]
+    fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+    ids.append(11)
+    plain = decoder.decode_fixed
+    decoder.decode_fixed = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
+    with pytest.raises(ZeroDivisionError):
+        fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+    decoder.decode_fixed = plain  # type: ignore[method-assign]
+    ids.append(60)
+    assert fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 31
+
+
+def test_rows_under_other_rules_are_given_to_a_device_that_is_busy_with_the_rest() -> None:
+    log = []
+
+    class Logged(ToyDecoder):
+        def decode(self, *args: Any) -> Tensor:
+            log.append("other rules")
+            return super().decode(*args)
+
+    class Steps(FixedStep):
+        def start(self, rows: Any) -> Any:
+            log.append("start")
+            started = super().start(rows)
+            started.choices = lambda: log.append("read") or Started.choices(started)
+            return started
+
+    toy, rule = Logged(), NgramRule(2, 5)
+    cache = toy.make_cache(3, 40)
+    fixed = Steps(
+        toy, cache, rule, scratch_slot=2, max_context=40, batch_buckets=(), use_graphs=False
+    )
+    runner = StepRunner(toy, cache, scratch_slot=2, fixed=fixed)
+    other = NgramRule(3, 9)
+    rows = [Row(0, [5], [5], Rules(rule, None)), Row(1, [6], [6], Rules(other, None))]
+    chosen = runner.run(rows)
+    assert log == ["start", "other rules", "read"]
+    assert [choices[0].token for choices in chosen] == [
+        int(toy.logits([token]).argmax()) for token in (5, 6)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from toy_decoder import ToyDecoder, plain_greedy
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.errors import EngineError, PageFault
+from ocr2cli.generate import generator as generator_module
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.loops import LoopLimits
 from ocr2cli.generate.track import Finished
@@ -331,6 +333,63 @@ def test_out_of_memory_is_said_once_and_many_go_together_again_later(
     assert record.levelname == "WARNING" and "6 pages" in text and "instead of 2000" in text
     first = toy.shapes.index((6, 1))
     assert (6, 1) not in toy.shapes[first + 1 : first + 65] and (6, 1) in toy.shapes[first + 65 :]
+
+
+def test_prompts_that_do_not_fit_together_are_fed_one_by_one_and_nobody_is_sent_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the pages that were being written began anew, which frees nothing on a card."""
+    toy = ToyDecoder(order=2, eos_bias=-9)
+    config = DecodeConfig(max_new_tokens=20)
+    plain, groups = toy.prefill_together, []
+
+    def prefill_together(x_BTD: Any, cache: Any, slots: list[int]) -> Any:
+        groups.append(len(slots))
+        if len(slots) > 2:
+            plain(x_BTD[:1], cache, slots[:1])  # what was written before it failed
+            raise torch.OutOfMemoryError
+        return plain(x_BTD, cache, slots)
+
+    monkeypatch.setattr(toy, "prefill_together", prefill_together)
+    inputs = [[number, 7] for number in range(24)]
+    box = generator(toy, config, num_slots=8, tuning=Tuning(prefill_together=8))
+    for key, prompt in enumerate(inputs[:2]):
+        add(box, toy, key, prompt)
+    box.step()
+    for key, prompt in enumerate(inputs[2:], 2):
+        add(box, toy, key, prompt)
+    done = drain(box)
+    assert ends([done[key] for key in range(24)]) == expected(toy, inputs, config)
+    assert groups[:8] == [2, 6, *[1] * 6]
+    assert max(groups[8:]) == 3 and groups.count(3) == 1, "halved, and halved again"
+    assert box.statistics.preemptions == 0 and box.statistics.out_of_memory == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "6 pages" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_what_failed_for_lack_of_memory_holds_none_when_it_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """The error's traceback held the tensors of the step, so that nobody else could have them."""
+    toy = ToyDecoder(eos_bias=-99)
+    plain, held, seen = toy.prefill_together, [], []
+
+    def prefill_together(*args: Any) -> Any:
+        if not held:
+            activation = torch.zeros(8)
+            held.append(weakref.ref(activation))
+            raise torch.OutOfMemoryError
+        return plain(*args)
+
+    monkeypatch.setattr(toy, "prefill_together", prefill_together)
+    monkeypatch.setattr(generator_module, "empty_cache", lambda: seen.append(held[0]()))
+    box = generator(
+        toy, DecodeConfig(max_new_tokens=3), tuning=Tuning(prefill_together=together)
+    )
+    for key in range(2):
+        add(box, toy, key, [5 + key])
+    assert len(drain(box)) == 2 and seen == [None]
 
 
 def test_out_of_memory_with_one_sequence_names_the_flag() -> None:
