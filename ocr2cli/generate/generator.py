@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from ocr2cli.config import DRAFT_MODES, DecodeConfig
 from ocr2cli.errors import EngineError, PageFault
 from ocr2cli.generate.draft import Guess, best_feed
 from ocr2cli.generate.fixed_step import FixedStep
-from ocr2cli.generate.greedy import Choice, choose
+from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.in_flight import InFlight
 from ocr2cli.generate.logits import NgramRule
+from ocr2cli.generate.prompts import PromptFeeder
 from ocr2cli.generate.scheduler import Chunk, Plan, Scheduler
 from ocr2cli.generate.sequence import Sequence as Running
 from ocr2cli.generate.sequence import State
@@ -95,7 +96,6 @@ class Generator:
         # Whatever the budget: it may delay a text and never shorten it.
         self._context = min(decoder.config.max_positions, max_context or sys.maxsize)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
-        self._prefill_together = tuning.prefill_together
         self._lookahead = 1 if config.draft == "off" else 1 + tuning.max_guess
         self._scheduler = Scheduler(
             num_slots,
@@ -107,6 +107,7 @@ class Generator:
             admit_patience=tuning.admit_patience,
         )
         self._cache = self._allocate(make_cache or _kv_cache_for(decoder))
+        self._prompts = PromptFeeder(decoder, self._cache, tuning.prefill_together)
         self._runner = StepRunner(
             decoder,
             self._cache,
@@ -178,8 +179,7 @@ class Generator:
         """Feed and decode. Returns what failed for lack of memory, without its traceback: that
         would hold the memory it had."""
         try:
-            for chunks in self._grouped(plan.prefills):
-                self._prefill_group(chunks)
+            self._prefill(plan.prefills)
             if plan.decodes:
                 self._decode([self._tracks[running.arrival] for running in plan.decodes])
         except (MemoryError, RuntimeError) as error:
@@ -188,72 +188,12 @@ class Generator:
             return error.with_traceback(None)
         return None
 
-    def _grouped(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-        """In order, whole prompts of one length together."""
-        group: list[Chunk] = []
-        for chunk in chunks:
-            has_room = 0 < len(group) < self._prefill_together
-            if has_room and group[0].is_whole and chunk.is_whole and chunk.stop == group[0].stop:
-                group.append(chunk)
-                continue
-            if group:
-                yield group
-            group = [chunk]
-        if group:
-            yield group
-
-    def _prefill_group(self, chunks: Sequence[Chunk]) -> None:
-        """One by one where there is no memory for them together. Nobody is sent back for it: what
-        lacks is room to compute in, which on a card no page that is being written has taken."""
-        if self._has_prefilled(chunks):
-            return
-        empty_cache()
-        self.statistics.out_of_memory += 1
-        self._prefill_together = max(1, len(chunks) // 2)
-        logger.warning(
-            "no memory to feed %d pages to the decoder together: %d at most from here",
-            len(chunks), self._prefill_together,
-        )  # fmt: skip
-        for chunk in chunks:
-            self._prefill([chunk])
-
-    def _has_prefilled(self, chunks: Sequence[Chunk]) -> bool:
-        """False when several do not fit in memory together: as in `_follow`, without the error."""
-        try:
-            self._prefill(chunks)
-        except (MemoryError, RuntimeError) as error:
-            if len(chunks) == 1 or not is_out_of_memory(error):
-                raise
-            return False
-        return True
-
     def _prefill(self, chunks: Sequence[Chunk]) -> None:
-        """Feed one chunk, or whole prompts of one length."""
-        start = time.perf_counter()
-        tracks = [self._tracks[chunk.sequence.arrival] for chunk in chunks]
-        for chunk, track in zip(chunks, tracks, strict=True):
-            if chunk.start == 0:
-                track.started_at = track.started_at or start
-                self._cache.free(chunk.sequence.slot)  # of who left it in this step
-        x_BTD = torch.stack(
-            [
-                track.prompt_TD[chunk.start : chunk.stop].to(self._cache.device, non_blocking=True)
-                for chunk, track in zip(chunks, tracks, strict=True)
-            ]
-        )
-        slots = [chunk.sequence.slot for chunk in chunks]
-        logits_BV = self._decoder.prefill_together(x_BTD, self._cache, slots)
-        choices: list[Choice] = []
-        if is_written := chunks[0].is_last:
-            penalties = {row: track.rules.penalties() for row, track in enumerate(tracks)}
-            choices = choose(logits_BV, penalties)
-        seconds = (time.perf_counter() - start) / len(chunks)
-        for chunk, track in zip(chunks, tracks, strict=True):
+        work = [(chunk, self._tracks[chunk.sequence.arrival]) for chunk in chunks]
+        for chunk, track, choice in self._prompts.feed(work):
             track.running.num_cached = chunk.stop
-            track.prefill_s += seconds
             self.statistics.prefill_tokens += chunk.stop - chunk.start
-        if is_written:
-            for track, choice in zip(tracks, choices, strict=True):
+            if choice is not None:
                 track.running.state = State.DECODE
                 self._take(track, choice)
 
