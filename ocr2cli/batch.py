@@ -40,7 +40,8 @@ logger = logging.getLogger("ocr2")
 
 
 class Progress(Protocol):
-    """Who wants to know, told once a page."""
+    """Who wants to know: of each page that is done, and whenever more is known of how many there
+    are."""
 
     def page(self, result: PageResult) -> None: ...
 
@@ -59,6 +60,16 @@ class Batch:
     cache: PageCache | None = None
     ladder: Ladder = field(default_factory=Ladder)
     outlook: Outlook = field(default_factory=lambda: Outlook(0))
+    progress: Progress | None = None
+
+    def note(self, job: PageJob) -> None:
+        """One more page is known."""
+        self.outlook.note(job)
+        self.tell_outlook()
+
+    def tell_outlook(self) -> None:
+        if self.progress is not None:
+            self.progress.expect(self.outlook.num_to_read, is_guess=self.outlook.is_guess)
 
 
 def run_batch(
@@ -117,12 +128,11 @@ def _run(
             if bucket is not None:
                 bucket.take_away(SUMMARY_PATH)
             after_uploads.callback(_sum_up, writer, bucket)
-            batch = Batch(cfg, journal, writer, {}, stop, plan.cache)
+            batch = Batch(cfg, journal, writer, {}, stop, plan.cache, progress=progress)
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
-                        outlook = batch.outlook
-                        progress.expect(outlook.num_to_read, is_guess=outlook.is_guess)
+                        batch.tell_outlook()
                         progress.page(result)
                     tell_watchers(cfg.metrics_file, summary, status)
                     if cfg.fail_fast and not result.status.is_good:
@@ -258,11 +268,11 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
             continue
         if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)
-            batch.outlook.note(job)
+            batch.note(job)
             batch.outlook.num_resumed += 1
             continue
         batch.writer.expect(job)
-        batch.outlook.note(job)
+        batch.note(job)
         entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None
         if entry is not None and batch.writer.restore(job.key, entry.part_sha256):
             batch.outlook.num_resumed += 1

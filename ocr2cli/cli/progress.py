@@ -6,10 +6,11 @@ Knows nothing about where the counts come from.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from ocr2cli.cli.options import say
@@ -18,6 +19,7 @@ from ocr2cli.pages import PageResult
 from ocr2cli.printing import printable
 
 _LINE_EVERY_S = 10.0
+_TICK_EVERY_S = 1.0
 _MAX_RECENT = 500  # pages that the time left is told by
 # Columns that the bar itself, and a document's name, are worth drawing with.
 _MIN_BAR, _MIN_NAME, _MAX_NAME = 8, 10, 32
@@ -57,6 +59,10 @@ class Progress:
     def show(self, result: PageResult) -> None:
         """Draw; the silent progress draws nothing."""
 
+    def tick(self) -> None:
+        """Draw anew while no page ends, from another thread: pages that are decoded together all
+        end late."""
+
     def close(self) -> None:
         """Leave the terminal clean."""
 
@@ -74,6 +80,14 @@ class Progress:
         num_recent = min(num_done // 2, _MAX_RECENT)
         spent = time.monotonic() - self._ends[-1 - num_recent]
         return spent / num_recent * max(0, total - num_done)
+
+    @property
+    def time_spent(self) -> str:
+        """Since the start: "42 s", "13 min" or "3 h 25 min"."""
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        if minutes < 5:
+            return f"{60 * minutes + seconds} s"
+        return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
     @property
     def count(self) -> str:
@@ -95,14 +109,20 @@ class LineProgress(Progress):
     def __init__(self) -> None:
         super().__init__()
         self._last = self.started
+        self._lock = threading.Lock()
 
     def show(self, result: PageResult) -> None:
-        now = time.monotonic()
-        if now - self._last < _LINE_EVERY_S:
-            return
-        self._last = now
+        self.tick()
+
+    def tick(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last < _LINE_EVERY_S:
+                return
+            self._last = now
         bad = f", {self.bad}" if self.bad else ""
-        line = f"{self.count} pages, {self.pages_per_minute:.1f}/min{bad}"
+        speed = f", {self.pages_per_minute:.1f}/min" if self.num_done else ""
+        line = f"{self.count} pages after {self.time_spent}{speed}{bad}"
         say(line)  # `print` would go to stdout where stderr is closed
 
 
@@ -114,22 +134,33 @@ class BarProgress(Progress):
         from tqdm import tqdm
 
         self._bar: Any = tqdm(unit="page", dynamic_ncols=True, bar_format="{l_bar}{bar}| 0/?")
+        self._document = ""
 
     def expect(self, total: int, *, is_guess: bool = False) -> None:
         super().expect(total, is_guess=is_guess)
         self._bar.total = total
 
     def show(self, result: PageResult) -> None:
-        line = self.line(printable(result.key.document), self._bar.format_dict["ncols"] or 80)
-        self._bar.bar_format = line
+        self._document = printable(result.key.document)
+        self._put_line()
         self._bar.update(1)
+
+    def tick(self) -> None:
+        if self.total is not None:
+            self._put_line()
+            self._bar.refresh()
+
+    def _put_line(self) -> None:
+        columns = self._bar.format_dict["ncols"] or 80
+        self._bar.bar_format = self.line(self._document, columns)
 
     def line(self, document: str, columns: int) -> str:
         """tqdm's format of a line of so many columns. What matters least goes first where there
         is no room: the document, the speed, the bar, the time."""
         from tqdm.utils import disp_len
 
-        facts = [self._time(), self.bad, f"{self.pages_per_minute:.1f}/min"]
+        speed = f"{self.pages_per_minute:.1f}/min" if self.num_done else ""
+        facts = [self._time(), self.bad, speed]
         room = columns - disp_len(_drawn(self.count, facts)) - _MIN_BAR - len("100%|| , ")
         room = min(room, _MAX_NAME)
         if disp_len(document) > room:
@@ -168,10 +199,22 @@ def make_progress(*, quiet: bool, bar: bool) -> Iterator[Progress]:
     the bar."""
     with _logs_above_bar() if bar and not quiet else nullcontext():
         progress = Progress() if quiet else BarProgress() if bar else LineProgress()
+        is_over = threading.Event()
+        ticker = threading.Thread(target=_tick, args=(progress, is_over), daemon=True)
+        ticker.start()
         try:
             yield progress
         finally:
+            is_over.set()
+            ticker.join()
             progress.close()
+
+
+def _tick(progress: Progress, is_over: threading.Event) -> None:
+    # A stderr that is gone ends the ticks; who writes to it next will say so.
+    with suppress(OSError, ValueError):
+        while not is_over.wait(_TICK_EVERY_S):
+            progress.tick()
 
 
 def _logs_above_bar() -> AbstractContextManager[None]:

@@ -83,6 +83,7 @@ class Summary:
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
     pages_from_text_layer: those of earlier runs included; pages_taken: those of this run, which
     spent taken_seconds on them.
+    documents_kept: of document_faults, those that could not be opened and were read earlier.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
@@ -95,6 +96,7 @@ class Summary:
     documents_unchanged: int = 0
     documents_incomplete: int = 0
     document_faults: list[tuple[str, str]] = field(default_factory=list)
+    documents_kept: int = 0
     pages: int = 0
     pages_resumed: int = 0
     pages_reused: int = 0
@@ -190,7 +192,8 @@ class Summary:
         if self.ended_by:
             return ExitCode(self.ended_by)
         has_read_nothing = self.pages == self._num_input_failures
-        if has_read_nothing and not self.document_faults and not self.documents_incomplete:
+        has_other_faults = len(self.document_faults) > self.documents_kept
+        if has_read_nothing and not has_other_faults and not self.documents_incomplete:
             return ExitCode.INPUT
         if self.bad_pages or self.document_faults:
             return ExitCode.PAGES_FAILED

@@ -32,7 +32,7 @@ from ocr2cli.output.formats import LINKING_FORMATS, load_formats
 from ocr2cli.output.index_html import INDEX, write_index
 from ocr2cli.output.names import document_stem
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
-from ocr2cli.output.summary import Summary
+from ocr2cli.output.summary import INPUT_CODES, Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
 from ocr2cli.printing import printable
 
@@ -103,6 +103,7 @@ class Writer:
         parts stay, and the summary says why nothing new was read."""
         assert job.error is not None
         self.summary.documents += 1
+        self.summary.documents_kept += job.error.code in INPUT_CODES
         why = f"{job.error.message} What an earlier run read of it is kept."
         self.summary.document_faults.append((printable(job.key.document), printable(why)))
 

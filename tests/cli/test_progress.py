@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -45,8 +46,8 @@ def test_a_guess_of_the_total_is_marked(monkeypatch, capsys) -> None:
     progress.expect(49)
     progress.page(result(status=Status.LOOP))
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("1/~58 pages, ")
-    assert second.startswith("2/49 pages, ") and second.endswith(", 1 to look at")
+    assert first.startswith("1/~58 pages after 0 s, ")
+    assert second.startswith("2/49 pages after 0 s, ") and second.endswith(", 1 to look at")
 
 
 def read(progress: Progress, ends: list[float], total: int, monkeypatch) -> list[float | None]:
@@ -110,3 +111,60 @@ def test_log_lines_go_above_the_bar(monkeypatch) -> None:
     logger.handlers[:] = handlers
     lines = stream.getvalue().replace("\r", "\n").splitlines()
     assert "warning: a line" in lines
+
+
+def test_a_line_comes_while_no_page_ends(monkeypatch, capsys) -> None:
+    """Pages that are decoded together end late: for minutes a log said nothing."""
+    monkeypatch.setattr("ocr2cli.cli.progress._LINE_EVERY_S", 0.05)
+    monkeypatch.setattr("ocr2cli.cli.progress._TICK_EVERY_S", 0.01)
+    with make_progress(quiet=False, bar=False) as progress:
+        progress.expect(58, is_guess=True)
+        while len(lines := capsys.readouterr().err.splitlines()) < 1:
+            time.sleep(0.01)
+    assert lines[0] == "0/~58 pages after 0 s"
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "", "nothing is drawn when the run is over"
+
+
+def test_a_bars_clock_goes_on_while_no_page_ends(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("ocr2cli.cli.progress._TICK_EVERY_S", 0.01)
+    with make_progress(quiet=False, bar=True) as progress:
+        progress.started -= 7.0
+        progress.expect(5)
+        while "0/5 [00:07]" not in stream.getvalue():
+            time.sleep(0.01)
+        progress.page(result("letters/b"))
+        progress.started -= 60.0
+        while "1/5 [01:07, 0.9/min, letters/b]" not in stream.getvalue():
+            time.sleep(0.01)
+
+
+def test_a_stderr_that_is_gone_ends_the_ticks_and_nothing_else(monkeypatch) -> None:
+    monkeypatch.setattr("ocr2cli.cli.progress._TICK_EVERY_S", 0.01)
+    asked = []
+
+    def tick(self: LineProgress) -> None:
+        asked.append(1)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(LineProgress, "tick", tick)
+    with make_progress(quiet=False, bar=False):
+        while not asked:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.5, "0 s"), (299.0, "299 s"), (300.0, "5 min"), (3600.0, "1 h 0 min"),
+     (12345.0, "3 h 25 min")],
+)  # fmt: skip
+def test_the_time_spent_is_told_as_people_do(monkeypatch, seconds: float, words: str) -> None:
+    progress = Progress()
+    progress.started = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: 100.0 + seconds)
+    assert progress.time_spent == words

@@ -34,7 +34,8 @@ def environment(plan: dict[str, str] | None = None, **more: str) -> dict[str, st
 
 def complaints(stderr: str) -> str:
     """stderr without the lines of progress, which a slow machine has time to write."""
-    return re.sub(r"^\d+(/~?\d+)? pages, [\d.]+/min\n", "", stderr, flags=re.MULTILINE)
+    line = r"^\d+(/~?\d+)? pages after \d+ s(, [\d.]+/min)?\n"
+    return re.sub(line, "", stderr, flags=re.MULTILINE)
 
 
 def command(*arguments: Any) -> list[str]:

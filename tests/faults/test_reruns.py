@@ -55,7 +55,12 @@ def test_a_document_that_cannot_be_opened_any_more_keeps_what_was_read(
     if fault == "gone":
         source.rename(moved)
     again = run(source, "-o", out, "--json", *flags)
-    assert again.returncode == ExitCode.PAGES_FAILED
+    assert again.returncode == ExitCode.INPUT, "as without what an earlier run read"
+    if fault != "other pages":
+        pymupdf.Pixmap(pymupdf.csGRAY, (0, 0, 60, 60), 0).save(tmp_path / "fine.png")
+        mixed = run(source, tmp_path / "fine.png", "-o", out, *flags)
+        assert mixed.returncode == ExitCode.PAGES_FAILED
+    again = run(source, "-o", out, "--json", *flags)
     (note,) = summary(again)["document_errors"]
     assert note["document"] == "one" and "is kept" in note["message"]
     assert {name: (out / name).read_bytes() for name in before} == before
