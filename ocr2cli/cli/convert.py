@@ -23,7 +23,7 @@ from ocr2cli.errors import ExitCode, UsageError
 @option("--naming", default="original", type=click.Choice(["original", "transformers"]),
         help="Tensor names of a safetensors DST.")
 @option("--errors", is_flag=True, show_default=False,
-        help="Print the rounding error of every kind of tensor.")
+        help="Print the rounding error of every kind of tensor, as q8_0 always does.")
 @common
 def convert(
     src: str, dst: str, mmproj: str, quant: str, naming: str, errors: bool, **logs: Any

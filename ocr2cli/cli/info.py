@@ -25,7 +25,7 @@ _PACKAGES = ("torch", "pymupdf", "pillow", "tokenizers", "safetensors", "numpy",
 
 
 @click.command(short_help="Show model, device, memory plan; the grid of a page.")
-@option("--size", default="", show_default="none", envvar=None,
+@option("--size", default="", show_default="none",
         help="A page's size in pixels, WIDTHxHEIGHT: show its grid and tokens.")
 @option("--json", "as_json", is_flag=True, show_default=False, help="One JSON object on stdout.")
 @engine_options

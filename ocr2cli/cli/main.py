@@ -12,8 +12,10 @@ import difflib
 import importlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -134,6 +136,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except click.Abort:
         return ExitCode.SIGINT
     except click.ClickException as error:
+        _set_up_early(argv)
         _complain(f"{' '.join(error.format_message().split())}{_hint(error)}")
         return ExitCode.USAGE
     except Ocr2Error as error:
@@ -141,6 +144,19 @@ def _run(argv: Sequence[str] | None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT
+
+
+def _set_up_early(argv: Sequence[str] | None) -> None:
+    """A line that cannot be parsed is complained of in the form that it, or the environment, asks
+    for: no command has come to set that up."""
+    from ocr2cli.cli.options import set_up_logging
+
+    words = sys.argv[1:] if argv is None else list(argv)
+    given = [word.partition("=")[2] for word in words if word.startswith("--log-format=")]
+    given += [word for flag, word in pairwise(words) if flag == "--log-format"]
+    log_format = (given or [os.environ.get("OCR2_LOG_FORMAT", "")])[-1]
+    if log_format == "json":
+        set_up_logging(verbose=0, quiet=False, log_format=log_format)
 
 
 def _hint(error: click.ClickException) -> str:

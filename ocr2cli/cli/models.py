@@ -36,11 +36,12 @@ def list_models(as_json: bool, **logs: Any) -> None:
 @click.argument("name")
 @common
 def path(name: str, **logs: Any) -> None:
-    """Print the folder or file of model NAME; downloads nothing."""
+    """Print the folder or file of model NAME, whole; downloads nothing."""
     from ocr2cli.weights.hub import local_model
 
     set_up_logging(**logs)
-    click.echo(str(local_model(name).path))
+    # A folder `nano` of one's own, said so, would be taken for the bundled model.
+    click.echo(str(local_model(name).path.absolute()))
 
 
 @models.command()

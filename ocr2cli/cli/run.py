@@ -26,7 +26,7 @@ from ocr2cli.cli.options import (
     set_up_logging,
 )
 from ocr2cli.cli.run_report import print_json, say_end, say_stopping, warn
-from ocr2cli.cli.settings import give_way, run_config
+from ocr2cli.cli.settings import give_way, refuse_two_prompts, run_config
 from ocr2cli.config import (
     BOUNDS,
     DRAFT_MODES,
@@ -127,7 +127,7 @@ def decode_options(function: Any) -> Any:
 @option("--state", type=click.Path(file_okay=False, path_type=Path),
         show_default="a folder of the user's for each URL",
         help="Local folder for the state of a run whose output is a URL.")
-@option("-0", "--null", "null_separated", is_flag=True, show_default=False, envvar=None,
+@option("-0", "--null", "null_separated", is_flag=True, show_default=False,
         help="Paths on stdin end in NUL.")
 @engine_options
 @option("--prompt", default="markdown", shell_complete=completes(lambda: _PROMPT_WORDS),
@@ -188,6 +188,7 @@ def run(**flags: Any) -> int:
     A rerun reads only what is missing or changed. The exit code is 0 when every page was read,
     5 when some pages failed, looped or were cut, 3 when no input could be read.
     """
+    refuse_two_prompts(click.get_current_context())
     give_way(click.get_current_context(), flags)
     set_up_logging(
         verbose=flags.pop("verbose"), quiet=(quiet := flags.pop("quiet")),

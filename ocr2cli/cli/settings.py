@@ -93,6 +93,14 @@ def give_way(ctx: click.Context, flags: dict[str, Any]) -> None:
             flags[name] = not_given
 
 
+def refuse_two_prompts(ctx: click.Context) -> None:
+    """Raises: UsageError for two prompts from one place, of which one would count in silence."""
+    source = ctx.get_parameter_source("prompt_text")
+    is_given = source is not ParameterSource.DEFAULT and ctx.params["prompt_text"]
+    if is_given and ctx.get_parameter_source("prompt") is source:
+        raise UsageError("--prompt and --prompt-text are two prompts: leave one of them out")
+
+
 def _refuse_idle(flags: dict[str, Any]) -> None:
     """Options that say who reads, beside one that says that somebody else does.
 

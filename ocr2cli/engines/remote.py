@@ -49,6 +49,9 @@ from ocr2cli.text.tokenizer import EOS_TOKEN
 
 logger = logging.getLogger("ocr2")
 
+# Columns and rows of tiles that a server did not tell.
+UNKNOWN_GRID = (0, 0)
+
 _POLL_S = 0.05
 # A request ends by its own after its time; one that does not is given up.
 _GRACE_S = 2.0
@@ -192,7 +195,8 @@ class RequestWorker:
             answer = post(self.client, self.spec, request_body(self.spec, page.png))
             choice = first_choice(answer)
             generation = to_generation(page.key, answer, choice, time.perf_counter() - started)
-            result = to_result([generation], page.facts)
+            # The server tiles the page, and only ours says how.
+            result = to_result([generation], replace(page.facts, grid=UNKNOWN_GRID))
             return as_told(result, answer) if self.spec.flavour == "ocr2" else result
         except ServerGone:
             raise
@@ -255,7 +259,9 @@ def as_told(result: PageResult, answer: Mapping[str, Any]) -> PageResult:
     if not isinstance(told, Mapping):
         return result
     confidence: Any = told.get("confidence")
-    status = told.get("status")
+    status, grid = told.get("status"), told.get("grid")
+    if isinstance(grid, list) and len(grid) == 2 and all(_is_count(number) for number in grid):
+        result = replace(result, grid=(grid[0], grid[1]))
     if type(confidence) in (int, float) and 0 <= confidence <= 1:
         result = replace(result, confidence=float(confidence))
     # Any other status is told by why the page ended.
@@ -275,6 +281,10 @@ def _pieces(tokens: Sequence[Mapping[str, Any]]) -> tuple[bytes, ...]:
         for entry in tokens
     ]  # fmt: skip
     return tuple(pieces[:-1] if pieces[-1:] in ([b""], [EOS_TOKEN.encode()]) else pieces)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 100
 
 
 def _logprob(value: Any) -> float:

@@ -181,7 +181,11 @@ def chat_answer(result: PageResult, *, name: str, created: int, model: str) -> d
             }
         ],
         "usage": usage([result]),
-        "ocr2": {"status": result.status, "confidence": result.confidence},
+        "ocr2": {
+            "status": result.status,
+            "confidence": result.confidence,
+            "grid": list(result.grid),
+        },
     }
 
 

@@ -37,8 +37,9 @@ def prompt_text(name: str) -> str:
 
 
 def asks_for_text(prompt: str) -> bool:
-    """True for the prompts whose answer is all of the page's text."""
-    return prompt in (PROMPTS["markdown"], PROMPTS["ocr"])
+    """True for the prompts whose answer is all of the page's text, with or without `<image>`."""
+    whole = prompt if IMAGE_TOKEN in prompt else f"{IMAGE_TOKEN}\n{prompt.strip()}"
+    return whole in (PROMPTS["markdown"], PROMPTS["ocr"])
 
 
 def asks_for_boxes(prompt: str) -> bool:

@@ -513,7 +513,7 @@ def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("ocr2cli.cli.progress._LINE_EVERY_S", 0.0)
     assert run_main(*argv) == ExitCode.OK
     going, summary, hint = map(json.loads, capsys.readouterr().err.splitlines())
-    assert going["message"].startswith("1 pages, ")
+    assert going["message"].startswith("1 pages after ")
     assert summary["message"].startswith("1 page of") and summary["level"] == "info"
     assert "ocr2 models pull" in hint["message"] and "time" in hint
 

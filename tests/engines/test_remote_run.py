@@ -232,6 +232,20 @@ def test_our_own_server_tells_a_pages_status_and_confidence(
     assert result_of(choice, ocr2=told, flavour="vllm").confidence is None
 
 
+@pytest.mark.parametrize(
+    ("told", "grid"),
+    [([2, 3], (2, 3)), ([1, 1], (1, 1)), (None, (0, 0)), ([2], (0, 0)), ([0, 3], (0, 0)),
+     ([True, 2], (0, 0)), ("12", (0, 0)), ([1.5, 2], (0, 0))],
+)  # fmt: skip
+def test_the_grid_is_what_our_own_server_tells_and_unknown_otherwise(
+    told: Any, grid: tuple[int, int]
+) -> None:
+    """Every page that a server read was said to have no tiles."""
+    choice = {"message": {"content": "x"}, "finish_reason": "stop"}
+    assert result_of(choice, ocr2={"grid": told}).grid == grid
+    assert result_of(choice, ocr2={"grid": told}, flavour="vllm").grid == (0, 0)
+
+
 def test_a_page_that_our_own_server_found_blank_is_blank() -> None:
     told = {"status": "blank", "confidence": None}
     result = result_of({"message": {"content": ""}, "finish_reason": "stop"}, ocr2=told)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from ocr2cli.errors import UsageError
-from ocr2cli.text.prompt import PROMPTS, prompt_ids, prompt_text, split_at_page
+from ocr2cli.text.prompt import (
+    PROMPTS,
+    asks_for_text,
+    prompt_ids,
+    prompt_text,
+    split_at_page,
+)
 from ocr2cli.text.tokenizer import Tokenizer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/prompt_vocabulary.json").read_text())
@@ -95,3 +101,14 @@ def test_locate_keeps_braces_and_colons_as_they_are() -> None:
 def test_every_prompt_holds_the_page_once() -> None:
     assert set(PROMPTS) == {"markdown", "ocr", "figure", "describe", "locate"}
     assert all(text.count("<image>") == 1 for text in PROMPTS.values())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [(PROMPTS["markdown"], True), (PROMPTS["ocr"], True), ("Free OCR.", True),
+     (" Free OCR.\n", True),
+     (PROMPTS["figure"], False), ("What is it?", False), ("Free OCR.<image>", False)],
+)  # fmt: skip
+def test_a_prompt_that_is_known_is_known_without_its_page_too(prompt: str, expected: bool) -> None:
+    """The page is put in front of it, so it is the same prompt, and the same answer."""
+    assert asks_for_text(prompt) == expected
