@@ -26,7 +26,7 @@ from ocr2cli.output.rates import Rates, load_rates, store_forecast
 from ocr2cli.output.summary import counted
 from ocr2cli.pages import PageJob
 from ocr2cli.pipeline.journal import Journal
-from ocr2cli.text.prompt import asks_for_text
+from ocr2cli.text.prompt import asks_for_boxes, asks_for_text
 from ocr2cli.weights.checkpoint import config_of
 from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 
@@ -34,6 +34,8 @@ from ocr2cli.weights.hub import HUB_NAMES, find_model, hub_repo
 # bundled suite with nano; a large vocabulary needs fewer.
 _CHARACTERS_PER_TOKEN = 2.0
 _TOKENS_OF_A_SCAN = 700
+# Of a page with a word or two, where a label and a box are written beside them.
+_TOKENS_OF_A_BLOCK = 40
 # To draw a page and to compare it with its text layer, on one core.
 _SECONDS_OF_OWN_TEXT = 0.15
 # Pages of a document that are asked whether their text layer is taken, and pages of all after
@@ -160,7 +162,9 @@ def forecast(cfg: RunConfig, *, price_per_hour: float = 0.0) -> Forecast:
             plan.pages += 1
             plan.tiles += layout.num_tiles
             plan.visual_tokens += layout.visual_tokens
-            expected = int(page.num_characters / _CHARACTERS_PER_TOKEN) or _TOKENS_OF_A_SCAN
+            expected = int(page.num_characters / _CHARACTERS_PER_TOKEN)
+            least = _TOKENS_OF_A_BLOCK if model.is_asked_for_boxes else 1
+            expected = max(least, expected) if page.num_characters else _TOKENS_OF_A_SCAN
             plan.new_tokens += min(most, expected)
             plan.grids["x".join(map(str, layout.grid))] += 1
     plan.documents = len(seen)
@@ -206,6 +210,7 @@ class _Model(NamedTuple):
     is_v1: bool
     max_positions: int
     is_asked_for_text: bool
+    is_asked_for_boxes: bool
     fingerprint: str = ""
 
 
@@ -225,8 +230,8 @@ def _model(cfg: RunConfig) -> _Model:
         else:
             is_v1 = hub_repo(cfg.engine.model)[0] == HUB_NAMES["deepseek-ocr"]
     tiles = v1_tile_config(cfg.engine.mode) if is_v1 else TileConfig()
-    is_asked_for_text = asks_for_text(prompt)
-    return _Model(tiles, is_v1, config.decoder.max_positions, is_asked_for_text, fingerprint)
+    asked = asks_for_text(prompt), asks_for_boxes(prompt)
+    return _Model(tiles, is_v1, config.decoder.max_positions, *asked, fingerprint)
 
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float | None, str]:

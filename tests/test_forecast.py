@@ -153,6 +153,18 @@ def test_a_damaged_frame_of_a_tiff_costs_a_forecast_its_page_alone(tmp_path: Pat
     assert plan.pages == 1 and "a page 2: " in plan.unreadable[0]
 
 
+def test_a_page_with_a_word_has_a_label_and_a_box_beside_it(tmp_path: Path) -> None:
+    """Of twelve such pages 39 tokens were expected, and 471 came."""
+    pdf = pymupdf.open()
+    for number in range(12):
+        pdf.new_page().insert_text((72, 72), f"Page {number}")
+    pdf.save(tmp_path / "sparse.pdf")
+    cfg = RunConfig(inputs=(str(tmp_path / "sparse.pdf"),), out=tmp_path / "out")
+    assert forecast(cfg).new_tokens == 12 * 40
+    plain = replace(cfg, engine=replace(cfg.engine, prompt="ocr"))
+    assert 12 <= forecast(plain).new_tokens < 12 * 5
+
+
 def test_a_run_teaches_the_machine_its_speed(cfg: RunConfig) -> None:
     # 10 pages in 42 s: 2 s to start, 20 s of encoding, so 20 s for 2,000 tokens.
     run = rates_of(run_of(10, wall=42.0, new_tokens=2000, encode=20.0), 2.0)
