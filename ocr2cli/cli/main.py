@@ -165,6 +165,8 @@ def _hint(error: click.ClickException) -> str:
     if ctx is None:
         return ""
     where = ""
+    if isinstance(error, click.NoSuchOption) and ctx.parent is None:
+        where = " Options stand after the command: ocr2 run -v."
     if isinstance(error, click.BadParameter) and error.param is not None and error.param.name:
         source = ctx.get_parameter_source(error.param.name)
         if source is ParameterSource.ENVIRONMENT:

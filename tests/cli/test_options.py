@@ -47,6 +47,15 @@ def test_a_line_that_asks_for_no_json_gets_none(form: list[str], capsys) -> None
     assert capsys.readouterr().err.startswith("ocr2: ")
 
 
+@pytest.mark.parametrize("flag", ["-v", "--quiet", "--log-format"])
+def test_an_option_before_the_command_is_told_its_place(flag: str, capsys) -> None:
+    assert main([flag, "info"]) == ExitCode.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "after the command" in line
+    assert main(["info", "--nosuch"]) == ExitCode.USAGE
+    assert "after the command" not in capsys.readouterr().err
+
+
 def test_two_prompts_on_one_line_are_refused(tmp_path: Path, capsys, monkeypatch) -> None:
     """The first was dropped without a word, although other pairs that clash are refused."""
     both = ["--prompt", "ocr", "--prompt-text", "What is it?"]
