@@ -225,7 +225,9 @@ class DecodeWorker:
         with torch.inference_mode():
             while True:
                 is_idle = not self.generator.has_work
-                taken = inbox.take(self.spec.batch_size, wait=is_idle)
+                # Not more than there are slots for: what was taken is suspected of this worker's
+                # death and read again alone, what is still in the inbox only starts again.
+                taken = inbox.take(self.spec.batch_size - len(self.pages), wait=is_idle)
                 if is_idle and not taken:
                     return
                 for visual in taken:

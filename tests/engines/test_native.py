@@ -349,6 +349,28 @@ def test_on_a_cpu_each_page_is_encoded_in_a_time_of_its_own(model: Path) -> None
     assert inbox.deeds == ["take 1", "emit"] * 3
 
 
+def test_a_decoder_takes_no_page_that_it_has_no_slot_for(model: Path) -> None:
+    """All that it had taken were suspected of its death and read again alone: half as many again
+    as it was decoding."""
+    cfg = config(model, [])
+    cfg = replace(cfg, engine=replace(cfg.engine, batch_size=2))
+    encode, decode = plan_engine(cfg).stages[1:]
+    views = [
+        make_views(PageImage(PageKey("p", n), np.full((300, 300, 3), 40 * n, np.uint8), 144.0),
+                   TileConfig())
+        for n in range(5)
+    ]  # fmt: skip
+    encoded = Listed(views)
+    encode.make_worker().run(encoded, encoded.emit)
+    read = Listed(encoded.emitted)
+    decode.make_worker().run(read, read.emit)
+    held, most = 0, 0
+    for deed in read.deeds:
+        held += int(deed.split()[1]) if deed.startswith("take") else -(deed == "emit")
+        most = max(most, held)
+    assert (held, most, len(read.emitted)) == (0, 2, 5)
+
+
 def test_a_prompt_that_came_with_a_request_is_that_pages_failure_alone(model: Path) -> None:
     """It ended the engine, and with it every other request of the server."""
     cfg = config(model, [])
