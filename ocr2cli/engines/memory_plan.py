@@ -23,10 +23,9 @@ from ocr2cli.weights.names import count_parameters, decoder_params, vision_param
 # decodes a token in about half the time.
 SMALL_MODEL = 100_000_000
 
-# On a CPU, and where a card does not tell its memory. More pages than these share the weights'
-# way from memory with little left to gain, and half as many where drafts are tried: with more, what
-# they are checked by costs what they save.
-_MAX_BATCH, _MAX_DRAFTED_BATCH = 64, 32
+# On a CPU, and where a card does not tell its memory. With more pages the bench is faster, and a
+# run, whose pages are longer than their prompts, hardly (docs/speed.md).
+_MAX_BATCH = 32
 _MAX_CUDA_BATCH = 128
 # Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
 # processes' contexts take of that.
@@ -77,26 +76,20 @@ def expected_bytes(engine: EngineConfig, config: ModelConfig) -> WorkerBytes:
 
 
 def plan_batch(
-    engine: EngineConfig,
-    config: ModelConfig,
-    decoders: int,
-    *,
-    has_drafts: bool = False,
-    memory_limit: int = 0,
+    engine: EngineConfig, config: ModelConfig, decoders: int, *, memory_limit: int = 0
 ) -> int:
     """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
     each as long as the longest page. memory_limit: of a worker on a CPU, 0 for none."""
-    usual = _MAX_DRAFTED_BATCH if has_drafts else _MAX_BATCH
     if not expects_cuda(engine.device, engine.dtype):
         addresses = addresses_left(memory_limit)
         if addresses is None:
-            return usual
+            return _MAX_BATCH
         sizes = expected_bytes(engine, config)
         room = addresses - sizes.decoder - _WORKING_BYTES
-        return _num_slots(room, config, sizes.kv_token, usual)
+        return _num_slots(room, config, sizes.kv_token, _MAX_BATCH)
     free = cuda_memory_free(engine.device)
     if free is None:
-        return usual
+        return _MAX_BATCH
     # Whatever a file holds, on a card a weight takes two bytes, or four.
     width = 4 if engine.dtype == "f32" else 2
     left = (_CUDA_SHARE * free - _CUDA_WORKING_BYTES) / decoders - count_parameters(config) * width

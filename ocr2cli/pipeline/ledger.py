@@ -5,9 +5,18 @@ Knows nothing about how or where stages run; both runners keep their books here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ocr2cli.pages import Attempt, PageError, PageJob, PageKey, PageResult, Status
+
+# Pages that a worker died with come back in groups smaller by this factor, down to one.
+_SPLIT = 4
+
+
+class Company:
+    """Who has a worker of a stage for themselves: pages of which one may be deadly."""
 
 
 @dataclass(slots=True, eq=False)
@@ -15,14 +24,14 @@ class Ticket:
     """A page under way. The job is kept: a page that goes back starts again from it.
 
     stage: index of the stage that holds it or that it waits for. body: its item between two
-    stages, opaque here. alone_in: stages in which it must be the worker's only item.
+    stages, opaque here. company: by stage, those with whom alone it may share a worker there.
     """
 
     serial: int
     job: PageJob
     stage: int = 0
     body: object = None
-    alone_in: set[int] = field(default_factory=set)
+    company: dict[int, Company] = field(default_factory=dict)
     faults: list[PageError] = field(default_factory=list)
 
 
@@ -74,10 +83,30 @@ class Ledger:
         ticket.faults.append(error)
         if len(ticket.faults) > self._retries:
             return self.finish(ticket, failed_result(ticket.job, error, ticket.faults))
-        ticket.alone_in.add(ticket.stage)
+        self._send_back(ticket, Company())
+        return None
+
+    def suspect(self, tickets: Sequence[Ticket], error: PageError) -> list[PageResult]:
+        """A worker died with these pages of one stage. Returns results of those that are given up.
+
+        Of many nobody knows which one is deadly: they come back in smaller groups, each with a
+        worker for itself, until one is alone. However often it dies in company, that is one fault.
+        """
+        if len(tickets) == 1 or not self._retries:
+            results = [self.fault(ticket, error) for ticket in tickets]
+            return [result for result in results if result is not None]
+        size = math.ceil(len(tickets) / _SPLIT)
+        for number, ticket in enumerate(tickets):
+            if number % size == 0:
+                company = Company()
+            ticket.faults = ticket.faults or [error]
+            self._send_back(ticket, company)
+        return []
+
+    def _send_back(self, ticket: Ticket, company: Company) -> None:
+        ticket.company[ticket.stage] = company
         ticket.job = replace(ticket.job, attempt=ticket.job.attempt + 1)
         self.rewind(ticket)
-        return None
 
     def rewind(self, ticket: Ticket) -> None:
         """Send the page back to its start without blame."""

@@ -194,7 +194,7 @@ class _Supervisor:
                 return
             ticket, worker = pair
             worker.send(ticket)
-            worker.is_exclusive = index in ticket.alone_in
+            worker.company = ticket.company.get(index)
             self._flush(worker)
 
     def _has_room_after(self, index: int) -> bool:
@@ -317,17 +317,21 @@ class _Supervisor:
 
     def _send_back(self, worker: WorkerProcess, fault: PageError) -> None:
         """Pages it had taken are suspects; those still in its inbox only start again."""
-        for serial, ticket in reversed(worker.held.items()):
-            if self._drain_until is not None:
+        held = worker.held
+        if self._drain_until is not None:
+            for ticket in held.values():
                 self._ledger.drop(ticket)
-            elif serial not in worker.taken:
-                self._ledger.rewind(ticket)
-                self._stages[ticket.stage].enqueue(ticket, is_first=True)
-            elif result := self._ledger.fault(ticket, fault):
+            return
+        suspects = [ticket for serial, ticket in held.items() if serial in worker.taken]
+        given_up = {result.key: result for result in self._ledger.suspect(suspects, fault)}
+        for serial, ticket in reversed(held.items()):
+            if result := given_up.get(ticket.job.key):
                 self._stages[worker.stage_index].note_failure(worker)
                 self._ready.append(result)
-            else:
-                self._stages[ticket.stage].enqueue(ticket, is_first=True)
+                continue
+            if serial not in worker.taken:
+                self._ledger.rewind(ticket)
+            self._stages[ticket.stage].enqueue(ticket, is_first=True)
 
     # -- the end
 

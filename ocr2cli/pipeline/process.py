@@ -22,7 +22,7 @@ from ocr2cli.children import child_environment
 from ocr2cli.pipeline.channel import Frame, FrameReader, FrameWriter, Kind, encode_item, open_pipe
 from ocr2cli.pipeline.child import Setup
 from ocr2cli.pipeline.failure import Failure
-from ocr2cli.pipeline.ledger import Ticket
+from ocr2cli.pipeline.ledger import Company, Ticket
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import SIGNALS
 
@@ -46,6 +46,7 @@ class WorkerProcess:
     """A process running one worker of `stage`.
 
     held: pages sent and not yet answered; taken: those the worker has taken from its inbox.
+    company: who alone may be given to it while it holds any of them; None: anybody.
     quiet_since: when it last emitted, or first held something after that; moved on by `excuse`.
     """
 
@@ -57,7 +58,7 @@ class WorkerProcess:
         self.held: dict[int, Ticket] = {}
         self.taken: set[int] = set()
         self.num_sent = 0
-        self.is_exclusive = False
+        self.company: Company | None = None
         self.is_timed_out = False
         self.failure: Failure | None = None
         self.quiet_since = self.busy_since = time.monotonic()
@@ -90,11 +91,7 @@ class WorkerProcess:
     @property
     def is_open(self) -> bool:
         """True when it may be given another page."""
-        return (
-            self.phase is Phase.READY
-            and not self.is_exclusive
-            and len(self.held) < self.stage.credit
-        )
+        return self.phase is Phase.READY and len(self.held) < self.stage.credit
 
     def send(self, ticket: Ticket) -> None:
         """Give it a page: the job itself, or the previous stage's item as it came."""
@@ -112,7 +109,8 @@ class WorkerProcess:
         """Book an answer; returns the page it answers."""
         ticket = self.held.pop(serial)
         self.taken.discard(serial)
-        self.is_exclusive = False
+        if not self.held:
+            self.company = None
         self.quiet_since = time.monotonic()
         return ticket
 

@@ -28,7 +28,7 @@ class Staff:
         self.stage = stage
         self.workers: list[WorkerProcess | None] = [None] * stage.num_workers
         self.waiting: deque[Ticket] = deque()
-        self.waiting_alone: deque[Ticket] = deque()
+        self.waiting_apart: deque[Ticket] = deque()
         self.num_spawned = 0
         self.slots_used: set[int] = set()
         self.num_emitted = 0
@@ -54,33 +54,40 @@ class Staff:
 
     @property
     def num_waiting(self) -> int:
-        return len(self.waiting) + len(self.waiting_alone)
+        return len(self.waiting) + len(self.waiting_apart)
 
     def enqueue(self, ticket: Ticket, *, is_first: bool = False) -> None:
-        queue = self.waiting_alone if ticket.stage in ticket.alone_in else self.waiting
+        queue = self.waiting_apart if ticket.stage in ticket.company else self.waiting
         if is_first:
             queue.appendleft(ticket)
         else:
             queue.append(ticket)
 
     def next_pair(self) -> tuple[Ticket, WorkerProcess] | None:
-        """The next item and its worker. A suspect goes first, to a worker that holds nothing."""
+        """The next item and its worker. A suspect goes first, to a worker that holds its company or
+        nothing."""
         workers = [worker for worker in self.live if worker.is_open]
-        workers.sort(key=lambda worker: len(worker.held))
-        if self.waiting_alone and workers:
-            if not workers[0].held:
-                return self.waiting_alone.popleft(), workers[0]
+        for ticket in self.waiting_apart:
+            for worker in workers:
+                if worker.company is ticket.company[ticket.stage]:
+                    self.waiting_apart.remove(ticket)
+                    return ticket, worker
+        free = [worker for worker in workers if worker.company is None]
+        free.sort(key=lambda worker: len(worker.held))
+        if self.waiting_apart and free:
+            if not free[0].held:
+                return self.waiting_apart.popleft(), free[0]
             # Let the least loaded one run empty for the suspect.
-            del workers[0]
-        if self.waiting and workers:
-            return self.waiting.popleft(), workers[0]
+            del free[0]
+        if self.waiting and free:
+            return self.waiting.popleft(), free[0]
         return None
 
     def unqueue(self) -> list[Ticket]:
         """Empty the queue; returns what was in it."""
-        tickets = [*self.waiting, *self.waiting_alone]
+        tickets = [*self.waiting, *self.waiting_apart]
         self.waiting.clear()
-        self.waiting_alone.clear()
+        self.waiting_apart.clear()
         return tickets
 
     def release(self, worker: WorkerProcess, serial: int) -> Ticket:

@@ -13,14 +13,13 @@ from ocr2cli.engines import choose, host, memory_plan
 from ocr2cli.engines.loading import place_of_size
 from ocr2cli.engines.native import DECODER_NICENESS, ENCODE_PAGES, encode_credit
 from ocr2cli.errors import UsageError
-from ocr2cli.generate.tuning import Tuning
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.runners.options import cluster_options
 from ocr2cli.weights.hub import ModelFiles
 from ocr2cli.weights.names import count_parameters
 from ocr2cli.weights.read_config import read_config
 
-FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 64
+FULL_PAGE, TYPICAL_PAGE, BATCH = 8192, 2400, 32
 GB = 10**9
 _PARAMETERS = 3_389_119_360
 NANO = Path(__file__).parents[2] / "models/nano"
@@ -259,14 +258,6 @@ def test_the_bytes_that_are_planned_without_torch_are_those_that_torch_will_take
         config, arithmetic=place.dtype.itemsize, matrices=place.matrices.itemsize,
         is_int8=dtype == "int8",
     )  # fmt: skip
-
-
-def test_drafts_are_tried_with_half_as_many_pages_together(tmp_path: Path) -> None:
-    files = ModelFiles("some", tmp_path)
-    for draft, batch in (("off", BATCH), ("auto", BATCH // 2), ("ngram", BATCH // 2)):
-        cfg = RunConfig(decode=DecodeConfig(draft=draft), engine=EngineConfig(device="cpu"))
-        assert choose.native_spec(cfg, files, ModelConfig(), "").batch_size == batch
-    assert Tuning().draft_batch_limit == BATCH // 2
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_page_that_failed_tells_of_each_try_in_its_order() -> None:
     ticket = ledger.admit(job)
     ticket.stage = 2
     assert ledger.fault(ticket, PageError("worker_died", "one")) is None
-    assert (ticket.stage, ticket.alone_in, ticket.job.attempt) == (0, {2}, 1)
+    assert (ticket.stage, [*ticket.company], ticket.job.attempt) == (0, [2], 1)
     result = ledger.fault(ticket, PageError("timeout", "two"))
     assert result is not None and result.error == PageError("timeout", "two")
     assert [(each.step, each.note) for each in result.attempts] == [
