@@ -26,7 +26,7 @@ def measure_hf(subject: Subject, work: Work) -> Timing:
     as with ours. Every stage runs once before it counts. Raises: UsageError without transformers.
     """
     model = _make(subject)
-    prompts = torch.stack(list(work.prompts))
+    prompts = torch.stack(list(work.prompts)).to(subject.device)
     timing = Timing(work.num_pages, work.new_tokens, prompt_tokens=prompts.shape[:2].numel())
     with torch.inference_mode():
         _encode(subject, model, work.pages[:1])

@@ -190,14 +190,14 @@ def fill_randomly(module: nn.Module) -> None:
 
 
 def make_work(subject: Subject, num_pages: int, new_tokens: int, *, encoded: int) -> Work:
-    """num_pages prompts as long as a page's, of which `encoded` pages exist as pixels."""
+    """num_pages prompts as long as a page's, of which `encoded` pages exist as pixels. Prompts are
+    on the host, pinned for a card, as a run's are."""
     pages = make_pages(min(num_pages, encoded), tile_config(subject.config))
     generator = torch.Generator().manual_seed(0)
     shape = (prompt_tokens(subject.config), subject.config.decoder.hidden_size)
-    prompts = [
-        torch.randn(shape, generator=generator).to(subject.dtype).to(subject.device)
-        for _ in range(num_pages)
-    ]
+    prompts = [torch.randn(shape, generator=generator).to(subject.dtype) for _ in range(num_pages)]
+    if subject.device.type == "cuda":
+        prompts = [prompt.pin_memory() for prompt in prompts]
     return Work(pages, prompts, new_tokens)
 
 
