@@ -62,9 +62,10 @@ class Batch:
     outlook: Outlook = field(default_factory=lambda: Outlook(0))
     progress: Progress | None = None
 
-    def note(self, job: PageJob) -> None:
-        """One more page is known."""
+    def note(self, job: PageJob, *, is_resumed: bool = False) -> None:
+        """One more page is known. is_resumed: and has its result already."""
         self.outlook.note(job)
+        self.outlook.num_resumed += is_resumed
         self.tell_outlook()
 
     def tell_outlook(self) -> None:
@@ -268,16 +269,15 @@ def _to_do(batch: Batch) -> Iterator[PageJob | None]:
             continue
         if job.error is not None and batch.journal.was_read(job.key.document):
             batch.writer.leave(job)
-            batch.note(job)
-            batch.outlook.num_resumed += 1
+            batch.note(job, is_resumed=True)
             continue
         batch.writer.expect(job)
-        batch.note(job)
         entry = batch.journal.find(job, retry_failed=cfg.retry_failed) if cfg.resume else None
         if entry is not None and batch.writer.restore(job.key, entry.part_sha256):
-            batch.outlook.num_resumed += 1
+            batch.note(job, is_resumed=True)
             batch.writer.assemble_complete()
             continue
+        batch.note(job)
         if cfg.resume and (earlier := _earlier(batch, job.key)) is not None:
             job = replace(job, known_pixels=earlier.pixels_sha256)
         yield _admitted(batch, job)

@@ -152,9 +152,11 @@ def _set_up_early(argv: Sequence[str] | None) -> None:
     from ocr2cli.cli.options import set_up_logging
 
     words = sys.argv[1:] if argv is None else list(argv)
-    given = [word.partition("=")[2] for word in words if word.startswith("--log-format=")]
-    given += [word for flag, word in pairwise(words) if flag == "--log-format"]
-    log_format = (given or [os.environ.get("OCR2_LOG_FORMAT", "")])[-1]
+    log_format = os.environ.get("OCR2_LOG_FORMAT", "")
+    for word, following in pairwise([*words, ""]):
+        flag, is_one_word, value = word.partition("=")
+        if flag == "--log-format":
+            log_format = value if is_one_word else following
     if log_format == "json":
         set_up_logging(verbose=0, quiet=False, log_format=log_format)
 

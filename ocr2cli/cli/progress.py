@@ -148,7 +148,9 @@ class BarProgress(Progress):
     def tick(self) -> None:
         if self.total is not None:
             self._put_line()
-            self._bar.refresh()
+            # tqdm gives its lock back only where nothing goes wrong in between.
+            with self._bar.get_lock():
+                self._bar.refresh(nolock=True)
 
     def _put_line(self) -> None:
         columns = self._bar.format_dict["ncols"] or 80
@@ -200,14 +202,19 @@ def make_progress(*, quiet: bool, bar: bool) -> Iterator[Progress]:
     with _logs_above_bar() if bar and not quiet else nullcontext():
         progress = Progress() if quiet else BarProgress() if bar else LineProgress()
         is_over = threading.Event()
-        ticker = threading.Thread(target=_tick, args=(progress, is_over), daemon=True)
+        ticker = threading.Thread(
+            target=_tick, args=(progress, is_over), name="ocr2-progress", daemon=True
+        )
         ticker.start()
         try:
             yield progress
         finally:
             is_over.set()
-            ticker.join()
-            progress.close()
+            try:
+                # Not for ever: a Ctrl-C in the midst of drawing leaves tqdm's lock taken.
+                ticker.join(timeout=1.0)
+            finally:
+                progress.close()
 
 
 def _tick(progress: Progress, is_over: threading.Event) -> None:

@@ -188,12 +188,12 @@ def run(**flags: Any) -> int:
     A rerun reads only what is missing or changed. The exit code is 0 when every page was read,
     5 when some pages failed, looped or were cut, 3 when no input could be read.
     """
-    refuse_two_prompts(click.get_current_context())
     give_way(click.get_current_context(), flags)
     set_up_logging(
         verbose=flags.pop("verbose"), quiet=(quiet := flags.pop("quiet")),
         log_format=(log_format := flags.pop("log_format")),
     )  # fmt: skip
+    refuse_two_prompts(click.get_current_context())
     as_json, dry_run, price = (
         flags.pop("as_json"), flags.pop("dry_run"), flags.pop("price_per_hour")
     )  # fmt: skip

@@ -112,7 +112,7 @@ def native_spec(
     """What each worker of the native engine is told."""
     _, encoders, decoders = num_workers(cfg)
     batch = cfg.engine.batch_size or plan_batch(
-        cfg.engine, config, decoders, memory_limit=cfg.worker_memory
+        cfg.engine, config, encoders=encoders, decoders=decoders, memory_limit=cfg.worker_memory
     )
     return NativeSpec(
         files=files,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from ocr2cli.engines.recovery import TURNED
+from ocr2cli.engines.recovery import NOTHING, TURNED
 from ocr2cli.pages import (
     Attempt,
     FinishReason,
@@ -34,9 +34,6 @@ _STATUS = {
     FinishReason.LENGTH: Status.TRUNCATED,
     FinishReason.LOOP: Status.LOOP,
 }
-
-NOTHING = "the model wrote nothing for this page"
-
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:

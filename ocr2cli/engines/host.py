@@ -48,9 +48,9 @@ def host_memory_available(root: Path = Path("/")) -> int:
     return available if left is None else min(available, left)
 
 
-def addresses_left(limit: int = 0, root: Path = Path("/")) -> int | None:
-    """Bytes of addresses that a new worker can get, used or not: by `limit` (0: none), by the
-    process's own, and where the system promises no memory that it has not got. None: any number."""
+def addresses_left(limit: int = 0) -> int | None:
+    """Bytes of addresses that each new process may have, used or not, by `limit` (0: none) and this
+    process's own. None: any number."""
     limits = [limit] if limit else []
     try:
         import resource
@@ -59,13 +59,19 @@ def addresses_left(limit: int = 0, root: Path = Path("/")) -> int | None:
     else:
         own = resource.getrlimit(resource.RLIMIT_AS)[0]
         limits += [own] if own != resource.RLIM_INFINITY else []
+    return min(limits, default=None)
+
+
+def promises_left(root: Path = Path("/")) -> int | None:
+    """Bytes that all processes together can still be promised, where the system promises none that
+    it has not got. None: any number."""
     try:
         if (root / "proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2":
             facts = _memory_facts(root)
-            limits.append(max(0, facts["CommitLimit"] - facts["Committed_AS"]))
+            return max(0, facts["CommitLimit"] - facts["Committed_AS"])
     except (OSError, KeyError):
         pass
-    return min(limits, default=None)
+    return None
 
 
 def has_bf16_products(root: Path = Path("/")) -> bool:

@@ -6,6 +6,7 @@ Imports no torch: the parent plans, the workers load. Knows nothing about stages
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ocr2cli.config import EngineConfig
@@ -15,6 +16,7 @@ from ocr2cli.engines.host import (
     expects_cuda,
     has_bf16_products,
     host_memory_available,
+    promises_left,
 )
 from ocr2cli.model.config import ModelConfig
 from ocr2cli.weights.names import count_parameters, decoder_params, vision_params
@@ -23,8 +25,7 @@ from ocr2cli.weights.names import count_parameters, decoder_params, vision_param
 # decodes a token in about half the time.
 SMALL_MODEL = 100_000_000
 
-# On a CPU, and where a card does not tell its memory. With more pages the bench is faster, and a
-# run, whose pages are longer than their prompts, hardly (docs/speed.md).
+# On a CPU, and where a card does not tell its memory.
 _MAX_BATCH = 32
 _MAX_CUDA_BATCH = 128
 # Of a card's free memory what may be planned with, and what the encoder's batches, graphs and two
@@ -76,16 +77,23 @@ def expected_bytes(engine: EngineConfig, config: ModelConfig) -> WorkerBytes:
 
 
 def plan_batch(
-    engine: EngineConfig, config: ModelConfig, decoders: int, *, memory_limit: int = 0
+    engine: EngineConfig,
+    config: ModelConfig,
+    *,
+    encoders: int = 1,
+    decoders: int = 1,
+    memory_limit: int = 0,
 ) -> int:
     """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,
     each as long as the longest page. memory_limit: of a worker on a CPU, 0 for none."""
     if not expects_cuda(engine.device, engine.dtype):
-        addresses = addresses_left(memory_limit)
-        if addresses is None:
-            return _MAX_BATCH
         sizes = expected_bytes(engine, config)
-        room = addresses - sizes.decoder - _WORKING_BYTES
+        rooms: list[float] = []
+        if (addresses := addresses_left(memory_limit)) is not None:
+            rooms.append(addresses - sizes.decoder - _WORKING_BYTES)
+        if (promises := promises_left()) is not None:
+            rooms.append((promises - _beside_cache(sizes, encoders, decoders)) / decoders)
+        room = min(rooms, default=math.inf)
         return _num_slots(room, config, sizes.kv_token, _MAX_BATCH)
     free = cuda_memory_free(engine.device)
     if free is None:
@@ -98,7 +106,14 @@ def plan_batch(
 
 def _num_slots(left: float, config: ModelConfig, token_bytes: int, most: int) -> int:
     """Pages whose slots fit in `left` bytes; the cache has one slot more than there are pages."""
-    return max(1, min(most, int(left / (token_bytes * config.decoder.max_positions)) - 1))
+    slots = min(left / (token_bytes * config.decoder.max_positions), most + 1)
+    return max(1, int(slots) - 1)
+
+
+def _beside_cache(sizes: WorkerBytes, encoders: int, decoders: int) -> int:
+    """Bytes of all encoders and decoders without their caches."""
+    weights = encoders * sizes.encoder + decoders * sizes.decoder
+    return weights + (encoders + decoders) * _WORKING_BYTES
 
 
 def card_kv_tokens(config: ModelConfig, batch: int) -> int:
@@ -117,8 +132,6 @@ def plan_kv_tokens(
     longest = config.decoder.max_positions
     useful = batch * min(longest, _TYPICAL_PAGE_TOKENS)
     sizes = expected_bytes(engine, config)
-    workers = encoders * sizes.encoder + decoders * sizes.decoder
-    workers += (encoders + decoders) * _WORKING_BYTES
-    free = max(0, host_memory_available() - workers)
+    free = max(0, host_memory_available() - _beside_cache(sizes, encoders, decoders))
     by_memory = int(_KV_SHARE * free / decoders / sizes.kv_token)
     return max(longest, min(by_memory, useful))

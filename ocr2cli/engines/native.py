@@ -226,7 +226,7 @@ class DecodeWorker:
             while True:
                 is_idle = not self.generator.has_work
                 # Not more than there are slots for: what was taken is suspected of this worker's
-                # death and read again alone, what is still in the inbox only starts again.
+                # death and read again apart, what is still in the inbox only starts again.
                 taken = inbox.take(self.spec.batch_size - len(self.pages), wait=is_idle)
                 if is_idle and not taken:
                     return

@@ -53,6 +53,7 @@ PIXEL_STEPS = (
     ("upright", ("upright",)),
     ("halves", ("top", "bottom")),
 )
+NOTHING = "the model wrote nothing for this page"
 TURNED = "boxes and figures are left out: the page was turned to read it"
 
 # As `engines/finish.py` writes it.
@@ -96,18 +97,26 @@ class _Climb:
     def judge(self, result: PageResult) -> bool:
         """Note a try. A bad part ends its step, as parts do that are all empty; True when a step
         has all its parts."""
-        note = result.error.message if result.error else ""
+        self.parts.append(result)
+        has_all = len(self.parts) == len(PIXEL_STEPS[self.step][1])
+        is_empty = has_all and self._is_empty()
+        note = result.error.message if result.error else NOTHING if is_empty else ""
         self.attempts.append(Attempt(self.name, result.finish_reason, result.new_tokens, note))
         for name, value in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
-        self.parts.append(result)
-        has_all = len(self.parts) == len(PIXEL_STEPS[self.step][1])
-        is_empty = not any(part.markdown.strip() for part in self.parts)
-        if not result.status.is_good or (has_all and is_empty):
+        if not result.status.is_good or is_empty:
             self.parts.clear()
             self.step += 1
             return False
         return has_all
+
+
+    def _is_empty(self) -> bool:
+        """Whether nothing would be left of the parts: a turned page keeps neither boxes nor
+        figures."""
+        is_turned = self.name == "upright"
+        has_boxes = not is_turned and any(part.boxes for part in self.parts)
+        return not has_boxes and not _joined(self.parts, has_figures=not is_turned).strip()
 
 
 class Ladder:

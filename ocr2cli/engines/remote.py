@@ -18,7 +18,7 @@ from typing import Any
 
 from ocr2cli.config import RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
-from ocr2cli.engines.finish import NOTHING, PageFacts, failed, to_result
+from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
     PageCache,
     chosen_view,
@@ -28,6 +28,7 @@ from ocr2cli.engines.raster import (
     page_facts,
     witness_of,
 )
+from ocr2cli.engines.recovery import NOTHING
 from ocr2cli.engines.remote_client import (
     RemoteSpec,
     ServerGone,

@@ -19,6 +19,9 @@ from ocr2cli.model.memory import empty_cache, is_out_of_memory
 
 logger = logging.getLogger("ocr2")
 
+# Steps until twice as many are tried again.
+_GROW_AFTER = 1024
+
 Work = tuple[Chunk, Track]
 
 
@@ -28,13 +31,15 @@ class PromptFeeder:
     def __init__(self, decoder: Decoder, cache: Cache, most_together: int) -> None:
         self._decoder = decoder
         self._cache = cache
-        self._most_together = most_together
+        self._most_together = self._whole = most_together
+        self._steps_to_grow = 0
 
     def feed(self, work: Sequence[Work]) -> Iterator[tuple[Chunk, Track, Choice | None]]:
         """In order; each chunk with the first new token if it was its prompt's last.
 
         Raises: MemoryError or RuntimeError where a chunk alone does not fit in memory.
         """
+        self._grow()
         for group in self._grouped(work):
             choices = self._feed_together(group)
             if choices is None:
@@ -42,6 +47,15 @@ class PromptFeeder:
                 choices = [choice for one in group for choice in self._feed([one])]
             for (chunk, track), choice in zip(group, choices, strict=True):
                 yield chunk, track, choice
+
+    def _grow(self) -> None:
+        """Memory that lacked for a moment narrows for a while only."""
+        if self._steps_to_grow:
+            self._steps_to_grow -= 1
+            if not self._steps_to_grow:
+                self._most_together = min(2 * self._most_together, self._whole)
+                is_whole = self._most_together == self._whole
+                self._steps_to_grow = 0 if is_whole else _GROW_AFTER
 
     def _grouped(self, work: Sequence[Work]) -> Iterator[list[Work]]:
         group: list[Work] = []
@@ -73,8 +87,9 @@ class PromptFeeder:
         that is being written has taken."""
         empty_cache()
         self._most_together = max(1, tried // 2)
+        self._steps_to_grow = _GROW_AFTER
         logger.warning(
-            "no memory to feed %d pages to the decoder together: %d at most from here",
+            "no memory to feed %d pages to the decoder together: %d at most for a while",
             tried, self._most_together,
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ class StepRunner:
         by_graph = list(compress(rows, is_fixed))
         others = list(compress(rows, map(not_, is_fixed)))
         started = self._fixed.start(by_graph) if self._fixed and by_graph else None
-        # Given to the device while it is busy with the others.
+        # Given to the device while it is busy with those that go by graph.
         plain = iter(self._run_any(others) if others else ())
         fixed = iter(started.choices() if started else ())
         return [[next(fixed)] if is_its else next(plain) for is_its in is_fixed]

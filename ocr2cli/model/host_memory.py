@@ -42,7 +42,9 @@ class HostMemory:
         start = part.data_ptr() - self.tensor.data_ptr()
         stop = (start + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        if stop > start:
+        if stop <= start:
+            return
+        with contextlib.suppress(OSError):  # memory that somebody has locked stays
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 

@@ -40,7 +40,13 @@ def test_a_line_that_cannot_be_parsed_is_complained_of_in_the_form_it_asks_for(
 
 
 @pytest.mark.parametrize(
-    "form", [[], ["--log-format", "text"], ["--log-format=json", "--log-format=text"]]
+    "form",
+    [
+        [],
+        ["--log-format", "text"],
+        ["--log-format=json", "--log-format=text"],
+        ["--log-format", "json", "--log-format=text"],
+    ],
 )
 def test_a_line_that_asks_for_no_json_gets_none(form: list[str], capsys) -> None:
     assert main(["run", "a.png", "-o", "out", *form, "--nosuch"]) == ExitCode.USAGE
@@ -61,6 +67,9 @@ def test_two_prompts_on_one_line_are_refused(tmp_path: Path, capsys, monkeypatch
     both = ["--prompt", "ocr", "--prompt-text", "What is it?"]
     assert main(["run", "a.png", "-o", str(tmp_path / "out"), *both]) == ExitCode.USAGE
     assert "two prompts" in capsys.readouterr().err
+    form = ["--log-format", "json"]
+    assert main(["run", "a.png", "-o", str(tmp_path / "out"), *both, *form]) == ExitCode.USAGE
+    assert "two prompts" in json.loads(capsys.readouterr().err)["message"]
     monkeypatch.chdir(tmp_path)
     Path("ocr2.toml").write_text('prompt = "ocr"\nprompt-text = "What is it?"\n', "utf-8")
     assert main(["run", "a.png", "-o", "out"]) == ExitCode.USAGE

@@ -7,7 +7,8 @@ from itertools import accumulate
 
 import pytest
 
-from ocr2cli.engines.finish import NOTHING, PageFacts, failed, low_confidence, to_result
+from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_result
+from ocr2cli.engines.recovery import NOTHING
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, PageResult, Status
 
 BOXED = [

@@ -16,8 +16,8 @@ from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
 from ocr2cli.document.tiles import make_views
 from ocr2cli.engines.choose import plan_engine
-from ocr2cli.engines.finish import NOTHING
 from ocr2cli.engines.native import DecodeWorker, EncodeWorker
+from ocr2cli.engines.recovery import NOTHING
 from ocr2cli.errors import UsageError
 from ocr2cli.generate.track import NAN_LOGITS, Finished
 from ocr2cli.pages import Ask, FinishReason, PageError, PageImage, PageKey, PageResult, Status

@@ -46,7 +46,7 @@ def _fake_cards(folder: Path, monkeypatch: pytest.MonkeyPatch, **free_mib_of: in
 
 def _planned_batch(device: str = "cuda", decoders: int = 1, dtype: str = "auto") -> int:
     engine = EngineConfig(device=device, dtype=dtype)
-    return memory_plan.plan_batch(engine, ModelConfig(), decoders)
+    return memory_plan.plan_batch(engine, ModelConfig(), decoders=decoders)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +273,21 @@ def test_a_workers_limit_holds_the_slots_of_its_cache(
     assert choose.native_spec(cfg, files, ModelConfig(), "").batch_size == batch
     if 1 < batch < BATCH:
         assert limit > 5_869_468_160 + 17 * FULL_PAGE * 61_440 + GB
+
+
+@pytest.mark.parametrize(("promises", "batch"), [(16 * GB, 11), (24 * GB, 27), (60 * GB, BATCH)])
+def test_what_a_strict_system_can_promise_is_for_all_workers(
+    monkeypatch: pytest.MonkeyPatch, promises: int, batch: int
+) -> None:
+    """Where no more is promised than there is, a cache takes all of its slots at once."""
+    monkeypatch.setattr(memory_plan, "promises_left", lambda: promises)
+    engine = EngineConfig(device="cpu", dtype="bf16")
+    assert memory_plan.plan_batch(engine, ModelConfig()) == batch
+    for decoders in (1, 2):
+        slots = 1 + memory_plan.plan_batch(engine, ModelConfig(), decoders=decoders)
+        cache = decoders * slots * FULL_PAGE * 61_440
+        workers = 908_770_560 + decoders * 5_869_468_160 + (1 + decoders) * 1_500_000_000
+        assert slots == 2 or workers + cache <= promises
 
 
 def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
-from ocr2cli.engines.recovery import STEPS, Ladder, decoder_steps
+from ocr2cli.engines.recovery import NOTHING, STEPS, Ladder, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
@@ -130,6 +130,21 @@ def test_parts_of_which_nothing_was_written_recover_nothing(answers) -> None:
     _, final = climb(ladder, *answers)
     assert final is not None and final.status is Status.LOOP and final.markdown == "x x x"
     assert len(final.attempts) == 4 and not ladder.is_busy
+
+
+def test_what_a_turned_page_does_not_keep_is_no_reading() -> None:
+    """An image alone: its box and its link are left out, and nothing is left."""
+    picture = part("![](figure:1)", 100, Box("image", (1, 1, 5, 5)))
+    _, final = climb(Ladder(), picture, LOOP)
+    assert final is not None and final.status is Status.LOOP and final.markdown == "x x x"
+    assert [attempt.note for attempt in final.attempts] == ["", NOTHING, ""]
+
+
+def test_halves_of_boxes_alone_are_kept() -> None:
+    """As `--prompt locate` is answered."""
+    boxes = part("", 50, Box("total", (1, 1, 5, 5)))
+    _, final = climb(Ladder(), failed("not_applicable"), boxes, boxes)
+    assert final is not None and final.status is Status.RECOVERED and len(final.boxes) == 2
 
 
 def test_one_half_may_be_empty() -> None:

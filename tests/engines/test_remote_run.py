@@ -23,7 +23,8 @@ from PIL import Image, ImageDraw
 from ocr2cli.batch import run_batch
 from ocr2cli.config import DecodeConfig, DryConfig, EngineConfig, RasterConfig, RunConfig
 from ocr2cli.engines import remote, remote_client, remote_probe
-from ocr2cli.engines.finish import NOTHING, PageFacts, read_before, to_result
+from ocr2cli.engines.finish import PageFacts, read_before, to_result
+from ocr2cli.engines.recovery import NOTHING
 from ocr2cli.engines.remote import PagePng, RequestWorker
 from ocr2cli.engines.remote_client import ServerGone, request_body
 from ocr2cli.errors import EngineError

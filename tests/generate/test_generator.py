@@ -368,6 +368,29 @@ def test_prompts_that_do_not_fit_together_are_fed_one_by_one_and_nobody_is_sent_
     assert "6 pages" in caplog.records[0].getMessage()
 
 
+def test_prompts_that_lacked_memory_once_go_together_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prompts_module, "_GROW_AFTER", 3)
+    toy, groups, failures = ToyDecoder(), [], iter([True])
+    plain = toy.prefill_together
+
+    def prefill_together(x_BTD: Any, cache: Any, slots: list[int]) -> Any:
+        groups.append(len(slots))
+        if next(failures, False):
+            raise MemoryError
+        return plain(x_BTD, cache, slots)
+
+    monkeypatch.setattr(toy, "prefill_together", prefill_together)
+    config = DecodeConfig(max_new_tokens=1)
+    box = generator(toy, config, num_slots=8, tuning=Tuning(prefill_together=8))
+    for key in range(80):
+        add(box, toy, key, [key % 40, 7])
+    assert len(drain(box)) == 80
+    rounds = [8, 1, 1, 1, 1, 1, 1, 1, 1, *[4, 4] * 2, *[8] * 7]
+    assert groups == rounds
+
+
 @pytest.mark.parametrize("together", [1, 2])
 def test_what_failed_for_lack_of_memory_holds_none_when_it_is_given_back(
     monkeypatch: pytest.MonkeyPatch, together: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from page_factory import failed, page
@@ -12,7 +14,8 @@ from page_factory import failed, page
 from ocr2cli.errors import ExitCode, OutputError
 from ocr2cli.output.metrics import PipelineGauges, metrics_text, write_metrics
 from ocr2cli.output.summary import BADLY_READ, INPUT_CODES, Summary
-from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
+from ocr2cli.output.writer import Writer
+from ocr2cli.pages import LITTLE_FOUND, PageError, PageJob, PageKey, PageResult, Status
 
 
 def summary(*pages: PageResult, resumed: int = 0, **fields: float) -> Summary:
@@ -21,6 +24,20 @@ def summary(*pages: PageResult, resumed: int = 0, **fields: float) -> Summary:
     for index, result in enumerate(pages):
         one.count(result, is_resumed=index < resumed)
     return one
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("away", ExitCode.INPUT), ("encrypted", ExitCode.INPUT),
+     ("out_of_memory", ExitCode.PAGES_FAILED)],
+)  # fmt: skip
+def test_a_kept_document_is_no_input_that_was_read(code: str, expected: ExitCode) -> None:
+    """With what an earlier run had read of it in OUT, an input that was away was exit 5, not 3."""
+    writer: Any = SimpleNamespace(summary=Summary())
+    Writer.leave(writer, PageJob(PageKey("d", 0), "/d", "", 1, error=PageError(code, "why.")))
+    assert writer.summary.exit_code == expected
+    writer.summary.count(page("e"), is_resumed=False)
+    assert writer.summary.exit_code == ExitCode.PAGES_FAILED
 
 
 @pytest.mark.parametrize("status", list(Status))

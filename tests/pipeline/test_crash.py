@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from ocr2cli.pages import PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline import local, staff
 from ocr2cli.pipeline.ledger import Company, Ledger, Ticket
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
-from ocr2cli.pipeline.process import Phase
+from ocr2cli.pipeline.process import Phase, WorkerProcess
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
 
@@ -410,9 +411,18 @@ def test_no_page_is_left_out_of_the_companies(count: int) -> None:
     assert [each.key.page for each in given_up] == list(range(count))
 
 
-def test_a_deadly_page_among_many_is_found_without_reading_each_alone(tmp_path: Path) -> None:
+def test_a_deadly_page_among_many_is_found_without_reading_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A decoder of 64 pages died: each was read again with nobody beside it, at a fifth of the
     speed."""
+    suspected, plain = [], Ledger.suspect
+
+    def suspect(self: Ledger, tickets: list[Ticket], error: PageError) -> list[PageResult]:
+        suspected.append([ticket.job.key.page for ticket in tickets])
+        return plain(self, tickets, error)
+
+    monkeypatch.setattr(Ledger, "suspect", suspect)
     log = tmp_path / "log"
     bad = Recipe(
         "b", batch=64, misdeeds=((37, "exit"),), is_last=True, log=str(log), sleep_s=0.02
@@ -421,11 +431,19 @@ def test_a_deadly_page_among_many_is_found_without_reading_each_alone(tmp_path: 
     results = by_page(local.run(stages, jobs(64)))
     assert sorted(results) == list(range(64)) and failed_pages(results) == [37]
     takes = [
-        set(map(int, words.split()[-1].split(","))) for words in log.read_text().splitlines()
+        [*map(int, words.split()[-1].split(","))] for words in log.read_text().splitlines()
     ]
-    deaths = [take for take in takes if 37 in take]
-    assert 2 <= len(deaths) <= 4 and deaths[-1] == {37}
-    assert sum(take != {37} and len(take) == 1 for take in takes) < 40
+    assert [take for take in takes if 37 in take] == suspected, "all it had taken, and no others"
+    sizes = list(map(len, suspected))
+    assert sizes[-1] == 1 and len(sizes) <= 4
+    assert all(later <= -(-size // 4) for size, later in pairwise(sizes))
+
+
+def test_a_worker_is_its_companys_until_it_has_answered_for_all_of_them() -> None:
+    one, ours = object.__new__(WorkerProcess), Company()
+    one.held, one.taken, one.company = {1: "first", 2: "second"}, {1, 2}, ours
+    assert (one.release(1), one.company) == ("first", ours)
+    assert (one.release(2), one.company) == ("second", None)
 
 
 def test_a_stage_is_given_up_after_as_many_deaths_as_was_said_if_it_read_nothing() -> None:
