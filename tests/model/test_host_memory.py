@@ -67,7 +67,7 @@ def test_a_part_without_a_whole_page_is_left_as_it_is(length: int) -> None:
 
 @on_linux
 def test_no_huge_page_is_taken_for_a_row_that_is_only_begun() -> None:
-    """Where the system prefers them, a hundred tokens in each of 32 slots took 16 GB."""
+    """Where the system prefers them, a hundred tokens in each of four slots took 1.97 GB."""
     if not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
         pytest.skip("this kernel has no huge pages")
     memory = HostMemory((8 << 20,), torch.uint8)
