@@ -24,6 +24,9 @@ from ocr2cli.model.memory import empty_cache, is_out_of_memory
 
 logger = logging.getLogger("ocr2")
 
+# Steps without graphs after there was no memory for one: others may have needed it for a moment.
+RETRY_GRAPHS_AFTER = 2048
+
 # Lengths that attention looks at, all of them at the memory's full rate; the cache's own length is
 # the last. A graph each, captured when it is first needed.
 CONTEXTS = (*range(256, 4096, 256), *range(4096, 8192, 512))
@@ -95,6 +98,8 @@ class FixedStep:
         self._contexts = (*(length for length in CONTEXTS if length < max_context), max_context)
         self._batch_buckets = tuple(batch_buckets)
         self._use_graphs = use_graphs
+        self._steps_without_graphs = 0
+        self._has_warned = False
         window = rule.window if rule else 1
         self._ring = HistoryRing(scratch_slot + 1, window, cache.device)
         # What the last step of each slot chose.
@@ -148,7 +153,8 @@ class FixedStep:
             self._ring.upload(row.slot, row.written[:before])
 
     def _launch(self, inputs_4B: Tensor, context: int) -> Tensor:
-        if not self._use_graphs:
+        if not self._use_graphs or self._steps_without_graphs:
+            self._steps_without_graphs = max(0, self._steps_without_graphs - 1)
             return self._compute(inputs_4B.to(self._cache.device), context)
         shape = (inputs_4B.shape[1], context)
         if shape in self._graphs or self._try_to_capture(*shape):
@@ -161,7 +167,7 @@ class FixedStep:
         come last, and every length before it would have taken a block too small for the next.
 
         False where there is no memory for it: graphs are a matter of speed, so what they hold is
-        given back and from here on steps run without.
+        given back and for a while steps run without.
         """
         try:
             for length in (self._contexts[-1], context):
@@ -171,16 +177,18 @@ class FixedStep:
             # The end of a capture that failed has an error of its own, raised while handling it.
             if not (is_out_of_memory(error) or is_out_of_memory(error.__context__)):
                 raise
-            logger.warning(
-                "no memory for CUDA graphs with %d pages: decoding goes on without, slower; "
-                "a lower --batch-size leaves room for them",
+            logger.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
+                "no memory for CUDA graphs with %d pages: decoding goes on without, slower, and "
+                "tries again later; a lower --batch-size leaves room for them",
                 batch,
             )
-            self._use_graphs = False
-        if not self._use_graphs:
+            self._has_warned = True
+            self._steps_without_graphs = RETRY_GRAPHS_AFTER
+        if self._steps_without_graphs:
             self._graphs.clear()
             empty_cache()
-        return self._use_graphs
+        return not self._steps_without_graphs
 
     def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
         """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from toy_decoder import ToyDecoder
 
 from ocr2cli.config import DecodeConfig, DryConfig
+from ocr2cli.generate import fixed_step
 from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.logits import NgramRule, Rules
@@ -247,6 +248,36 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
     found = [fixed.run(rows)[0].token for _ in range(3)]
     assert found == [int(decoder.table[5].argmax())] * 3
     assert tried == [256, 64] and cache.lengths[0] == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_graphs_are_tried_again_when_memory_may_be_there(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One capture that found none, of a size needed for a moment, cost a whole run its graphs."""
+    monkeypatch.setattr(fixed_step, "RETRY_GRAPHS_AFTER", 3)
+    tried, replayed, failures = [], [], iter([True, True])
+
+    class Captures(FixedStep):
+        def _capture(self, batch: int, context: int) -> Any:
+            tried.append(len(steps))
+            if next(failures, False):
+                raise torch.OutOfMemoryError
+            return self
+
+        def replay(self, inputs_4B: Tensor) -> Tensor:
+            replayed.append(len(steps))
+            return self._compute(inputs_4B, 64)
+
+    decoder, cache = TableDecoder("cpu"), LengthsOnly(2, "cpu")
+    fixed = Captures(
+        decoder, cache, None, scratch_slot=1, max_context=64, batch_buckets=(1,), use_graphs=True
+    )
+    steps: list[int] = []
+    for _ in range(12):
+        steps.append(fixed.run([Row(0, [5], [5], Rules(None, None))])[0].token)
+    assert steps == [int(decoder.table[5].argmax())] * 12
+    assert tried == [0, 4, 8] and replayed == [8, 9, 10, 11]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
