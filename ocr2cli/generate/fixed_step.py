@@ -4,7 +4,8 @@ On a CUDA device each shape is captured as a graph once and replayed; elsewhere 
 eagerly, which is how the tests see it. What a step chose stays on the device too, so the next one
 can start before the host has read it. Knows nothing about scheduling or drafts.
 
-Letters: B sequences (padded to a bucket), S slots, W window of the n-gram rule, V vocabulary.
+Letters: B sequences (padded to a bucket), S slots, W window of an n-gram rule, R places of the
+ring, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,12 +25,19 @@ from ocr2cli.model.memory import empty_cache, is_out_of_memory
 
 logger = logging.getLogger("ocr2")
 
+# Tokens that the ring holds at least: the window of a page that is tried again under another rule.
+LEAST_RING = 1_000
+
 # Steps without graphs after there was no memory for one: others may have needed it for a moment.
 RETRY_GRAPHS_AFTER = 2048
 
 # Lengths that attention looks at, all of them at the memory's full rate; the cache's own length is
 # the last. A graph each, captured when it is first needed.
 CONTEXTS = (*range(256, 4096, 256), *range(4096, 8192, 512))
+
+
+# Batch, context, and the second rule if there is one: each has a graph of its own.
+_Shape = tuple[int, int, NgramRule | None]
 
 
 class FixedDecoder(Protocol):
@@ -44,37 +52,40 @@ class FixedDecoder(Protocol):
 
 
 class HistoryRing:
-    """The last W tokens of each slot's sequence, on the device: token t lies at t % W.
+    """The last `size` tokens of each slot's sequence, on the device: token t lies at t % size.
 
     A slot's leftovers from an earlier sequence need no clearing: `last` goes by the count.
     """
 
-    def __init__(self, num_slots: int, window: int, device: torch.device) -> None:
-        self._window = window
-        self._ring_SW = torch.zeros(num_slots, window, dtype=torch.int64, device=device)
-        self._offsets_W = torch.arange(window, device=device) - window
+    def __init__(self, num_slots: int, size: int, device: torch.device) -> None:
+        self._size = size
+        self._ring_SR = torch.zeros(num_slots, size, dtype=torch.int64, device=device)
+        self._offsets_R = torch.arange(size, device=device) - size
 
     def upload(self, slot: int, token_ids: Sequence[int]) -> None:
         """Set a slot from the host; token_ids: the whole history."""
-        first = max(0, len(token_ids) - self._window)
-        places = [number % self._window for number in range(first, len(token_ids))]
-        row_W = torch.zeros(self._window, dtype=torch.int64)
-        row_W[places] = torch.tensor(token_ids[first:], dtype=torch.int64)
-        self._ring_SW[slot] = row_W.to(self._ring_SW.device)
+        first = max(0, len(token_ids) - self._size)
+        places = [number % self._size for number in range(first, len(token_ids))]
+        row_R = torch.zeros(self._size, dtype=torch.int64)
+        row_R[places] = torch.tensor(token_ids[first:], dtype=torch.int64)
+        self._ring_SR[slot] = row_R.to(self._ring_SR.device)
 
     def write(self, slots_B: Tensor, numbers_B: Tensor, ids_B: Tensor) -> None:
         """Token number `numbers` (0-based) of each slot's history."""
-        self._ring_SW[slots_B, numbers_B % self._window] = ids_B
+        self._ring_SR[slots_B, numbers_B % self._size] = ids_B
 
-    def last(self, slots_B: Tensor, counts_B: Tensor) -> Tensor:
-        """int64 [B, W], newest last, -1 before the first of `counts` tokens."""
-        numbers_BW = counts_B[:, None] + self._offsets_W
-        history_BW = self._ring_SW[slots_B].gather(1, numbers_BW % self._window)
+    def last(self, slots_B: Tensor, counts_B: Tensor, window: int) -> Tensor:
+        """int64 [B, W] of a window no larger than the ring, newest last, -1 before the first of
+        `counts` tokens."""
+        numbers_BW = counts_B[:, None] + self._offsets_R[-window:]
+        history_BW = self._ring_SR[slots_B].gather(1, numbers_BW % self._size)
         return history_BW.where(numbers_BW >= 0, -1)
 
 
 class FixedStep:
-    """Decode steps without drafts under one windowed n-gram rule (or none).
+    """Decode steps without drafts under one windowed n-gram rule (or none), and under a second one
+    for pages that are tried again: which of the two is each row's, as much on the device as the
+    rest.
 
     max_context: tokens a slot of the cache can hold. batch_buckets: batch sizes, ascending.
     use_graphs: capture and replay (CUDA only).
@@ -100,24 +111,25 @@ class FixedStep:
         self._use_graphs = use_graphs
         self._steps_without_graphs = 0
         self._has_warned = False
-        window = rule.window if rule else 1
-        self._ring = HistoryRing(scratch_slot + 1, window, cache.device)
+        self._ring_size = max(rule.window if rule else 0, LEAST_RING)
+        self._ring = HistoryRing(scratch_slot + 1, self._ring_size, cache.device)
         # What the last step of each slot chose.
         self._chosen_S = torch.zeros(scratch_slot + 1, dtype=torch.int64, device=cache.device)
         # What the ring holds of each slot: whose tokens, and how many.
         self._held: dict[int, tuple[Sequence[int], int]] = {}
-        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._graphs: dict[_Shape, _Graph] = {}
         self._stream: Any = None  # what all graphs are captured on
 
     @staticmethod
     def supports(rule: NgramRule | None) -> bool:
-        """The ring holds a window of new tokens, nothing else."""
+        """The ring holds new tokens, nothing else."""
         return rule is None or (rule.window > 0 and not rule.over_prompt)
 
     def fits(self, rows: Sequence[Row]) -> list[bool]:
         """Which rows, of one token each, it can run together. None of more than the largest bucket:
         every number of them would be a shape."""
-        fit = [row.rules.dry is None and row.rules.ngram == self._rule for row in rows]
+        rules = (self._rule, self._other_rule(rows) or self._rule)
+        fit = [row.rules.dry is None and row.rules.ngram in rules for row in rows]
         if self._batch_buckets and sum(fit) > self._batch_buckets[-1]:
             return [False] * len(rows)
         return fit
@@ -134,34 +146,42 @@ class FixedStep:
         starts = [self._cache.reserve(row.slot, 1) for row in rows]
         batch = round_up(len(rows), self._batch_buckets)
         context = round_up(max(starts) + 1, self._contexts)
-        padding = [(PAD_ID, self._scratch_slot, 0, 1)] * (batch - len(rows))
+        padding = [(PAD_ID, self._scratch_slot, 0, 1, False)] * (batch - len(rows))
         columns = [
-            (row.ids[0], row.slot, start, row.num_written)
+            (row.ids[0], row.slot, start, row.num_written, row.rules.ngram != self._rule)
             for row, start in zip(rows, starts, strict=True)
         ]
-        inputs_4B = torch.tensor([*columns, *padding]).T.contiguous()
-        packed_3B = self._launch(inputs_4B, context)
+        inputs_5B = torch.tensor([*columns, *padding]).T.contiguous()
+        packed_3B = self._launch(inputs_5B, context, self._other_rule(rows))
         self._held.update((row.slot, (row.written, row.num_written)) for row in rows)
         return Started(packed_3B, len(rows))
+
+    def _other_rule(self, rows: Sequence[Row]) -> NgramRule | None:
+        """The first that is not the run's and that the ring is long enough for."""
+        rules = (row.rules.ngram for row in rows)
+        return next((rule for rule in rules if rule != self._rule and self._has_room(rule)), None)
+
+    def _has_room(self, rule: NgramRule | None) -> bool:
+        return rule is not None and self.supports(rule) and rule.window <= self._ring_size
 
     def _bring_up_to_date(self, row: Row) -> None:
         """Other paths and other sequences pass by the ring: copy what it missed."""
         before = row.num_written - 1
         owner, held = self._held.get(row.slot, ((), -1))
         # Before its first token there is nothing to copy: a sequence counts from there.
-        if self._rule and before and (owner is not row.written or held != before):
+        if row.rules.ngram and before and (owner is not row.written or held != before):
             self._ring.upload(row.slot, row.written[:before])
 
-    def _launch(self, inputs_4B: Tensor, context: int) -> Tensor:
+    def _launch(self, inputs_5B: Tensor, context: int, other: NgramRule | None) -> Tensor:
         if not self._use_graphs or self._steps_without_graphs:
             self._steps_without_graphs = max(0, self._steps_without_graphs - 1)
-            return self._compute(inputs_4B.to(self._cache.device), context)
-        shape = (inputs_4B.shape[1], context)
+            return self._compute(inputs_5B.to(self._cache.device), context, other)
+        shape = (inputs_5B.shape[1], context, other)
         if shape in self._graphs or self._try_to_capture(*shape):
-            return self._graphs[shape].replay(inputs_4B)
-        return self._compute(inputs_4B.to(self._cache.device), context)
+            return self._graphs[shape].replay(inputs_5B)
+        return self._compute(inputs_5B.to(self._cache.device), context, other)
 
-    def _try_to_capture(self, batch: int, context: int) -> bool:
+    def _try_to_capture(self, batch: int, context: int, other: NgramRule | None) -> bool:
         """A graph's memory stays its own pool's, and all graphs share one: the longest context of
         a batch size goes first, and the others find room in what it took. As pages grow it would
         come last, and every length before it would have taken a block too small for the next.
@@ -171,8 +191,9 @@ class FixedStep:
         """
         try:
             for length in (self._contexts[-1], context):
-                if (batch, length) not in self._graphs:
-                    self._graphs[batch, length] = self._capture(batch, length)
+                shape = (batch, length, other)
+                if shape not in self._graphs:
+                    self._graphs[shape] = self._capture(*shape)
         except (MemoryError, RuntimeError) as error:
             # The end of a capture that failed has an error of its own, raised while handling it.
             if not (is_out_of_memory(error) or is_out_of_memory(error.__context__)):
@@ -190,40 +211,48 @@ class FixedStep:
             empty_cache()
         return not self._steps_without_graphs
 
-    def _compute(self, inputs_4B: Tensor, context: int) -> Tensor:
-        """inputs: id, slot, start and count of new tokens, int64 [4, B]. Returns `pack`ed."""
-        given_B, slots_B, starts_B, counts_B = inputs_4B
+    def _compute(self, inputs_5B: Tensor, context: int, other: NgramRule | None) -> Tensor:
+        """inputs: id, slot, start, count of new tokens, and whether the row is under `other`, int64
+        [5, B]. Returns `pack`ed."""
+        given_B, slots_B, starts_B, counts_B, is_other_B = inputs_5B
         ids_B = given_B.where(given_B != UNREAD, self._chosen_S[slots_B])
         logits_BV = self._decoder.decode_fixed(ids_B, self._cache, slots_B, starts_B, context)
         own_B = chosen_B = first_argmax(logits_BV)
-        if self._rule:
+        if self._rule or other:
             self._ring.write(slots_B, counts_B - 1, ids_B)
-            history_BW = self._ring.last(slots_B, counts_B)
+        if self._rule:
+            history_BW = self._ring.last(slots_B, counts_B, self._rule.window)
             chosen_B = first_argmax(ban_repeats(logits_BV, history_BW, self._rule))
+        if other:
+            history_BW = self._ring.last(slots_B, counts_B, other.window)
+            others_B = first_argmax(ban_repeats(logits_BV, history_BW, other))
+            chosen_B = others_B.where(is_other_B > 0, chosen_B)
         self._chosen_S[slots_B] = chosen_B
         return pack(logits_BV, chosen_B, chosen_B != own_B)
 
-    def _capture(self, batch: int, context: int) -> _Graph:
+    def _capture(self, batch: int, context: int, other: NgramRule | None) -> _Graph:
         # Streams are made on, and waits are for, the current device: on another one the graph
         # would be empty, and its answer the same for ever.
         with torch.cuda.device(self._cache.device):
             # One stream for all: a library keeps a workspace, 32 MB on an H100, for each it met.
             self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            return self._capture_on(self._stream, batch, context)
+            return self._capture_on(self._stream, batch, context, other)
 
-    def _capture_on(self, side: Any, batch: int, context: int) -> _Graph:
+    def _capture_on(
+        self, side: Any, batch: int, context: int, other: NgramRule | None
+    ) -> _Graph:
         # The scratch slot takes the writes of warm-up and capture.
-        column = torch.tensor([PAD_ID, self._scratch_slot, 0, 1], device=self._cache.device)
-        inputs_4B = column[:, None].repeat(1, batch)
+        column = torch.tensor([PAD_ID, self._scratch_slot, 0, 1, 0], device=self._cache.device)
+        inputs_5B = column[:, None].repeat(1, batch)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries allocate on first use, which a graph must not
-            self._compute(inputs_4B, context)
+            self._compute(inputs_5B, context, other)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
         with torch.cuda.graph(graph, pool=pool, stream=side):
-            packed_3B = self._compute(inputs_4B, context)
-        return _Graph(graph, inputs_4B, packed_3B)
+            packed_3B = self._compute(inputs_5B, context, other)
+        return _Graph(graph, inputs_5B, packed_3B)
 
 
 class Started:
@@ -253,11 +282,11 @@ class _Graph:
     """A captured step and the tensors it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
-    inputs_4B: Tensor
+    inputs_5B: Tensor
     packed_3B: Tensor
 
-    def replay(self, inputs_4B: Tensor) -> Tensor:
+    def replay(self, inputs_5B: Tensor) -> Tensor:
         # From plain memory the copy would wait for the step before.
-        self.inputs_4B.copy_(inputs_4B.pin_memory(), non_blocking=True)
+        self.inputs_5B.copy_(inputs_5B.pin_memory(), non_blocking=True)
         self.graph.replay()
         return self.packed_3B

@@ -10,6 +10,8 @@ import pytest
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
 from ocr2cli.engines.recovery import NOTHING, STEPS, Ladder, decoder_steps
+from ocr2cli.generate.fixed_step import LEAST_RING, FixedStep
+from ocr2cli.generate.logits import NgramRule
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
@@ -236,3 +238,10 @@ def test_the_wider_rule_is_never_looser_than_the_runs_own(own, expected) -> None
 )  # fmt: skip
 def test_no_step_of_the_decoder_repeats_the_first_try(cfg, has_tiles, names) -> None:
     assert [step.name for step in decoder_steps(cfg, has_tiles=has_tiles)] == names
+
+
+def test_a_try_under_the_wider_rule_takes_part_in_the_step_of_all() -> None:
+    for cfg in (DecodeConfig(), DecodeConfig(no_repeat_ngram=0), DecodeConfig(ngram_window=300)):
+        (wider,) = (step for step in STEPS if step.name == "wider-ngram")
+        rule = NgramRule.of(wider.settings(cfg), ())
+        assert rule is not None and 0 < rule.window <= LEAST_RING and FixedStep.supports(rule)

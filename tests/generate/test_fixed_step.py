@@ -15,7 +15,7 @@ from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate import fixed_step
 from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
-from ocr2cli.generate.logits import NgramRule, Rules
+from ocr2cli.generate.logits import NgramRule, Rules, banned_tokens
 from ocr2cli.generate.sequence import Sequence
 from ocr2cli.generate.step import Row
 from ocr2cli.generate.step_runner import StepRunner
@@ -46,7 +46,9 @@ def test_the_ring_holds_the_last_tokens_of_each_slot(
     slots = torch.arange(len(histories))
     counts = torch.tensor([len(history) for history in histories])
     expected = [([-1] * window + history)[-window:] for history in histories]
-    assert ring.last(slots, counts).tolist() == expected
+    assert ring.last(slots, counts, window).tolist() == expected
+    shorter = max(1, window // 2)
+    assert ring.last(slots, counts, shorter).tolist() == [row[-shorter:] for row in expected]
 
 
 class TableDecoder:
@@ -167,8 +169,8 @@ def test_single_tokens_under_the_common_rule_take_the_fixed_path_in_few_shapes()
 
 
 def test_a_row_under_another_rule_leaves_the_others_their_fixed_step() -> None:
-    """A page that is tried again reads under a wider rule, for thousands of steps at times."""
-    rule, wider = NgramRule(20, 90), NgramRule(12, 1000)
+    """One that looks at all of its history: no ring is long enough."""
+    rule, wider = NgramRule(20, 90), NgramRule(12, 0)
     decoder = TableDecoder("cpu")
     mixed, alone = LengthsOnly(4, "cpu"), LengthsOnly(4, "cpu")
     asked: list[int] = []
@@ -194,18 +196,54 @@ def test_a_row_under_another_rule_leaves_the_others_their_fixed_step() -> None:
     assert asked == [2]
 
 
+def test_a_page_that_is_tried_again_reads_in_the_step_of_all_under_a_rule_of_its_own() -> None:
+    """For thousands of steps at times, each of which was two steps for all: the fixed one, waited
+    for, and a plain one."""
+    rules = [
+        NgramRule(1, 3), NgramRule(2, 1000, frozenset({11})), NgramRule(1, 7), NgramRule(1, 1001)
+    ]  # fmt: skip
+    decoder = TableDecoder("cpu")
+    decoder.table.zero_()
+    decoder.table[:, [11, 21, 31]] = torch.tensor([3.0, 2.0, 1.0])
+    cache = LengthsOnly(5, "cpu")
+    fixed = FixedStep(
+        decoder, cache, rules[0], scratch_slot=4, max_context=64, batch_buckets=(), use_graphs=False
+    )
+
+    def rows(*which: int) -> list[Row]:
+        return [
+            Row(slot, [histories[slot][-1]], histories[slot], Rules(rules[number], None))
+            for slot, number in enumerate(which)
+        ]
+
+    histories = [[11, 7, 7], [21, 5, 21], [11, 21, 11], [6, 11, 6]]
+    assert fixed.fits(rows(0, 1, 0, 1)) == [True] * 4
+    assert fixed.fits(rows(0, 1, 2, 1)) == [True, True, False, True], "one beside the run's own"
+    assert fixed.fits(rows(0, 3, 2, 0)) == [True, False, True, True], "one that the ring is for"
+    for _ in range(6):  # of each row's own rule, whatever stands beside it
+        asked = rows(0, 1, 0, 1)
+        wanted = []
+        for row in asked:
+            logits = decoder.table[row.ids[-1]].clone()
+            logits[list(banned_tokens(row.written, row.rules.ngram))] = -1e9
+            wanted.append(int(logits.argmax()))
+        assert [choice.token for choice in fixed.run(asked)] == wanted
+        for history, token in zip(histories, wanted, strict=True):
+            history.append(token)
+
+
 def test_the_longest_context_of_a_batch_size_is_captured_first() -> None:
     """Graphs share one pool: a shorter one finds room in what a longer one took, not the other
     way."""
     captured: list[tuple[int, int]] = []
 
     class Captures(FixedStep):
-        def _capture(self, batch: int, context: int) -> Any:
+        def _capture(self, batch: int, context: int, other: Any) -> Any:
             captured.append((batch, context))
             return self
 
-        def replay(self, inputs_4B: Tensor) -> Tensor:
-            return self._compute(inputs_4B, 64)
+        def replay(self, inputs_5B: Tensor) -> Tensor:
+            return self._compute(inputs_5B, 64, None)
 
     cache = LengthsOnly(4, "cpu")
     fixed = Captures(
@@ -226,7 +264,7 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
     tried: list[int] = []
 
     class Captures(FixedStep):
-        def _capture(self, batch: int, context: int) -> Any:
+        def _capture(self, batch: int, context: int, other: Any) -> Any:
             tried.append(context)
             if context == 256:
                 return self
@@ -236,7 +274,7 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
                 if is_hidden:
                     raise RuntimeError("CUDA error: operation failed due to a previous error")
 
-        def replay(self, inputs_4B: Tensor) -> Tensor:
+        def replay(self, inputs_5B: Tensor) -> Tensor:
             raise AssertionError("its memory was given back")
 
     decoder, cache = TableDecoder("cpu"), LengthsOnly(2, "cpu")
@@ -259,15 +297,15 @@ def test_graphs_are_tried_again_when_memory_may_be_there(
     tried, replayed, failures = [], [], iter([True, True])
 
     class Captures(FixedStep):
-        def _capture(self, batch: int, context: int) -> Any:
+        def _capture(self, batch: int, context: int, other: Any) -> Any:
             tried.append(len(steps))
             if next(failures, False):
                 raise torch.OutOfMemoryError
             return self
 
-        def replay(self, inputs_4B: Tensor) -> Tensor:
+        def replay(self, inputs_5B: Tensor) -> Tensor:
             replayed.append(len(steps))
-            return self._compute(inputs_4B, 64)
+            return self._compute(inputs_5B, 64, None)
 
     decoder, cache = TableDecoder("cpu"), LengthsOnly(2, "cpu")
     fixed = Captures(
@@ -283,7 +321,7 @@ def test_graphs_are_tried_again_when_memory_may_be_there(
 
 def test_an_error_of_a_capture_that_is_not_about_memory_is_not_hidden() -> None:
     class Fails(FixedStep):
-        def _capture(self, batch: int, context: int) -> Any:
+        def _capture(self, batch: int, context: int, other: Any) -> Any:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     cache = LengthsOnly(2, "cpu")
@@ -386,7 +424,7 @@ def test_rows_under_other_rules_are_given_to_a_device_that_is_busy_with_the_rest
         toy, cache, rule, scratch_slot=2, max_context=40, batch_buckets=(), use_graphs=False
     )
     runner = StepRunner(toy, cache, scratch_slot=2, fixed=fixed)
-    other = NgramRule(3, 9)
+    other = NgramRule(3, 0)
     rows = [Row(0, [5], [5], Rules(rule, None)), Row(1, [6], [6], Rules(other, None))]
     chosen = runner.run(rows)
     assert log == ["start", "other rules", "read"]

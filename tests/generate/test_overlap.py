@@ -70,11 +70,11 @@ def late_steps(device: LateDevice) -> type[FixedStep]:
 
             self._ring.upload = late  # type: ignore[method-assign]
 
-        def _launch(self, inputs_4B: Tensor, context: int) -> Any:
+        def _launch(self, inputs_5B: Tensor, context: int, other: Any) -> Any:
             answer = LateAnswer(device)
 
             def work() -> None:
-                answer.packed_3B = self._compute(inputs_4B, context)
+                answer.packed_3B = self._compute(inputs_5B, context, other)
 
             device.log.append("start")
             device.give(work)
@@ -215,6 +215,7 @@ def test_a_late_device_writes_what_the_definition_writes(
     )  # fmt: skip
     config = DecodeConfig(no_repeat_ngram=3, ngram_window=20, draft=draft)
     other = DecodeConfig(no_repeat_ngram=0, dry=DryConfig(last_n=8, allowed_length=1))
+    again = DecodeConfig(no_repeat_ngram=2, ngram_window=1000)
     tuning = Tuning(
         expected_new=2, fixed_steps=True, overlap=True, batch_buckets=(1, 2, 4),
         draft_batch_limit=1, loops=LOOPS,
@@ -222,7 +223,7 @@ def test_a_late_device_writes_what_the_definition_writes(
     pages = []
     for key in range(data.draw(st.integers(1, 6))):
         prompt = data.draw(st.lists(st.integers(2, 11), min_size=1, max_size=5))
-        rules = data.draw(st.sampled_from([config, config, config, other]))
+        rules = data.draw(st.sampled_from([config, config, config, again, again, other]))
         limit = data.draw(st.sampled_from([1, 2, 3, 25, 60]))
         pages.append((key, prompt, rules, min(limit, toy.max_positions - len(prompt))))
     with pytest.MonkeyPatch.context() as patch:
@@ -256,6 +257,19 @@ def test_the_device_has_its_next_step_before_the_last_one_is_read(
     assert toy.device.log == ["start", "start", "read", "start", "read", "start", "read", "read"]
     assert toy.device.most_given == 2
     assert box.statistics.decode_rows == 2 * 4, "no step for those who will have ended by length"
+
+
+def test_a_page_that_is_tried_again_makes_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = OverPlaces(eos_bias=-99)
+    config = DecodeConfig(max_new_tokens=9)
+    box = on_a_late_device(monkeypatch, toy, config, Tuning(fixed_steps=True, overlap=True))
+    again = DecodeConfig(no_repeat_ngram=12, ngram_window=1000)
+    for key, rules in enumerate((config, again)):
+        prompt = toy.embed(torch.tensor([5 + key]))
+        box.add(key, prompt, [5 + key], max_new_tokens=9, config=rules)
+    while box.has_work:
+        box.step()
+    assert toy.device.most_given == 2 and toy.device.log.count("start") == 8
 
 
 @pytest.mark.parametrize(
