@@ -10,9 +10,9 @@ import pytest
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
 from ocr2cli.engines.recovery import NOTHING, STEPS, Ladder, decoder_steps
+from ocr2cli.errors import PageFault
 from ocr2cli.generate.fixed_step import LEAST_RING, FixedStep
 from ocr2cli.generate.logits import NgramRule
-from ocr2cli.errors import PageFault
 from ocr2cli.pages import (
     Attempt,
     Box,
