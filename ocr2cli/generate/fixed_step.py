@@ -62,9 +62,9 @@ class HistoryRing:
         self._ring_SR = torch.zeros(num_slots, size, dtype=torch.int64, device=device)
         self._offsets_R = torch.arange(size, device=device) - size
 
-    def upload(self, slot: int, token_ids: Sequence[int]) -> None:
-        """Set a slot from the host; token_ids: the whole history."""
-        first = max(0, len(token_ids) - self._size)
+    def upload(self, slot: int, token_ids: Sequence[int], window: int) -> None:
+        """Set a slot from the host, as far back as `window`; token_ids: the whole history."""
+        first = max(0, len(token_ids) - window)
         places = [number % self._size for number in range(first, len(token_ids))]
         row_R = torch.zeros(self._size, dtype=torch.int64)
         row_R[places] = torch.tensor(token_ids[first:], dtype=torch.int64)
@@ -109,7 +109,7 @@ class FixedStep:
         self._contexts = (*(length for length in CONTEXTS if length < max_context), max_context)
         self._batch_buckets = tuple(batch_buckets)
         self._use_graphs = use_graphs
-        self._steps_without_graphs = 0
+        self._steps_without_graphs = self._steps_without_other = 0
         self._has_warned = False
         self._ring_size = max(rule.window if rule else 0, LEAST_RING)
         self._ring = HistoryRing(scratch_slot + 1, self._ring_size, cache.device)
@@ -158,7 +158,9 @@ class FixedStep:
 
     def _other_rule(self, rows: Sequence[Row]) -> NgramRule | None:
         """The first that is not the run's and that the ring is long enough for."""
-        rules = (row.rules.ngram for row in rows)
+        if self._steps_without_other:
+            return None
+        rules = (row.rules.ngram for row in rows if not row.rules.dry)
         return next((rule for rule in rules if rule != self._rule and self._has_room(rule)), None)
 
     def _has_room(self, rule: NgramRule | None) -> bool:
@@ -170,9 +172,10 @@ class FixedStep:
         owner, held = self._held.get(row.slot, ((), -1))
         # Before its first token there is nothing to copy: a sequence counts from there.
         if row.rules.ngram and before and (owner is not row.written or held != before):
-            self._ring.upload(row.slot, row.written[:before])
+            self._ring.upload(row.slot, row.written[:before], row.rules.ngram.window)
 
     def _launch(self, inputs_5B: Tensor, context: int, other: NgramRule | None) -> Tensor:
+        self._steps_without_other = max(0, self._steps_without_other - 1)
         if not self._use_graphs or self._steps_without_graphs:
             self._steps_without_graphs = max(0, self._steps_without_graphs - 1)
             return self._compute(inputs_5B.to(self._cache.device), context, other)
@@ -187,7 +190,8 @@ class FixedStep:
         come last, and every length before it would have taken a block too small for the next.
 
         False where there is no memory for it: graphs are a matter of speed, so what they hold is
-        given back and for a while steps run without.
+        given back and for a while steps run without. With a second rule only the graphs for it:
+        its rows then go by plain steps.
         """
         try:
             for length in (self._contexts[-1], context):
@@ -205,11 +209,16 @@ class FixedStep:
                 batch,
             )
             self._has_warned = True
+        else:
+            return True
+        if other:
+            self._steps_without_other = RETRY_GRAPHS_AFTER
+            self._graphs = {shape: kept for shape, kept in self._graphs.items() if not shape[2]}
+        else:
             self._steps_without_graphs = RETRY_GRAPHS_AFTER
-        if self._steps_without_graphs:
             self._graphs.clear()
-            empty_cache()
-        return not self._steps_without_graphs
+        empty_cache()
+        return False
 
     def _compute(self, inputs_5B: Tensor, context: int, other: NgramRule | None) -> Tensor:
         """inputs: id, slot, start, count of new tokens, and whether the row is under `other`, int64

@@ -37,9 +37,9 @@ def test_the_ring_holds_the_last_tokens_of_each_slot(
     """Part comes from the host, the rest token by token; leftovers never show."""
     ring = HistoryRing(len(histories), window, torch.device("cpu"))
     for slot, history in enumerate(histories):
-        ring.upload(slot, [77] * 30)
+        ring.upload(slot, [77] * 30, window)
         first = min(uploaded, len(history))
-        ring.upload(slot, history[:first])
+        ring.upload(slot, history[:first], window)
         for number in range(first, len(history)):
             at = torch.tensor([slot]), torch.tensor([number]), torch.tensor([history[number]])
             ring.write(*at)
@@ -125,7 +125,11 @@ def texts(
         make_cache=lambda slots, _: LengthsOnly(slots, device),
     )
     for key in range(7):
-        own = DecodeConfig(no_repeat_ngram=0, dry=DryConfig()) if key == 5 else None
+        own = None
+        if key == 5:
+            own = DecodeConfig(no_repeat_ngram=0, dry=DryConfig())
+        if key in (2, 3):
+            own = DecodeConfig(max_new_tokens=120, no_repeat_ngram=2, ngram_window=1000)
         box.add(key, torch.tensor([[float(4 + key)]]), [4 + key], config=own)
     done: dict[Any, Any] = {}
     while box.has_work:
@@ -200,7 +204,7 @@ def test_a_page_that_is_tried_again_reads_in_the_step_of_all_under_a_rule_of_its
     """For thousands of steps at times, each of which was two steps for all: the fixed one, waited
     for, and a plain one."""
     rules = [
-        NgramRule(1, 3), NgramRule(2, 1000, frozenset({11})), NgramRule(1, 7), NgramRule(1, 1001)
+        NgramRule(1, 3), NgramRule(2, 1000, frozenset({31})), NgramRule(1, 7), NgramRule(1, 1001)
     ]  # fmt: skip
     decoder = TableDecoder("cpu")
     decoder.table.zero_()
@@ -218,6 +222,8 @@ def test_a_page_that_is_tried_again_reads_in_the_step_of_all_under_a_rule_of_its
 
     histories = [[11, 7, 7], [21, 5, 21], [11, 21, 11], [6, 11, 6]]
     assert fixed.fits(rows(0, 1, 0, 1)) == [True] * 4
+    dry = Row(0, [11], histories[0], Rules(rules[2], DryConfig()))
+    assert fixed.fits([dry, *rows(0, 1)]) == [False, True, True], "nor one under DRY"
     assert fixed.fits(rows(0, 1, 2, 1)) == [True, True, False, True], "one beside the run's own"
     assert fixed.fits(rows(0, 3, 2, 0)) == [True, False, True, True], "one that the ring is for"
     for _ in range(6):  # of each row's own rule, whatever stands beside it
@@ -317,6 +323,41 @@ def test_graphs_are_tried_again_when_memory_may_be_there(
     assert steps == [int(decoder.table[5].argmax())] * 12
     assert tried == [0, 4, 8] and replayed == [8, 9, 10, 11]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_second_rule_has_graphs_of_its_own_and_without_memory_costs_the_others_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fixed_step, "RETRY_GRAPHS_AFTER", 2)
+    own, other = NgramRule(1, 5), NgramRule(2, 1000)
+    captured, replayed, failures = [], [], iter([True])
+
+    class Captured:
+        def __init__(self, fixed: FixedStep, *shape: Any) -> None:
+            self.fixed, self.shape = fixed, shape
+
+        def replay(self, inputs_5B: Tensor) -> Tensor:
+            replayed.append(self.shape[2])
+            return self.fixed._compute(inputs_5B, *self.shape[1:])
+
+    class Captures(FixedStep):
+        def _capture(self, batch: int, context: int, other: Any) -> Any:
+            captured.append(other)
+            if other and next(failures, False):
+                raise torch.OutOfMemoryError
+            return Captured(self, batch, context, other)
+
+    decoder, cache = TableDecoder("cpu"), LengthsOnly(3, "cpu")
+    fixed = Captures(
+        decoder, cache, own, scratch_slot=2, max_context=64, batch_buckets=(2,), use_graphs=True
+    )
+    for rule in (own, other, own, own, other, other):
+        rows = [Row(0, [5], [5], Rules(own, None)), Row(1, [6], [6], Rules(rule, None))]
+        chosen = fixed.run([row for row, fits in zip(rows, fixed.fits(rows), strict=True) if fits])
+        assert [each.token for each in chosen] == [
+            int(decoder.table[token].argmax()) for token in (5, 6)
+        ][: len(chosen)]
+    assert captured == [None, other, other] and replayed == [None, None, None, other, other]
 
 
 def test_an_error_of_a_capture_that_is_not_about_memory_is_not_hidden() -> None:

@@ -64,9 +64,9 @@ def late_steps(device: LateDevice) -> type[FixedStep]:
             super().__init__(*args, **kwargs)
             upload = self._ring.upload
 
-            def late(slot: int, token_ids: Sequence[int]) -> None:
+            def late(slot: int, token_ids: Sequence[int], window: int) -> None:
                 device.wait()
-                upload(slot, token_ids)
+                upload(slot, token_ids, window)
 
             self._ring.upload = late  # type: ignore[method-assign]
 
