@@ -83,9 +83,8 @@ class HistoryRing:
 
 
 class FixedStep:
-    """Decode steps without drafts under one windowed n-gram rule (or none), and under a second one
-    for pages that are tried again: which of the two is each row's, as much on the device as the
-    rest.
+    """Decode steps without drafts under one windowed n-gram rule (or none). Rows of pages that are
+    tried again may be under a second one: the device bans by both, and each row takes its own.
 
     max_context: tokens a slot of the cache can hold. batch_buckets: batch sizes, ascending.
     use_graphs: capture and replay (CUDA only).
