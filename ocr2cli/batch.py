@@ -66,9 +66,6 @@ class Batch:
         """One more page is known. is_resumed: and has its result already."""
         self.outlook.note(job)
         self.outlook.num_resumed += is_resumed
-        self.tell_outlook()
-
-    def tell_outlook(self) -> None:
         if self.progress is not None:
             self.progress.expect(self.outlook.num_to_read, is_guess=self.outlook.is_guess)
 
@@ -133,7 +130,6 @@ def _run(
             try:
                 for result in _results(batch, plan, options):
                     if progress is not None:
-                        batch.tell_outlook()
                         progress.page(result)
                     tell_watchers(cfg.metrics_file, summary, status)
                     if cfg.fail_fast and not result.status.is_good:

@@ -80,8 +80,8 @@ def plan_batch(
     engine: EngineConfig,
     config: ModelConfig,
     *,
-    encoders: int = 1,
-    decoders: int = 1,
+    encoders: int,
+    decoders: int,
     memory_limit: int = 0,
 ) -> int:
     """Pages that a decoder reads together: on a CUDA card as many as its free memory has slots for,

@@ -110,7 +110,6 @@ class _Climb:
             return False
         return has_all
 
-
     def _is_empty(self) -> bool:
         """Whether nothing would be left of the parts: a turned page keeps neither boxes nor
         figures."""

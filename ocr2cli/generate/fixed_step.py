@@ -58,27 +58,27 @@ class HistoryRing:
     """
 
     def __init__(self, num_slots: int, size: int, device: torch.device) -> None:
-        self._size = size
+        self.size = size
         self._ring_SR = torch.zeros(num_slots, size, dtype=torch.int64, device=device)
         self._offsets_R = torch.arange(size, device=device) - size
 
     def upload(self, slot: int, token_ids: Sequence[int], window: int) -> None:
         """Set a slot from the host, as far back as `window`; token_ids: the whole history."""
         first = max(0, len(token_ids) - window)
-        places = [number % self._size for number in range(first, len(token_ids))]
-        row_R = torch.zeros(self._size, dtype=torch.int64)
+        places = [number % self.size for number in range(first, len(token_ids))]
+        row_R = torch.zeros(self.size, dtype=torch.int64)
         row_R[places] = torch.tensor(token_ids[first:], dtype=torch.int64)
         self._ring_SR[slot] = row_R.to(self._ring_SR.device)
 
     def write(self, slots_B: Tensor, numbers_B: Tensor, ids_B: Tensor) -> None:
         """Token number `numbers` (0-based) of each slot's history."""
-        self._ring_SR[slots_B, numbers_B % self._size] = ids_B
+        self._ring_SR[slots_B, numbers_B % self.size] = ids_B
 
     def last(self, slots_B: Tensor, counts_B: Tensor, window: int) -> Tensor:
         """int64 [B, W] of a window no larger than the ring, newest last, -1 before the first of
         `counts` tokens."""
         numbers_BW = counts_B[:, None] + self._offsets_R[-window:]
-        history_BW = self._ring_SR[slots_B].gather(1, numbers_BW % self._size)
+        history_BW = self._ring_SR[slots_B].gather(1, numbers_BW % self.size)
         return history_BW.where(numbers_BW >= 0, -1)
 
 
@@ -110,8 +110,8 @@ class FixedStep:
         self._use_graphs = use_graphs
         self._steps_without_graphs = self._steps_without_other = 0
         self._has_warned = False
-        self._ring_size = max(rule.window if rule else 0, LEAST_RING)
-        self._ring = HistoryRing(scratch_slot + 1, self._ring_size, cache.device)
+        size = max(rule.window if rule else 0, LEAST_RING)
+        self._ring = HistoryRing(scratch_slot + 1, size, cache.device)
         # What the last step of each slot chose.
         self._chosen_S = torch.zeros(scratch_slot + 1, dtype=torch.int64, device=cache.device)
         # What the ring holds of each slot: whose tokens, and how many.
@@ -133,13 +133,9 @@ class FixedStep:
             return [False] * len(rows)
         return fit
 
-    def run(self, rows: Sequence[Row]) -> list[Choice]:
-        """One step; the cache has grown by a token in each row's slot."""
-        return self.start(rows).choices()
-
     def start(self, rows: Sequence[Row]) -> Started:
-        """`run` that does not wait for the device. A row may be UNREAD when the slot's last step
-        was one of these."""
+        """Begin a step and do not wait for the device; the cache has grown by a token in each
+        row's slot. A row may be UNREAD when the slot's last step was one of these."""
         for row in rows:
             self._bring_up_to_date(row)
         starts = [self._cache.reserve(row.slot, 1) for row in rows]
@@ -163,7 +159,7 @@ class FixedStep:
         return next((rule for rule in rules if rule != self._rule and self._has_room(rule)), None)
 
     def _has_room(self, rule: NgramRule | None) -> bool:
-        return rule is not None and self.supports(rule) and rule.window <= self._ring_size
+        return rule is not None and self.supports(rule) and rule.window <= self._ring.size
 
     def _bring_up_to_date(self, row: Row) -> None:
         """Other paths and other sequences pass by the ring: copy what it missed."""

@@ -217,4 +217,6 @@ def test_pages_are_expected_before_one_is_read_and_those_of_an_earlier_run_are_n
     for page in range(3):
         batch.note(PageJob(PageKey("a", page), "/in", "", 3), is_resumed=page < 2)
     assert told.totals == [2, 1, 1]
-    Batch(nothing, nothing, nothing, {}, nothing, outlook=Outlook(1)).tell_outlook()
+    unwatched = Batch(nothing, nothing, nothing, {}, nothing, outlook=Outlook(1))
+    unwatched.note(PageJob(PageKey("a", 0), "/in", "", 3))
+    assert unwatched.outlook.num_to_read == 3

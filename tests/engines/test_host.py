@@ -132,7 +132,7 @@ def test_bf16_products_are_planned_with_where_the_system_tells_of_them(
 
 def test_this_hosts_bf16_products_are_planned_as_torch_finds_them() -> None:
     if platform.machine() != "x86_64" or sys.platform != "linux":
-        pytest.skip("only such a system is asked")
+        pytest.skip("bf16 is looked up in /proc/cpuinfo, on Linux and x86 only")
     assert host.has_bf16_products() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -46,7 +46,7 @@ def _fake_cards(folder: Path, monkeypatch: pytest.MonkeyPatch, **free_mib_of: in
 
 def _planned_batch(device: str = "cuda", decoders: int = 1, dtype: str = "auto") -> int:
     engine = EngineConfig(device=device, dtype=dtype)
-    return memory_plan.plan_batch(engine, ModelConfig(), decoders=decoders)
+    return memory_plan.plan_batch(engine, ModelConfig(), encoders=1, decoders=decoders)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +282,9 @@ def test_what_a_strict_system_can_promise_is_for_all_workers(
     """Where no more is promised than there is, a cache takes all of its slots at once."""
     monkeypatch.setattr(memory_plan, "promises_left", lambda: promises)
     engine = EngineConfig(device="cpu", dtype="bf16")
-    assert memory_plan.plan_batch(engine, ModelConfig()) == batch
+    assert memory_plan.plan_batch(engine, ModelConfig(), encoders=1, decoders=1) == batch
     for decoders in (1, 2):
-        slots = 1 + memory_plan.plan_batch(engine, ModelConfig(), decoders=decoders)
+        slots = 1 + memory_plan.plan_batch(engine, ModelConfig(), encoders=1, decoders=decoders)
         cache = decoders * slots * FULL_PAGE * 61_440
         workers = 908_770_560 + decoders * 5_869_468_160 + (1 + decoders) * 1_500_000_000
         assert slots == 2 or workers + cache <= promises

@@ -15,6 +15,7 @@ from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate import fixed_step
 from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
+from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.logits import NgramRule, Rules, banned_tokens
 from ocr2cli.generate.sequence import Sequence
 from ocr2cli.generate.step import Row
@@ -106,6 +107,10 @@ class LengthsOnly:
     def reserve(self, slot: int, count: int) -> int:
         self.lengths[slot] += count
         return self.lengths[slot] - count
+
+
+def run(fixed: FixedStep, rows: list[Row]) -> list[Choice]:
+    return fixed.start(rows).choices()
 
 
 def texts(
@@ -233,7 +238,7 @@ def test_a_page_that_is_tried_again_reads_in_the_step_of_all_under_a_rule_of_its
             logits = decoder.table[row.ids[-1]].clone()
             logits[list(banned_tokens(row.written, row.rules.ngram))] = -1e9
             wanted.append(int(logits.argmax()))
-        assert [choice.token for choice in fixed.run(asked)] == wanted
+        assert [choice.token for choice in run(fixed, asked)] == wanted
         for history, token in zip(histories, wanted, strict=True):
             history.append(token)
 
@@ -258,7 +263,7 @@ def test_the_longest_context_of_a_batch_size_is_captured_first() -> None:
     )  # fmt: skip
     for length, slots in ((3, [0]), (300, [0]), (599, [0]), (4, [0, 1])):
         cache.lengths = [length] * 4
-        fixed.run([Row(slot, [5], [5], Rules(None, None)) for slot in slots])
+        run(fixed, [Row(slot, [5], [5], Rules(None, None)) for slot in slots])
     assert captured == [(1, 600), (1, 256), (1, 512), (2, 600), (2, 256)]
 
 
@@ -289,7 +294,7 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
     )
     fixed._contexts = (64, 256)
     rows = [Row(0, [5], [5], Rules(None, None))]
-    found = [fixed.run(rows)[0].token for _ in range(3)]
+    found = [run(fixed, rows)[0].token for _ in range(3)]
     assert found == [int(decoder.table[5].argmax())] * 3
     assert tried == [256, 64] and cache.lengths[0] == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -319,7 +324,7 @@ def test_graphs_are_tried_again_when_memory_may_be_there(
     )
     steps: list[int] = []
     for _ in range(12):
-        steps.append(fixed.run([Row(0, [5], [5], Rules(None, None))])[0].token)
+        steps.append(run(fixed, [Row(0, [5], [5], Rules(None, None))])[0].token)
     assert steps == [int(decoder.table[5].argmax())] * 12
     assert tried == [0, 4, 8] and replayed == [8, 9, 10, 11]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -353,7 +358,7 @@ def test_a_second_rule_has_graphs_of_its_own_and_without_memory_costs_the_others
     )
     for rule in (own, other, own, own, other, other):
         rows = [Row(0, [5], [5], Rules(own, None)), Row(1, [6], [6], Rules(rule, None))]
-        chosen = fixed.run([row for row, fits in zip(rows, fixed.fits(rows), strict=True) if fits])
+        chosen = run(fixed, [row for row, fits in zip(rows, fixed.fits(rows), strict=True) if fits])
         assert [each.token for each in chosen] == [
             int(decoder.table[token].argmax()) for token in (5, 6)
         ][: len(chosen)]
@@ -371,7 +376,7 @@ def test_an_error_of_a_capture_that_is_not_about_memory_is_not_hidden() -> None:
         use_graphs=True,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="illegal"):
-        fixed.run([Row(0, [5], [5], Rules(None, None))])
+        run(fixed, [Row(0, [5], [5], Rules(None, None))])
 
 
 def test_more_sequences_than_the_largest_bucket_are_left_to_steps_of_any_size() -> None:
@@ -395,8 +400,8 @@ def test_a_slot_is_brought_up_to_date_for_its_next_sequence() -> None:
         decoder, cache, rule, scratch_slot=1, max_context=64, batch_buckets=(), use_graphs=False
     )
     last, following = [11, 21], [12, 11, 13]
-    assert fixed.run([Row(0, last[-1:], last, Rules(rule, None))])[0].token == 31
-    assert fixed.run([Row(0, following[-1:], following, Rules(rule, None))])[0].token == 21
+    assert run(fixed, [Row(0, last[-1:], last, Rules(rule, None))])[0].token == 31
+    assert run(fixed, [Row(0, following[-1:], following, Rules(rule, None))])[0].token == 21
 
 
 def ring_of_one(rule: NgramRule) -> tuple[FixedStep, TableDecoder]:
@@ -419,13 +424,13 @@ def test_a_sequence_that_was_sent_back_is_not_taken_for_what_it_was() -> None:
     running.token_ids.append(11)
     for token in (50, 51):
         ids = running.token_ids
-        fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+        run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])
         ids.append(token)
     running.restart()
     assert running.token_ids == [] and running.most_new == 3
     running.token_ids += [21, 60, 61]
     ids = running.token_ids
-    assert fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 11
+    assert run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 11
 
 
 def test_a_step_that_failed_has_told_the_ring_nothing() -> None:
@@ -433,15 +438,15 @@ def test_a_step_that_failed_has_told_the_ring_nothing() -> None:
     rule = NgramRule(1, 5)
     fixed, decoder = ring_of_one(rule)
     ids = [21]
-    fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+    run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])
     ids.append(11)
     plain = decoder.decode_fixed
     decoder.decode_fixed = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
     with pytest.raises(ZeroDivisionError):
-        fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])
+        run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])
     decoder.decode_fixed = plain  # type: ignore[method-assign]
     ids.append(60)
-    assert fixed.run([Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 31
+    assert run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == 31
 
 
 def test_rows_under_other_rules_are_given_to_a_device_that_is_busy_with_the_rest() -> None:
