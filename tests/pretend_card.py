@@ -1,4 +1,4 @@
-"""A CUDA card that is not there: what is given to it lies in the host's memory and says otherwise.
+"""A card that is not there: what is given to it lies in the host's memory and says otherwise.
 
 The code for a card runs on a host, with its true results, and what a card forbids is an error here
 too: tensors of both sides in one operation, a captured step that asks the host, reads what no
@@ -25,7 +25,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ocr2cli.model import processor
 
-CARD = torch.device("cuda", 0)
 HOST = torch.device("cpu")
 
 # What asks the card for a number, or for a shape that depends on numbers.
@@ -50,10 +49,14 @@ class CardTensor(Tensor):
 
 
 class PretendCard(TorchFunctionMode):
-    """waits: where the host waited until the card had done all it was told, oldest first."""
+    """device: NVIDIA's (`cuda:0`) or Apple's (`mps:0`).
 
-    def __init__(self) -> None:
+    waits: where the host waited until the card had done all it was told, oldest first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.device = device
         self.waits: list[str] = []
         self.replays = 0
         self.graphs: list[PretendGraph] = []
@@ -78,7 +81,7 @@ class PretendCard(TorchFunctionMode):
                 return func(*args)
             if name == "__iter__":
                 return iter(self._compute(Tensor.unbind, "unbind", args, kwargs))
-            if name in ("to", "cpu", "cuda"):
+            if name in ("to", "cpu"):
                 return self._move(name, *args, **kwargs)
             if name == "copy_" and is_on_card(args[0]) != is_on_card(args[1]):
                 return self._copy(*args, **kwargs)
@@ -86,9 +89,10 @@ class PretendCard(TorchFunctionMode):
 
     def _property(self, func: Any, tensor: Tensor) -> Any:
         if is_on_card(tensor):
-            for prop, answer in ((Tensor.device, CARD), (Tensor.is_cuda, True)):
-                if func == prop.__get__:
-                    return answer
+            if func == Tensor.device.__get__:
+                return self.device
+            if func == Tensor.is_cuda.__get__:
+                return self.device.type == "cuda"
         found = func(tensor)
         return as_card(found) if is_on_card(tensor) and isinstance(found, Tensor) else found
 
@@ -100,13 +104,13 @@ class PretendCard(TorchFunctionMode):
         return address(tensor) in self._pinned
 
     def _move(self, name: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """`to`, `cpu`, `cuda`: to another device, to another dtype, or both."""
+        """`to` and `cpu`: to another device, to another dtype, or both."""
         others = [one for one in args if isinstance(one, Tensor)]
         asked = (*args, kwargs.get("device"))
         named = [one for one in asked if isinstance(one, torch.device | str)]
         goal = is_on_card(others[0]) if others else is_on_card(tensor)
         if named or name != "to":
-            goal = name == "cuda" or (bool(named) and torch.device(named[0]).type == "cuda")
+            goal = bool(named) and self._is_its_own(named[0])
         args = tuple(HOST if isinstance(one, torch.device | str) else one for one in args)
         kwargs = {**kwargs, **({"device": HOST} if kwargs.get("device") is not None else {})}
         if goal == is_on_card(tensor):
@@ -155,7 +159,7 @@ class PretendCard(TorchFunctionMode):
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         is_for_card = any(map(is_on_card, tensors))
         if kwargs.get("device") is not None:
-            is_for_card = torch.device(kwargs["device"]).type == "cuda"
+            is_for_card = self._is_its_own(kwargs["device"])
             kwargs["device"] = HOST if is_for_card else kwargs["device"]
             if is_for_card and name in ("tensor", "as_tensor"):
                 self.wait()
@@ -172,17 +176,27 @@ class PretendCard(TorchFunctionMode):
         out = tree_map_only(
             Tensor, lambda one: given[id(one)] if id(one) in given else wrap(one), found
         )
+        if self.device.type == "mps" and is_for_card:
+            self._refuse_doubles(name, out)
         if self.capturing and is_for_card and name not in _OUTSIDE:
             self.capturing.note(func, args, kwargs, out)
         return out
 
+    def _is_its_own(self, device: torch.device | str) -> bool:
+        return torch.device(device).type == self.device.type
+
+    @staticmethod
+    def _refuse_doubles(name: str, out: Any) -> None:
+        if any(one.dtype == torch.float64 for one in tensors_in(out)):
+            raise TypeError(f"{place()}: {name} in float64, which Apple's devices have not")
+
     def _check(self, name: str, args: Any, tensors: list[Tensor]) -> None:
         """What a card would refuse, or wait for."""
         if name == "numpy":
-            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+            raise TypeError("can't convert a device's tensor to numpy")
         strangers = [one for one in tensors if not is_on_card(one) and one.dim()]
         if strangers and name not in ("__getitem__", "__setitem__"):
-            raise RuntimeError(f"{place()}: {name} of tensors on cuda:0 and cpu")
+            raise RuntimeError(f"{place()}: {name} of tensors on {self.device} and cpu")
         masks = [one for one in tree_leaves(args[1:2]) if isinstance(one, Tensor)]
         is_masked = "item__" in name and any(one.dtype == torch.bool for one in masks)
         if strangers or is_masked or name in _ASKING:
@@ -293,9 +307,9 @@ def place() -> str:
 
 
 @contextmanager
-def pretend_card(patch: pytest.MonkeyPatch, generation: int = 9) -> Iterator[PretendCard]:
-    """torch sees one card, of that NVIDIA generation."""
-    card = PretendCard()
+def pretend_card(patch: pytest.MonkeyPatch, generation: int | None = 9) -> Iterator[PretendCard]:
+    """torch sees one card, of that NVIDIA generation; of none, and it is Apple's."""
+    card = PretendCard(torch.device("cuda" if generation else "mps", 0))
 
     @contextmanager
     def graph(one: PretendGraph, **_: Any) -> Iterator[None]:
@@ -317,9 +331,13 @@ def pretend_card(patch: pytest.MonkeyPatch, generation: int = 9) -> Iterator[Pre
         "graph": graph, "synchronize": lambda device: card.wait(),
         "max_memory_allocated": lambda device: 0, "reset_peak_memory_stats": lambda device: None,
     }  # fmt: skip
-    for name, stand_in in stand_ins.items():
-        patch.setattr(torch.cuda, name, stand_in)
-    patch.setattr(torch.version, "cuda", "0.0 (pretend)")
+    if generation:
+        for name, stand_in in stand_ins.items():
+            patch.setattr(torch.cuda, name, stand_in)
+        patch.setattr(torch.version, "cuda", "0.0 (pretend)")
+    else:
+        patch.setattr(torch.backends.mps, "is_available", lambda: True)
+        patch.setattr(torch.mps, "empty_cache", lambda: None)
 
     def run(thread: threading.Thread) -> None:
         with card:

@@ -108,3 +108,11 @@ def test_what_nobody_holds_does_not_outlast_a_replay(card: PretendCard) -> None:
     graph = capture(lambda: leaked.append((given + 1).as_subclass(torch.Tensor)))
     graph.replay()
     assert leaked[0].isnan().all()
+
+
+def test_apples_device_has_no_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_card(monkeypatch, generation=None) as card:
+        there = torch.ones(2, device="mps")
+        assert there.device == card.device and not there.is_cuda
+        with pytest.raises(TypeError, match="float64"):
+            there.double()

@@ -1,4 +1,4 @@
-"""The code for a CUDA card on one that is not there: the host's texts, nothing a card forbids."""
+"""The code for a card on one that is not there: the host's texts, and nothing a card forbids."""
 
 from __future__ import annotations
 
@@ -88,6 +88,18 @@ def test_a_captured_step_is_the_plain_step_in_every_dtype_and_generation(
     monkeypatch.setattr(FixedStep, "_try_to_capture", lambda *_: False)
     assert tokens(read(model, pages, "cuda", dtype)) == captured
     assert 40 < num_replays == card.replays
+
+
+@pytest.mark.parametrize("card", [None], indirect=True)
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_an_apple_device_reads_what_the_host_reads(
+    card: PretendCard, dtype: str, model: Path, pages: list[Path], on_host: dict[str, PageResult]
+) -> None:
+    found = read(model, pages, "mps", dtype)
+    assert {name: one.status for name, one in found.items()} == {
+        name: one.status for name, one in on_host.items()
+    }
+    assert dtype != "f32" or tokens(found) == tokens(on_host)
 
 
 def test_drafts_on_a_card_change_no_text(
