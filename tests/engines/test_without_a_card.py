@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def card(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[PretendCard]:
     with pretend_card(monkeypatch, getattr(request, "param", 9)) as card:
         yield card
+
+
+@pytest.fixture(autouse=True)
+def _nothing_went_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A worker that a card's error ended would read the same pages alone, and right."""
+    yield
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
 def read(
