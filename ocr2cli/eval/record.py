@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ocr2cli.errors import OutputError, UsageError
-from ocr2cli.eval.cases import read_recorded
 from ocr2cli.eval.metrics import METRICS, Scores
+from ocr2cli.eval.read_suite import read_recorded
 from ocr2cli.eval.run import EvalOutcome
 from ocr2cli.pipeline.durable import atomic_write
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ocr2cli.config import REFERENCES, EngineConfig, RasterConfig
 from ocr2cli.document.tiles import v1_tile_config
 from ocr2cli.errors import GateFailed, InputError, PageFault, UsageError
-from ocr2cli.eval.cases import Case, Suite, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.cases import Case, Suite, suites_folder
 from ocr2cli.eval.gates import CaseScores, Gate, State, Verdict, gates_of, judge
 from ocr2cli.eval.metrics import METRICS, Scores
 from ocr2cli.eval.olmocr_bench import is_olmocr_bench, load_olmocr_bench
@@ -23,6 +23,7 @@ from ocr2cli.eval.omnidocbench import find_annotations, load_omnidocbench
 from ocr2cli.eval.parity import Parity, compare
 from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.provenance import ModelFacts, model_facts
+from ocr2cli.eval.read_suite import find_suite_folder, load_suite
 from ocr2cli.eval.recognize import Recognize, batch_recognizer
 from ocr2cli.eval.reference import Logits, Reference, ReferenceOutput, read_cached
 from ocr2cli.eval.score import Scored, score_raw, score_result

@@ -2,7 +2,8 @@
 
 The driver hands out pages, keeps a bounded number of them on each node and takes results as they
 are finished; it alone keeps the books. A node is judged by its answers, not by what Ray says of it:
-Ray notices a lost machine late. Knows nothing about what the pages are.
+Ray notices a lost machine late. Knows nothing about what the pages are; which node gets which of
+them is `waiting.py`'s.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ocr2cli.pipeline.stage import Stage
 from ocr2cli.runners.cluster import TOKEN_HINT, Cluster, Lost, Spot
 from ocr2cli.runners.node import NodeSetup, Turn
 from ocr2cli.runners.post import FIRST_PAGES, MAX_REFUSALS, Post, merged_stages
+from ocr2cli.runners.waiting import Waiting
 
 logger = logging.getLogger("ocr2")
 
@@ -36,8 +38,6 @@ _MAX_STEP_S = 1.0
 # A node that loses this many runners in a row, and reads nothing, is left alone.
 _MAX_USELESS_LOSSES = 3
 _MAX_READY_RESULTS = 64
-# Pages lost together are given out again in groups smaller by this factor, down to one.
-_SPLIT = 4
 _DRAIN_SLACK_S = 1.0
 _STUCK_SLACK_S = 60.0
 
@@ -77,10 +77,7 @@ class _Driver:
         self._ledger = Ledger(options.retries)
         self._cluster: Cluster | None = None
         self._posts: dict[tuple[str, int], Post] = {}
-        self._fresh: deque[Ticket] = deque()
-        self._suspects: deque[Ticket] = deque()
-        self._refused: deque[tuple[Ticket, PageResult]] = deque()
-        self._num_losses: dict[int, int] = {}
+        self._waiting = Waiting(self._posts)
         self._num_useless: Counter[tuple[str, int]] = Counter()
         self._given_up: dict[tuple[str, int], Ocr2Error] = {}
         self._num_restarts = 0
@@ -98,9 +95,7 @@ class _Driver:
     def results(self) -> Iterator[PageResult]:
         while not self._should_end():
             self._admit()
-            self._give_suspects()
-            self._give_refused()
-            self._give_fresh()
+            self._give()
             self._call()
             self._collect()
             self._watch()
@@ -138,10 +133,7 @@ class _Driver:
             # Each node ends its own drain in time; its last results need a moment to get here.
             self._drain_until = now + self._options.drain_s + _DRAIN_SLACK_S
             self._has_jobs = self._is_source_idle = False
-            self._give_up([*self._fresh, *self._suspects, *(one for one, _ in self._refused)])
-            self._fresh.clear()
-            self._suspects.clear()
-            self._refused.clear()
+            self._give_up(self._waiting.clear())
             for post in self._posts.values():
                 self._give_up([post.held.pop(job.key) for job in post.unsent])
                 post.unsent.clear()
@@ -160,7 +152,7 @@ class _Driver:
         """Pull jobs while somebody has room for them; one at a time until there is a cluster."""
         self._is_source_idle = False
         while self._has_jobs and len(self._ready) < _MAX_READY_RESULTS:
-            if len(self._fresh) >= self._num_free():
+            if len(self._waiting.fresh) >= self._waiting.num_free():
                 return
             try:
                 job = next(self._jobs)
@@ -174,65 +166,19 @@ class _Driver:
             if job.error:
                 self._ready.append(self._ledger.finish(ticket, failed_result(job, job.error)))
                 continue
-            self._fresh.append(ticket)
+            self._waiting.fresh.append(ticket)
             self._join()
 
-    def _num_free(self) -> int:
-        """Pages that nodes have room for; one is kept at hand while none is up yet."""
-        posts = self._open_posts()
-        return max(1, sum(post.limit - len(post.held) for post in posts))
-
-    def _open_posts(self) -> list[Post]:
-        """Who may be given ordinary pages, the least loaded first."""
-        posts = sorted(
-            (post for post in self._posts.values() if post.has_room and not post.is_doubted),
-            key=lambda post: len(post.held),
-        )
-        # While suspects wait, one node is let run empty for them.
-        return posts[1:] if self._suspects else posts
-
-    def _give_fresh(self) -> None:
-        while self._fresh:
-            posts = self._open_posts()
-            if not posts:
-                return
-            posts[0].take(self._fresh.popleft())
-
-    def _give_refused(self) -> None:
-        """Pages whose file a node could not open, each to a node that has not tried yet; failed
-        when there is none, or none that may still come up."""
-        for _ in range(len(self._refused)):
-            ticket, refusal = self._refused.popleft()
-            doubted = [post for post in self._posts.values() if post.has_room and post.is_doubted]
-            others = [one for one in self._posts.values() if ticket.serial not in one.refused]
-            post = next((one for one in [*self._open_posts(), *doubted] if one in others), None)
-            limit_s = self._options.cluster.start_within_s
-            if post is not None:
-                post.take(ticket)
-            elif any(one.has_answered or one.age_s < limit_s for one in others) or self._must_scan:
-                self._refused.append((ticket, refusal))
-            else:
-                self._finish(ticket, self._ledger.finish(ticket, refusal))
-
-    def _give_suspects(self) -> None:
-        """Pages that were lost with a node: in groups, each of which has a node for itself."""
-        while self._suspects:
-            # A node that opens no file tells nothing about them, unless there is no other.
-            posts = sorted(self._posts.values(), key=lambda one: one.is_doubted)
-            post = next((one for one in posts if one.is_up and not one.held), None)
-            if post is None or (post.is_doubted and not posts[0].is_doubted):
-                return
-            losses = self._losses(self._suspects[0])
-            post.group = max(1, post.num_wanted // _SPLIT**losses)
-            while (
-                self._suspects
-                and len(post.held) < post.group
-                and self._losses(self._suspects[0]) == losses
-            ):
-                post.take(self._suspects.popleft())
-
-    def _losses(self, ticket: Ticket) -> int:
-        return self._num_losses.get(ticket.serial, 0)
+    def _give(self) -> None:
+        """What waits to nodes that have room. Suspects come first, since they want empty nodes."""
+        waiting = self._waiting
+        waiting.give_suspects()
+        limit_s = self._options.cluster.start_within_s
+        for ticket, refusal in waiting.give_refused(
+            start_within_s=limit_s, may_grow=self._must_scan
+        ):
+            self._finish(ticket, self._ledger.finish(ticket, refusal))
+        waiting.give_fresh()
 
     def _call(self) -> None:
         """One call at a time to each node that has, or gets, something to do."""
@@ -306,11 +252,11 @@ class _Driver:
             self._ledger.drop(ticket)
             return
         self._ledger.rewind(ticket)
-        self._refused.append((ticket, refusal))
+        self._waiting.add_refused(ticket, refusal)
 
     def _finish(self, ticket: Ticket, result: PageResult) -> None:
         """Hand out what the books have closed, and learn from it who was wrong about the file."""
-        self._num_losses.pop(ticket.serial, None)
+        self._waiting.forget(ticket)
         for post in self._posts.values():
             if ticket.serial not in post.refused:
                 continue
@@ -443,7 +389,7 @@ class _Driver:
                 self._ledger.drop(ticket)
             elif blame is None or key in unsent:
                 self._ledger.rewind(ticket)
-                self._fresh.append(ticket)
+                self._waiting.fresh.append(ticket)
             else:
                 self._suspect(ticket, blame, was_alone=post.group == 1)
         post.held.clear()
@@ -452,14 +398,11 @@ class _Driver:
 
     def _suspect(self, ticket: Ticket, blame: PageError, *, was_alone: bool) -> None:
         """Machines are lost for many reasons: only a page that had one for itself is blamed."""
-        if was_alone:
-            if result := self._ledger.fault(ticket, blame):
-                self._finish(ticket, result)
-                return
-        else:
-            self._num_losses[ticket.serial] = self._losses(ticket) + 1
+        if was_alone and (result := self._ledger.fault(ticket, blame)):
+            self._finish(ticket, result)
+            return
         self._ledger.rewind(ticket)
-        self._suspects.append(ticket)
+        self._waiting.add_suspect(ticket, was_alone=was_alone)
 
     def _end_if_nobody_helps(self, step_s: float) -> None:
         if any(post.is_up for post in self._posts.values()) or not self._ledger:
@@ -486,7 +429,7 @@ class _Driver:
             "node",
             len(self._posts),
             num_ready=up,
-            num_waiting=len(self._fresh) + len(self._suspects) + len(self._refused),
+            num_waiting=len(self._waiting),
             num_restarts=self._num_restarts,
         )
         return (nodes, *merged_stages(list(self._posts.values())))

@@ -35,11 +35,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ocr2cli.document.preview import page_previews
-from ocr2cli.errors import Ocr2Error, PageFault, UsageError
+from ocr2cli.errors import Ocr2Error
 from ocr2cli.output.metrics import server_metrics
 from ocr2cli.pages import Ask, PageResult
 from ocr2cli.serve import protocol
 from ocr2cli.serve.engine import QueueFull, ServeEngine, TooManyPages, for_clients, now
+from ocr2cli.serve.refusals import HANDLED, answer_bug, answer_refused, error_answer, refusal_of
 from ocr2cli.text.prompt import prompt_text
 
 # The page at / loads nothing from anywhere and talks to this server only.
@@ -78,7 +79,7 @@ class Server:
             Route("/v1/ocr", self.ocr, methods=["POST"]),
             Route("/v1/preview", self.preview, methods=["POST"]),
         ]
-        handlers: Any = {Exception: _bug, HTTPException: _refused}
+        handlers: Any = {Exception: answer_bug, HTTPException: answer_refused}
         return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
 
     @asynccontextmanager
@@ -120,7 +121,7 @@ class Server:
         if refusal := self._refuse(request):
             return refusal
         if request.path_params["name"] != self.settings.model:
-            return _error(404, f"this server holds {self.settings.model}", "model_not_found")
+            return error_answer(404, f"this server holds {self.settings.model}", "model_not_found")
         return JSONResponse(self._model_row())
 
     def _model_row(self) -> dict[str, Any]:
@@ -142,11 +143,11 @@ class Server:
             (result,) = await self._all(request, page)
         except TooManyPages:
             more = "a chat takes one page, and this document has more: POST /v1/ocr reads them all"
-            return _refusal(protocol.BadRequest(more))
-        except _HANDLED as error:
-            return _refusal(error)
+            return refusal_of(protocol.BadRequest(more))
+        except HANDLED as error:
+            return refusal_of(error)
         if result.error is not None:
-            return _error(422, result.error.message, result.error.code)
+            return error_answer(422, result.error.message, result.error.code)
         names = {"name": f"chatcmpl-{uuid4().hex}", "created": now(), "model": self.settings.model}
         if ask.is_stream:
             chunks = protocol.chat_chunks(
@@ -180,11 +181,11 @@ class Server:
                     until_sent.callback(_cancel, pages)
                     return _until_sent(rows_of, until_sent.pop_all())
             results = await self._all(request, pages)
-        except _HANDLED as error:
-            return _refusal(error)
+        except HANDLED as error:
+            return refusal_of(error)
         rows = [protocol.page_row(result) for result in results]
         if all(result.error is not None for result in results):
-            return _error(422, **rows[0]["error"], more={"pages": rows})
+            return error_answer(422, **rows[0]["error"], more={"pages": rows})
         if wanted != "json":
             return PlainTextResponse(protocol.as_markdown(results), media_type="text/markdown")
         return JSONResponse({"pages": rows, "usage": protocol.usage(results)})
@@ -194,15 +195,15 @@ class Server:
         if refusal := self._refuse(request):
             return refusal
         if self._num_previews >= _MAX_PREVIEWS:
-            return _refusal(QueueFull(1))
+            return refusal_of(QueueFull(1))
         self._num_previews += 1
         with contextlib.ExitStack() as place:
             place.callback(self._give_place)
             try:
                 body, password = await self._document(request)
                 lines = self._previews(body, protocol.ending_of(body), password)
-            except _HANDLED as error:
-                return _refusal(error)
+            except HANDLED as error:
+                return refusal_of(error)
             place.enter_context(contextlib.closing(lines))
             return _until_sent(lines, place.pop_all())
 
@@ -273,8 +274,8 @@ class Server:
                 if has_html:
                     row["html"] = protocol.page_html(result)
                 yield json.dumps(row) + "\n"
-        except _HANDLED as error:
-            yield bytes(_refusal(error).body).decode() + "\n"
+        except HANDLED as error:
+            yield bytes(refusal_of(error).body).decode() + "\n"
 
     async def _document(self, request: Request) -> tuple[bytes, str]:
         """The document and its password, which has a place in forms only: addresses are logged."""
@@ -320,7 +321,7 @@ class Server:
         given = request.headers.get("authorization", "").encode("latin-1").removeprefix(b"Bearer ")
         wanted = key.encode("utf-8", "surrogateescape")
         if key and not secrets.compare_digest(given, wanted):
-            return _error(401, "send the header Authorization: Bearer KEY", "unauthorized")
+            return error_answer(401, "send the header Authorization: Bearer KEY", "unauthorized")
         return None
 
 
@@ -354,52 +355,6 @@ def _until_sent(
 _MAX_PREVIEWS = 4
 # A PDF's has 127 bytes at most.
 _MAX_PASSWORD = 127
-
-_HANDLED = (
-    protocol.BadRequest, QueueFull, TooManyPages, UsageError, Ocr2Error, PageFault, TimeoutError,
-    ClientDisconnect,
-)  # fmt: skip
-
-
-def _refusal(error: Exception) -> Response:
-    match error:
-        case protocol.BadRequest():
-            return _error(error.status, str(error), "bad_request")
-        case QueueFull():
-            wait = {"Retry-After": str(error.retry_after_s)}
-            return _error(429, "too many pages wait; try again later", "queue_full", wait)
-        case TooManyPages():
-            return _error(413, str(error), "too_many_pages")
-        case PageFault():
-            return _error(422, error.message, error.code)
-        case UsageError():
-            return _error(400, for_clients(str(error)), "bad_request")
-        case TimeoutError():
-            return _error(504, "the pages took longer than this server allows", "timeout")
-        case _:
-            return _error(503, str(error), "engine")
-
-
-def _error(
-    status: int, message: str, code: str, headers: dict[str, str] | None = None,
-    more: dict[str, Any] | None = None,
-) -> JSONResponse:  # fmt: skip
-    """A refusal in OpenAI's form. more: what else its body holds."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "code": code}, **(more or {})}
-    return JSONResponse(body, status, headers=headers)
-
-
-async def _refused(_request: Request, error: HTTPException) -> Response:
-    """What starlette itself refuses: an address, a method, a form."""
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    headers = dict(error.headers or {})
-    return _error(error.status_code, error.detail, codes.get(error.status_code, "bad_request"),
-                  headers)  # fmt: skip
-
-
-async def _bug(_request: Request, error: Exception) -> Response:
-    return _error(500, f"a bug in ocr2: {type(error).__name__}", "bug")
 
 
 async def _events(chunks: list[dict[str, Any]]) -> AsyncIterator[str]:

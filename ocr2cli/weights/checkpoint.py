@@ -15,7 +15,8 @@ from ocr2cli.model.config import ModelConfig
 from ocr2cli.text.tokenizer import Tokenizer
 from ocr2cli.weights.gguf_config import gguf_config, gguf_tokenizer_json
 from ocr2cli.weights.hub import ModelFiles, resolve_model
-from ocr2cli.weights.names import Naming, Param, Piece, detect_naming, model_params, why_ignored
+from ocr2cli.weights.names import detect_naming, model_params, why_ignored
+from ocr2cli.weights.params import Naming, Param, Piece
 from ocr2cli.weights.read_config import read_config
 from ocr2cli.weights.read_gguf import read_header
 from ocr2cli.weights.read_safetensors import read_table, shard_paths

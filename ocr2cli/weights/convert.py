@@ -33,7 +33,8 @@ from ocr2cli.weights.digest import weights_digest
 from ocr2cli.weights.gguf_config import gguf_tokenizer_json
 from ocr2cli.weights.hub import ModelFiles, is_gguf_name, resolve_model
 from ocr2cli.weights.load import read_param
-from ocr2cli.weights.names import Naming, Param, Piece, model_params
+from ocr2cli.weights.names import model_params
+from ocr2cli.weights.params import Naming, Param, Piece
 from ocr2cli.weights.quants import BLOCKS, dequantise, quantise_q8_0
 from ocr2cli.weights.read_gguf import GgufHeader, Value, read_header
 from ocr2cli.weights.read_safetensors import INDEX_NAME, SINGLE_NAME, read_metadata

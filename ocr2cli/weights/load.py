@@ -24,7 +24,8 @@ from ocr2cli.model.quantized import expect_int8
 from ocr2cli.model.vision import VisionEncoder
 from ocr2cli.weights.checkpoint import Checkpoint, open_checkpoint
 from ocr2cli.weights.hub import ModelFiles
-from ocr2cli.weights.names import Param, model_params
+from ocr2cli.weights.names import model_params
+from ocr2cli.weights.params import Param
 from ocr2cli.weights.tensors import TORCH_DTYPES, is_finite, read_into, read_tensor
 from ocr2cli.weights.weight_file import StoredTensor, WeightFile
 

@@ -1,6 +1,5 @@
 """THE NAME MAP: which stored tensors make up each of our parameters, in every naming.
 
-Four namings are known: the original checkpoint's, transformers' own, and the two GGUF files'.
 Knows shapes and names; knows nothing about files, dtypes or torch.
 Source: the published tensor index of deepseek-ai/DeepSeek-OCR-2, transformers 5.23
 `conversion_mapping.py` ("deepseek_ocr2"), llama.cpp `gguf-py/gguf/tensor_mapping.py`.
@@ -8,11 +7,9 @@ Source: the published tensor index of deepseek-ai/DeepSeek-OCR-2, transformers 5
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from ocr2cli.model.config import (
     ClipConfig,
@@ -21,68 +18,7 @@ from ocr2cli.model.config import (
     QueryEncoderConfig,
     SamConfig,
 )
-
-Shape = tuple[int, ...]
-Index = tuple[int | slice, ...]
-
-
-class Naming(StrEnum):
-    """Who named the tensors."""
-
-    ORIGINAL = "original"
-    TRANSFORMERS = "transformers"
-    GGUF = "gguf"
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One stored tensor and the box of our parameter it fills.
-
-    index: as in `ours[index]`; () is all of it. A stored shape may differ from the box's by
-    axes of length one.
-    """
-
-    name: str
-    shape: Shape
-    index: Index = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One of our parameters and where it comes from.
-
-    gguf_fused: a second way GGUF files may store it (converted with the fuse options).
-    is_f32_in_gguf: norms, biases, convolutions, tables and the router stay F32 whatever the file.
-    is_used: False for a tensor that belongs to the checkpoint but not to the computation.
-    """
-
-    name: str
-    shape: Shape
-    original: tuple[Piece, ...]
-    transformers: tuple[Piece, ...]
-    gguf: tuple[Piece, ...]
-    gguf_fused: tuple[Piece, ...] = ()
-    is_f32_in_gguf: bool = False
-    is_used: bool = True
-
-    @property
-    def part(self) -> str:
-        """ "vision" or "decoder"."""
-        return self.name.partition(".")[0]
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    def pieces(self, naming: Naming, available: Container[str] = ()) -> tuple[Piece, ...]:
-        """The stored tensors that make this parameter up, given the names a file holds."""
-        if naming is Naming.ORIGINAL:
-            return self.original
-        if naming is Naming.TRANSFORMERS:
-            return self.transformers
-        if any(piece.name in available for piece in self.gguf_fused):
-            return self.gguf_fused
-        return self.gguf
+from ocr2cli.weights.params import Naming, Param, Piece, Shape, single, stacked
 
 
 def model_params(config: ModelConfig) -> list[Param]:
@@ -103,7 +39,7 @@ def vision_params(config: ModelConfig) -> list[Param]:
     else:
         raise ValueError("a model has either a query encoder or a CLIP tower")
     params += _projector(projector_in, width)
-    separator = _param(
+    separator = single(
         "vision.view_separator", (width,), "model.view_seperator", "model.view_separator",
         "v.view_seperator", f32=True,
     )
@@ -112,7 +48,7 @@ def vision_params(config: ModelConfig) -> list[Param]:
     if config.is_v1:
         name = "image_newline"
         params.append(
-            _param(f"vision.{name}", (width,), f"model.{name}", "", f"v.{name}", f32=True)
+            single(f"vision.{name}", (width,), f"model.{name}", "", f"v.{name}", f32=True)
         )
     return params
 
@@ -122,15 +58,15 @@ def decoder_params(config: DecoderConfig) -> list[Param]:
     vocab = (config.vocab_size, config.hidden_size)
     tf = "model.language_model."
     params = [
-        _param("decoder.embed.weight", vocab, "model.embed_tokens.weight",
+        single("decoder.embed.weight", vocab, "model.embed_tokens.weight",
                f"{tf}embed_tokens.weight", "token_embd.weight"),
     ]
     for layer in range(config.num_layers):
         params += _decoder_layer(config, layer)
     params += [
-        _param("decoder.norm.weight", (config.hidden_size,), "model.norm.weight",
+        single("decoder.norm.weight", (config.hidden_size,), "model.norm.weight",
                f"{tf}norm.weight", "output_norm.weight", f32=True),
-        _param("decoder.lm_head.weight", vocab, "lm_head.weight", "lm_head.weight",
+        single("decoder.lm_head.weight", vocab, "lm_head.weight", "lm_head.weight",
                "output.weight"),
     ]
     return params
@@ -183,7 +119,7 @@ def _sam(config: SamConfig) -> Iterator[Param]:
     width, neck, patch = config.hidden_size, config.neck_channels, config.patch_size
 
     def one(leaf: str, shape: Shape, original: str, native: str, gguf: str) -> Param:
-        return _param(ours + leaf, shape, theirs + original, tf + native, gg + gguf, f32=True)
+        return single(ours + leaf, shape, theirs + original, tf + native, gg + gguf, f32=True)
 
     yield one("pos_embed", (1, grid, grid, width), "pos_embed", "pos_embed", "pos_embd.weight")
     for leaf, shape in (("weight", (width, 3, patch, patch)), ("bias", (width,))):
@@ -230,7 +166,7 @@ def _sam_block(config: SamConfig, block: int) -> Iterator[Param]:
         leaf = f"attn.rel_pos_{axis}"
         names = (leaf, leaf, leaf, f"attn.pos_{axis}.weight")
         ours, theirs, tf, gg = (p + n for p, n in zip(prefixes, names, strict=True))
-        yield _param(ours, table, theirs, tf, gg, f32=True)
+        yield single(ours, table, theirs, tf, gg, f32=True)
 
 
 def _affine_rows(
@@ -242,9 +178,9 @@ def _affine_rows(
     for *leaves, (rows_out, rows_in) in rows:
         ours, theirs, tf, gg = (p + leaf for p, leaf in zip(prefixes, leaves, strict=True))
         weight = (rows_out, rows_in) if rows_in else (rows_out,)
-        yield _param(f"{ours}.weight", weight, f"{theirs}.weight", f"{tf}.weight", f"{gg}.weight",
+        yield single(f"{ours}.weight", weight, f"{theirs}.weight", f"{tf}.weight", f"{gg}.weight",
                      f32=not rows_in)
-        yield _param(f"{ours}.bias", (rows_out,), f"{theirs}.bias", f"{tf}.bias", f"{gg}.bias",
+        yield single(f"{ours}.bias", (rows_out,), f"{theirs}.bias", f"{tf}.bias", f"{gg}.bias",
                      f32=True)
 
 
@@ -254,7 +190,7 @@ def _query_encoder(config: QueryEncoderConfig) -> Iterator[Param]:
     for name, pixels, rows in (
         ("tile_queries", 768, config.tile_queries), ("global_queries", 1024, config.global_queries)
     ):
-        yield _param(
+        yield single(
             f"vision.query_encoder.{name}", (rows, width),
             f"model.qwen2_model.query_{pixels}.weight",
             f"{tower}query_{pixels}_resolution.weight", f"v.resample_query_{pixels}.weight",
@@ -271,7 +207,7 @@ def _query_encoder(config: QueryEncoderConfig) -> Iterator[Param]:
         norms = (("input_norm", "ln1"), ("post_norm", "ln2"))
         yield from _llama_layer(prefixes, norms, width, attention, has_bias=True)
         yield from _gated_mlp("mlp", prefixes, width, config.intermediate_size, gguf="ffn_{}")
-    yield _param(
+    yield single(
         "vision.query_encoder.norm.weight", (width,), "model.qwen2_model.model.model.norm.weight",
         f"{tower}vision_encoder.norm.weight", "v.post_ln.weight", f32=True,
     )
@@ -289,12 +225,12 @@ def _llama_layer(
     ours, theirs, tf, gg = prefixes
     stored = ("input_layernorm.weight", "post_attention_layernorm.weight")
     for (norm, gguf_norm), leaf in zip(norms, stored, strict=True):
-        yield _param(f"{ours}{norm}.weight", (width,), theirs + leaf, tf + leaf,
+        yield single(f"{ours}{norm}.weight", (width,), theirs + leaf, tf + leaf,
                      f"{gg}{gguf_norm}.weight", f32=True)
     for kind in ("weight", "bias") if has_bias else ("weight",):
         shape = (sum(attention), width) if kind == "weight" else (sum(attention),)
         leaves = [f"self_attn.{letter}_proj.{kind}" for letter in "qkv"]
-        yield _stacked(
+        yield stacked(
             f"{ours}attn.qkv.{kind}", shape, attention,
             original=[theirs + leaf for leaf in leaves],
             transformers=[tf + leaf for leaf in leaves],
@@ -304,7 +240,7 @@ def _llama_layer(
     out = "self_attn.o_proj.weight"
     # The text file says attn_output, the vision file attn_out.
     gguf_out = "attn_out.weight" if gg.startswith("v.") else "attn_output.weight"
-    yield _param(f"{ours}attn.out.weight", (width, attention[0]), theirs + out, tf + out,
+    yield single(f"{ours}attn.out.weight", (width, attention[0]), theirs + out, tf + out,
                  gg + gguf_out)
 
 
@@ -316,14 +252,14 @@ def _gated_mlp(
     # Our shared experts are `mlp.shared`, stored as `mlp.shared_experts`.
     stored = "mlp.shared_experts" if name == "mlp.shared" else name
     leaves = [f"{stored}.{part}_proj.weight" for part in ("gate", "up")]
-    yield _stacked(
+    yield stacked(
         f"{ours}{name}.gate_up.weight", (2 * hidden, width), (hidden, hidden),
         original=[theirs + leaf for leaf in leaves],
         transformers=[tf + leaf for leaf in leaves],
         gguf=[f"{gg}{gguf.format(part)}.weight" for part in ("gate", "up")],
     )
     down = f"{stored}.down_proj.weight"
-    yield _param(f"{ours}{name}.down.weight", (width, hidden), theirs + down, tf + down,
+    yield single(f"{ours}{name}.down.weight", (width, hidden), theirs + down, tf + down,
                  f"{gg}{gguf.format('down')}.weight")
 
 
@@ -331,14 +267,14 @@ def _clip(config: ClipConfig) -> Iterator[Param]:
     width, hidden = config.hidden_size, config.intermediate_size
     ours, theirs = "vision.clip.", "model.vision_model."
     embeddings = f"{theirs}embeddings."
-    yield _param(f"{ours}class_embedding", (width,), f"{embeddings}class_embedding", "",
+    yield single(f"{ours}class_embedding", (width,), f"{embeddings}class_embedding", "",
                  "v.class_embd", f32=True)
     # SAM features enter CLIP in place of its own patches; the convolution is dead weight that a
     # conversion carries along.
-    unused = _param(f"{ours}patch_embed.weight", (width, 3, 14, 14),
+    unused = single(f"{ours}patch_embed.weight", (width, 3, 14, 14),
                     f"{embeddings}patch_embedding.weight", "", "v.patch_embd.weight", f32=True)
     yield replace(unused, is_used=False)
-    yield _param(f"{ours}position_embedding.weight", (config.num_positions, width),
+    yield single(f"{ours}position_embedding.weight", (config.num_positions, width),
                  f"{embeddings}position_embedding.weight", "", "v.position_embd.weight", f32=True)
     prefixes = (ours, theirs, "", "v.")
     yield from _affine_rows([("pre_norm", "pre_layrnorm", "", "pre_ln", (width, 0))], prefixes)
@@ -358,7 +294,7 @@ def _clip(config: ClipConfig) -> Iterator[Param]:
 
 def _projector(width_in: int, width_out: int) -> Iterator[Param]:
     for leaf, shape in (("weight", (width_out, width_in)), ("bias", (width_out,))):
-        yield _param(
+        yield single(
             f"vision.projector.{leaf}", shape, f"model.projector.layers.{leaf}",
             f"model.multi_modal_projector.{leaf}", f"mm.model.fc.{leaf}", f32=leaf == "bias",
         )
@@ -377,7 +313,7 @@ def _decoder_layer(config: DecoderConfig, layer: int) -> Iterator[Param]:
         return
     ours, theirs, tf, gg = prefixes
     router = "mlp.gate.weight"
-    yield _param(f"{ours}mlp.router.weight", (config.num_experts, width), theirs + router,
+    yield single(f"{ours}mlp.router.weight", (config.num_experts, width), theirs + router,
                  tf + router, f"{gg}ffn_gate_inp.weight", f32=True)
     yield from _experts(config, prefixes)
     yield from _gated_mlp("mlp.shared", prefixes, width, config.shared_intermediate,
@@ -413,41 +349,4 @@ def _experts(config: DecoderConfig, prefixes: tuple[str, str, str, str]) -> Iter
         ),
         transformers=(Piece(f"{tf}mlp.experts.down_proj", down),),
         gguf=(Piece(f"{gg}ffn_down_exps.weight", down),),
-    )
-
-
-def _param(
-    name: str, shape: Shape, original: str, native: str, gguf: str, *, f32: bool = False
-) -> Param:
-    """A parameter stored whole under every naming."""
-    return Param(
-        name, shape, (Piece(original, shape),), (Piece(native, shape),), (Piece(gguf, shape),),
-        is_f32_in_gguf=f32,
-    )
-
-
-def _stacked(
-    name: str,
-    shape: Shape,
-    rows: Sequence[int],
-    *,
-    original: Sequence[str],
-    transformers: Sequence[str],
-    gguf: Sequence[str],
-    fused: str = "",
-    f32: bool = False,
-) -> Param:
-    """A parameter that stacks several stored ones along the first axis."""
-    ends = [sum(rows[: i + 1]) for i in range(len(rows))]
-    boxes = [slice(end - count, end) for count, end in zip(rows, ends, strict=True)]
-
-    def pieces(names: Sequence[str]) -> tuple[Piece, ...]:
-        return tuple(
-            Piece(stored, (count, *shape[1:]), (box,))
-            for stored, count, box in zip(names, rows, boxes, strict=True)
-        )
-
-    return Param(
-        name, shape, pieces(original), pieces(transformers), pieces(gguf),
-        gguf_fused=(Piece(fused, shape),) if fused else (), is_f32_in_gguf=f32,
     )

@@ -14,10 +14,10 @@ from PIL import Image
 from ocr2cli.config import RasterConfig, TileConfig
 from ocr2cli.document.tiles import make_views, pixels_sha256
 from ocr2cli.eval import doctor
-from ocr2cli.eval.cases import find_suite_folder, load_suite
 from ocr2cli.eval.facts import check_fact
 from ocr2cli.eval.pixels import load_page
 from ocr2cli.eval.provenance import versions
+from ocr2cli.eval.read_suite import find_suite_folder, load_suite
 from ocr2cli.eval.score import score_markdown
 
 

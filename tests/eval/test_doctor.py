@@ -13,16 +13,8 @@ from toy_checkpoint_hf import write_checkpoint
 from ocr2cli.config import EngineConfig, TileConfig
 from ocr2cli.errors import GateFailed, OutputError, UsageError
 from ocr2cli.eval import doctor
-from ocr2cli.eval.doctor import (
-    Diagnosis,
-    Measured,
-    diagnose,
-    goldens_file,
-    measure,
-    read_goldens,
-    record,
-    run_doctor,
-)
+from ocr2cli.eval.diagnosis import MEANS, Diagnosis, Measured, diagnose
+from ocr2cli.eval.doctor import goldens_file, measure, read_goldens, record, run_doctor
 from ocr2cli.eval.provenance import ModelFacts, model_facts
 from ocr2cli.eval.stages import ModelStages, load_stages
 from ocr2cli.model.vision import VisionEncoder
@@ -84,7 +76,7 @@ def test_the_first_difference_is_named_and_the_rest_not_compared(
     after = states(diagnosis)[[c.stage for c in diagnosis.checks].index(stage) + 1 :]
     assert set(after) <= {"not compared"}
     lines = "\n".join(diagnosis.lines())
-    assert f"first difference: {stage}: {doctor.MEANS[stage]}" in lines
+    assert f"first difference: {stage}: {MEANS[stage]}" in lines
     assert "pillow 12.0 -> 13.0" in lines
     with pytest.raises(GateFailed, match=f"the stage {stage} differs"):
         diagnosis.raise_if_different()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ocr2cli.errors import UsageError
-from ocr2cli.eval.cases import Suite, Tolerance, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.cases import Suite, Tolerance, suites_folder
 from ocr2cli.eval.gates import (
     DTYPES,
     CaseScores,
@@ -20,6 +20,7 @@ from ocr2cli.eval.gates import (
     without_case,
 )
 from ocr2cli.eval.metrics import Scores
+from ocr2cli.eval.read_suite import find_suite_folder, load_suite
 
 REASON = "because"
 

@@ -16,9 +16,10 @@ from eval_toys import TRUTH, draw_page, failed_result, page_result, reads, reads
 
 from ocr2cli.config import EngineConfig
 from ocr2cli.errors import ExitCode, GateFailed, InputError, OutputError, UsageError
-from ocr2cli.eval.cases import Case, find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.cases import Case, suites_folder
 from ocr2cli.eval.gates import State, gates_of, judge
 from ocr2cli.eval.provenance import ModelFacts, model_facts
+from ocr2cli.eval.read_suite import find_suite_folder, load_suite
 from ocr2cli.eval.record import record_scores
 from ocr2cli.eval.reference import Reference, ReferenceOutput
 from ocr2cli.eval.report import json_report, text_report

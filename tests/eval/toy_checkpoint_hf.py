@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from ocr2cli.text.tokenizer import BOS_TOKEN, EOS_TOKEN
-from ocr2cli.weights.names import Naming, model_params
+from ocr2cli.weights.names import model_params
+from ocr2cli.weights.params import Naming
 from ocr2cli.weights.read_config import parse_config
 
 SPECIALS = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from ocr2cli.output.assembly import OutputSettings
+from ocr2cli.output.folder import STATE
 from ocr2cli.output.writer import Writer
 from ocr2cli.pages import (
     Attempt,
@@ -19,8 +21,10 @@ from ocr2cli.pages import (
     PageResult,
     Status,
 )
+from ocr2cli.text.grounding import parse, to_markdown
 
 WIDTH, HEIGHT = 200, 300
+SCRIPTS = "na\u00efve \u6f22\u5b57 \u0420\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600"
 
 
 def job(document: str, page: int = 0, num_pages: int = 1, path: str = "/in/x.pdf") -> PageJob:
@@ -55,6 +59,29 @@ def figure_page(document: str, index: int = 0, target: str = "figure:1") -> Page
     return page(document, index, f"# T\n\n![]({target})\n\nafter", boxes=boxes)
 
 
+def grounded(document: str, index: int, *blocks: tuple[str, list[int], str], **fields: object,
+             ) -> PageResult:  # fmt: skip
+    """A page as the model writes it: a label, a box and a text for each block."""
+    raw = "".join(
+        f"<|ref|>{label}<|/ref|><|det|>[{box}]<|/det|>\n{text}\n" for label, box, text in blocks
+    )
+    parsed = parse(raw)
+    markdown = to_markdown(parsed.blocks, lambda n: f"figure:{n + 1}")
+    return page(document, index, markdown, raw=raw, boxes=parsed.boxes, **fields)
+
+
+def sample(index: int = 0, **fields: object) -> PageResult:
+    """A page with a title, a text in every script, a figure and a table."""
+    return grounded(
+        "d", index,
+        ("title", [100, 50, 900, 100], f"# Head {index}"),
+        ("text", [100, 150, 900, 300], f"First words {SCRIPTS} and <b>bold</b> last words"),
+        ("image", [100, 400, 500, 700], ""),
+        ("table", [100, 750, 900, 900], "<table><tr><td>1</td><td>two</td></tr></table>"),
+        **fields,
+    )  # fmt: skip
+
+
 def gradient(job: PageJob) -> PageImage:
     """A page whose every pixel says where it is: red = x, green = y modulo 256."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -79,3 +106,13 @@ def write(out: Path, *pages: PageResult, formats: tuple[str, ...] = (), path: st
         one.add(p)
     one.close()
     return one
+
+
+def files(out: Path) -> list[str]:
+    """Every file of OUT but those of the run's state."""
+    return sorted(str(p.relative_to(out)) for p in out.rglob("*")
+                  if p.is_file() and p.relative_to(out).parts[0] != STATE)  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toys import Maker, Recipe, RollingMaker, broken_job, jobs, line, stage
+from toys import Maker, Recipe, RollingMaker, broken_job, by_page, jobs, line, stage
 
 from ocr2cli.errors import EngineError, ModelError, Ocr2Error
 from ocr2cli.pages import PageError, PageJob, PageKey, PageResult, Status
@@ -30,12 +30,6 @@ Run = Callable[..., Iterator[PageResult]]
 @pytest.fixture(params=["inline", "local"])
 def run(request: pytest.FixtureRequest) -> Run:
     return {"inline": inline.run, "local": local.run}[request.param]
-
-
-def by_page(results: list[PageResult]) -> dict[int, PageResult]:
-    found = {result.key.page: result for result in results}
-    assert len(found) == len(results), "a page came out twice"
-    return found
 
 
 def test_every_page_passes_all_stages_once(run: Run) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,3 +244,14 @@ def jobs(count: int, document: str = "doc") -> Iterator[PageJob]:
 def broken_job(page: int) -> PageJob:
     error = PageError("unreadable", "cannot be read")
     return PageJob(PageKey("doc", page), "/in/doc.pdf", "", 1, error=error)
+
+
+def by_page(results: Iterable[PageResult]) -> dict[int, PageResult]:
+    listed = list(results)
+    found = {result.key.page: result for result in listed}
+    assert len(found) == len(listed), "a page came out twice"
+    return found
+
+
+def failed_pages(results: dict[int, PageResult]) -> list[int]:
+    return sorted(page for page, result in results.items() if result.status is Status.FAILED)

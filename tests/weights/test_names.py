@@ -13,7 +13,6 @@ from toy_checkpoint import V1_CONFIG, V2_CONFIG, original_shapes
 from ocr2cli.model.config import ClipConfig, ModelConfig, SamConfig
 from ocr2cli.model.model import OcrModel
 from ocr2cli.weights.names import (
-    Naming,
     count_parameters,
     decoder_params,
     detect_naming,
@@ -21,6 +20,7 @@ from ocr2cli.weights.names import (
     vision_params,
     why_ignored,
 )
+from ocr2cli.weights.params import Naming
 from ocr2cli.weights.read_config import parse_config
 
 V2 = ModelConfig()

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from nanotrain import sizes, vocabulary
 from ocr2cli.model.model import OcrModel
-from ocr2cli.weights.names import Naming, model_params
+from ocr2cli.weights.names import model_params
+from ocr2cli.weights.params import Naming
 from ocr2cli.weights.write_config import native_config
 
 

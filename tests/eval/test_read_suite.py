@@ -15,9 +15,10 @@ from PIL import Image
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.document.files import ENDINGS
 from ocr2cli.errors import InputError, UsageError
-from ocr2cli.eval.cases import find_suite_folder, load_suite, suites_folder
+from ocr2cli.eval.cases import suites_folder
 from ocr2cli.eval.facts import CellIs
 from ocr2cli.eval.metrics import Scores
+from ocr2cli.eval.read_suite import find_suite_folder, load_suite
 
 MakeSuite = Callable[..., Path]
 
