@@ -53,6 +53,29 @@ def test_a_line_that_asks_for_no_json_gets_none(form: list[str], capsys) -> None
     assert capsys.readouterr().err.startswith("ocr2: ")
 
 
+@pytest.mark.parametrize("text", ["no TOML", 'nosuch = 1', 'dpi = "many"', 'pages = "0"'])
+@pytest.mark.parametrize("how", ["command line", "environment"])
+def test_a_fault_of_the_toml_file_is_told_in_the_form_that_the_line_asks_for(
+    how: str, text: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """The file is read before the command has set up how it speaks."""
+    (tmp_path / "my.toml").write_text(text, "utf-8")
+    argv = ["run", "a.png", "-o", str(tmp_path / "out"), "--config", str(tmp_path / "my.toml")]
+    assert main(argv) == ExitCode.USAGE
+    plain = capsys.readouterr().err
+    assert plain.startswith("ocr2: ")
+    if how == "environment":
+        monkeypatch.setenv("OCR2_LOG_FORMAT", "json")
+    else:
+        argv += ["--log-format", "json"]
+    assert main(argv) == ExitCode.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["level"] == "error" and f"ocr2: {told['message']}\n" == plain
+    assert main([*argv, "--log-format", "text"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == plain
+
+
 @pytest.mark.parametrize("flag", ["-v", "--quiet", "--log-format"])
 def test_an_option_before_the_command_is_told_its_place(flag: str, capsys) -> None:
     assert main([flag, "info"]) == ExitCode.USAGE
