@@ -161,8 +161,7 @@ def _set_up_early(argv: Sequence[str] | None) -> None:
         flag, is_one_word, value = word.partition("=")
         if flag == "--log-format":
             log_format = value if is_one_word else following
-    if log_format == "json":
-        set_up_logging(verbose=0, quiet=False, log_format=log_format)
+    set_up_logging(verbose=0, quiet=False, log_format=log_format)
 
 
 def _hint(error: click.ClickException) -> str:
