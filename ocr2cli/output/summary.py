@@ -27,7 +27,7 @@ _MAX_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class PageNote:
-    """A page somebody should look at. page: 1-based."""
+    """A page somebody should look at. page: 1-based. is_of_no_page: as of a result."""
 
     document: str
     page: int
@@ -36,6 +36,7 @@ class PageNote:
     message: str = ""
     confidence: float | None = None
     own_text_found: float | None = None
+    is_of_no_page: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +56,7 @@ class PageNote:
 
     @property
     def name(self) -> str:
-        return f"{self.document} page {self.page}"
+        return self.document if self.is_of_no_page else f"{self.document} page {self.page}"
 
     def signs(self) -> str:
         """What tells how well the page was read; "" where nothing does."""
@@ -147,6 +148,7 @@ class Summary:
             message=printable(result.error.message) if result.error else "",
             confidence=rounded(result.confidence, 4),
             own_text_found=result.own_text_found,
+            is_of_no_page=result.is_of_no_page,
         )
         if not result.status.is_good:
             self.bad_pages.append(note)
