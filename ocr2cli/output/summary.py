@@ -89,6 +89,7 @@ class Summary:
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
+    has_rest: whether the run left pages, documents or uploads that another would take up.
     """
 
     min_confidence: float = 0.0
@@ -117,6 +118,7 @@ class Summary:
     doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     ended_by: int = 0
+    has_rest: bool = True
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
