@@ -62,6 +62,13 @@ class Batch:
     outlook: Outlook = field(default_factory=lambda: Outlook(0))
     progress: Progress | None = None
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether a document was not opened, or not finished."""
+        counts = self.writer.summary
+        is_unfinished = bool(counts.documents_incomplete or counts.document_faults)
+        return not self.outlook.num_listed or self.outlook.is_guess or is_unfinished
+
     def note(self, job: PageJob, *, is_resumed: bool = False) -> None:
         """One more page is known. is_resumed: and has its result already."""
         self.outlook.note(job)
@@ -138,6 +145,7 @@ def _run(
                 if not stages:
                     summary.forecast = expected(cfg, summary)
                 writer.finish()
+                summary.has_rest = batch.has_rest
 
 
 def _log_page(result: PageResult) -> None:
@@ -193,6 +201,8 @@ def _bucket(cfg: RunConfig, summary: Summary, stop: StopRequests) -> Iterator[Bu
         bucket.close()
     finally:
         summary.document_faults += bucket.faults
+        # A second request to stop gives up uploads under way.
+        summary.has_rest |= bool(bucket.faults) or stop() >= 2
     logger.info("%d files uploaded to %s", bucket.num_uploaded, cfg.out_url)
 
 

@@ -258,6 +258,12 @@ class PageResult:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_of_no_page(self) -> bool:
+        """True for the result of a document that has no page to read, or none that is asked for:
+        its page number is that of no page."""
+        return self.error is not None and self.error.code == "empty"
+
+    @property
     def own_text_found(self) -> float | None:
         """How much of a PDF's own text stands in what was read, 0..1; None where it has too little
         of its own to tell."""

@@ -125,6 +125,7 @@ def _unbroken(stream: TextIO | None, results: str = "") -> TextIO | None:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    logging.getLogger("ocr2").handlers.clear()  # of an earlier line, where a program gives several
     try:
         code = ocr2.main(args=argv, prog_name="ocr2", standalone_mode=False)
         return int(code) if isinstance(code, int) else ExitCode.OK
@@ -140,6 +141,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(f"{' '.join(error.format_message().split())}{_hint(error)}")
         return ExitCode.USAGE
     except Ocr2Error as error:
+        _set_up_early(argv)
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
@@ -147,18 +149,19 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _set_up_early(argv: Sequence[str] | None) -> None:
-    """A line that cannot be parsed is complained of in the form that it, or the environment, asks
-    for: no command has come to set that up."""
+    """A line that cannot be parsed, or a TOML file, is complained of in the form that the line, or
+    the environment, asks for: no command has come to set that up."""
     from ocr2cli.cli.options import set_up_logging
 
+    if logging.getLogger("ocr2").handlers:
+        return
     words = sys.argv[1:] if argv is None else list(argv)
     log_format = os.environ.get("OCR2_LOG_FORMAT", "")
     for word, following in pairwise([*words, ""]):
         flag, is_one_word, value = word.partition("=")
         if flag == "--log-format":
             log_format = value if is_one_word else following
-    if log_format == "json":
-        set_up_logging(verbose=0, quiet=False, log_format=log_format)
+    set_up_logging(verbose=0, quiet=False, log_format=log_format)
 
 
 def _hint(error: click.ClickException) -> str:

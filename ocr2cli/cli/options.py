@@ -22,6 +22,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ocr2cli import __version__
+from ocr2cli.cli.variables import warn_of_misspelt
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
 from ocr2cli.printing import printable
@@ -140,7 +141,10 @@ def common(function: Function) -> Function:
 
 
 def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
-    """Send log lines to stderr: warnings by default, -v info, -vv debug, -q errors."""
+    """Send log lines to stderr: warnings by default, -v info, -vv debug, -q errors.
+
+    The first of them are of the environment: no line could be sent before.
+    """
     level = (
         logging.ERROR if quiet else [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
     )
@@ -150,6 +154,7 @@ def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    warn_of_misspelt(os.environ)
 
 
 def json_line(text: str, level: int = logging.INFO) -> str:

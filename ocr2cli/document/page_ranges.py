@@ -22,6 +22,10 @@ class PageSelection:
 
     ranges: tuple[tuple[int, int], ...] = ()
 
+    def __str__(self) -> str:
+        """As people write it; "" for every page."""
+        return ",".join(map(_written, self.ranges))
+
     def select(self, num_pages: int) -> Iterator[int]:
         """0-based pages of a document, ascending, each once; nothing is held in memory."""
         for first, last in self.ranges or ((0, _NO_END),):
@@ -57,9 +61,20 @@ def _parse_part(part: str, spec: str) -> tuple[int, int]:
     return (first - 1, last - 1)
 
 
+def _written(pages: tuple[int, int]) -> str:
+    first, last = pages
+    if first == last:
+        return f"{first + 1}"
+    return f"{first + 1}-" if last >= _NO_END - 1 else f"{first + 1}-{last + 1}"
+
+
+def shortened(spec: str) -> str:
+    """A range of any length, for a message."""
+    return spec if len(spec) <= 60 else spec[:57] + "..."
+
+
 def _bad(spec: str, what: str) -> UsageError:
-    shortened = spec if len(spec) <= 60 else spec[:57] + "..."
-    return UsageError(f"--pages {shortened!r}: {what}. Write for example --pages 1-3,7,10-")
+    return UsageError(f"--pages {shortened(spec)!r}: {what}. Write for example --pages 1-3,7,10-")
 
 
 def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -18,7 +18,7 @@ from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import ENDINGS, shown
 from ocr2cli.document.listing import Listing, list_documents
 from ocr2cli.document.naming import common_root, document_ids
-from ocr2cli.document.page_ranges import PageSelection, parse_pages
+from ocr2cli.document.page_ranges import PageSelection, parse_pages, shortened
 from ocr2cli.document.urls import is_url, list_url, local_path, name_of
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageError, PageJob, PageKey
@@ -193,7 +193,7 @@ def _document_jobs(
     error = listing.error
     num_pages = selection.count(listing.num_pages)
     if error is None and num_pages == 0:
-        error = _nothing_selected(source, listing)
+        error = _nothing_selected(source, listing, selection)
     if error is not None:
         key = PageKey(source.id, 0)
         yield PageJob(key, source.path, listing.sha256, 1, dpi, error=error)
@@ -203,15 +203,16 @@ def _document_jobs(
         yield PageJob(key, source.path, listing.sha256, num_pages, dpi, of_pages=listing.num_pages)
 
 
-def _nothing_selected(source: Source, listing: Listing) -> PageError:
+def _nothing_selected(source: Source, listing: Listing, selection: PageSelection) -> PageError:
     if listing.num_pages == 0:
         return PageError("empty", f"{shown(source.path)} has no pages. Leave it out.")
-    has = "1 page" if listing.num_pages == 1 else f"{listing.num_pages} pages"
-    return PageError(
-        "empty",
-        f"{shown(source.path)} has {has} and --pages selects none of it. "
-        "Give a smaller page number.",
+    asked = f"--pages {shortened(str(selection))}"
+    has = (
+        f"has 1 page; {asked} does not ask for it"
+        if listing.num_pages == 1
+        else f"has {listing.num_pages:,} pages; {asked} asks for none of them"
     )
+    return PageError("empty", f"{shown(source.path)} {has}. Give a smaller page number.")
 
 
 def _expand(given: str, hidden: _Hidden, hidden_url: str) -> tuple[str, Iterable[str]]:

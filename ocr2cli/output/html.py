@@ -56,12 +56,13 @@ def _mark(assembly: Assembly) -> float:
 
 def _section(result: PageResult, image: PageImage | None, mark: float) -> str:
     number, mood = result.key.page + 1, _mood(result, mark)
+    name = "No page" if result.is_of_no_page else f"Page {number}"
     sure = "" if result.confidence is None else f"<span>confidence {result.confidence:.2f}</span>"
     if mood == "unsure":
         sure += '<span class="warning">low: check the text against the picture</span>'
     return (
         f'<section id="page-{number}" class="{mood}" data-rank="{_rank(result):.4f}">\n'
-        f'<h2>Page {number}<span class="status">{result.status.value}</span>{sure}</h2>\n'
+        f'<h2>{name}<span class="status">{result.status.value}</span>{sure}</h2>\n'
         f"{_body(result, image)}\n</section>\n"
     )
 

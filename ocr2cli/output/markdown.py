@@ -80,7 +80,14 @@ def failure_note(result: PageResult) -> str:
     code = result.error.code if result.error else "internal"
     message = result.error.message if result.error else "no reason was recorded"
     reason = escape_inline(f"{message} ({code})")
-    return f"> **Page {result.key.page + 1} could not be read:** {reason}\n"
+    return f"> **{what_failed(result)}:** {reason}\n"
+
+
+def what_failed(result: PageResult) -> str:
+    """The words before the reason."""
+    if result.is_of_no_page:
+        return "No page was read"
+    return f"Page {result.key.page + 1} could not be read"
 
 
 def escape_inline(text: str) -> str:

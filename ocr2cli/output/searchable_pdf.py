@@ -16,6 +16,7 @@ from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.bidi import is_rtl
 from ocr2cli.output.blocks import page_blocks
 from ocr2cli.output.figures import encode, jpeg_size, without_colour
+from ocr2cli.output.markdown import what_failed
 from ocr2cli.output.pdf_file import PdfFile, Picture, TextLine, page_size
 from ocr2cli.output.plain import plain_lines
 from ocr2cli.pages import PageImage, PageResult, Status, Uint8Array
@@ -76,7 +77,7 @@ def failed_note(result: PageResult) -> list[str]:
         return []
     words = printable(f"{result.error.message} ({result.error.code})")
     lines = [words[start : start + 80] for start in range(0, min(len(words), 800), 80)]
-    return [f"Page {result.key.page + 1} could not be read:", *lines]
+    return [f"{what_failed(result)}:", *lines]
 
 
 def text_lines(

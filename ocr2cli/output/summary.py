@@ -27,7 +27,7 @@ _MAX_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class PageNote:
-    """A page somebody should look at. page: 1-based."""
+    """A page somebody should look at. page: 1-based. is_of_no_page: as of a result."""
 
     document: str
     page: int
@@ -36,6 +36,7 @@ class PageNote:
     message: str = ""
     confidence: float | None = None
     own_text_found: float | None = None
+    is_of_no_page: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +56,7 @@ class PageNote:
 
     @property
     def name(self) -> str:
-        return f"{self.document} page {self.page}"
+        return self.document if self.is_of_no_page else f"{self.document} page {self.page}"
 
     def signs(self) -> str:
         """What tells how well the page was read; "" where nothing does."""
@@ -88,6 +89,7 @@ class Summary:
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
+    has_rest: whether the run left pages, documents or uploads that another would take up.
     """
 
     min_confidence: float = 0.0
@@ -116,6 +118,7 @@ class Summary:
     doubtful_pages: list[PageNote] = field(default_factory=list)
     forecast: dict[str, Any] = field(default_factory=dict)
     ended_by: int = 0
+    has_rest: bool = True
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
@@ -147,6 +150,7 @@ class Summary:
             message=printable(result.error.message) if result.error else "",
             confidence=rounded(result.confidence, 4),
             own_text_found=result.own_text_found,
+            is_of_no_page=result.is_of_no_page,
         )
         if not result.status.is_good:
             self.bad_pages.append(note)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from ocr2cli.cli import main as cli
@@ -53,6 +56,29 @@ def test_a_line_that_asks_for_no_json_gets_none(form: list[str], capsys) -> None
     assert capsys.readouterr().err.startswith("ocr2: ")
 
 
+@pytest.mark.parametrize("text", ["no TOML", 'nosuch = 1', 'dpi = "many"', 'pages = "0"'])
+@pytest.mark.parametrize("how", ["command line", "environment"])
+def test_a_fault_of_the_toml_file_is_told_in_the_form_that_the_line_asks_for(
+    how: str, text: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """The file is read before the command has set up how it speaks."""
+    (tmp_path / "my.toml").write_text(text, "utf-8")
+    argv = ["run", "a.png", "-o", str(tmp_path / "out"), "--config", str(tmp_path / "my.toml")]
+    assert main(argv) == ExitCode.USAGE
+    plain = capsys.readouterr().err
+    assert plain.startswith("ocr2: ")
+    if how == "environment":
+        monkeypatch.setenv("OCR2_LOG_FORMAT", "json")
+    else:
+        argv += ["--log-format", "json"]
+    assert main(argv) == ExitCode.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["level"] == "error" and f"ocr2: {told['message']}\n" == plain
+    assert main([*argv, "--log-format", "text"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == plain
+
+
 @pytest.mark.parametrize("flag", ["-v", "--quiet", "--log-format"])
 def test_an_option_before_the_command_is_told_its_place(flag: str, capsys) -> None:
     assert main([flag, "info"]) == ExitCode.USAGE
@@ -88,6 +114,83 @@ def test_a_variable_does_what_its_flag_does(tmp_path: Path, capsys, monkeypatch)
     assert main(["run", "-", "-o", str(tmp_path / "out"), "--dry-run"]) == ExitCode.INPUT
     told = capsys.readouterr()
     assert "lines.png" in told.out + told.err and "NUL" not in told.err
+
+
+@pytest.fixture()
+def no_variables(monkeypatch) -> None:
+    """No OCR2_ variable but those of the test."""
+    for name in os.environ:
+        if name.startswith("OCR2_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_variables")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_misspelt_variable_is_named_with_the_nearest_and_the_exit_code_stays(
+    form: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """It was ignored without a word, and the pages were read with the default."""
+    monkeypatch.setenv("OCR2_PROMT", "ocr")
+    line = "OCR2_PROMT is not a setting; did you mean OCR2_PROMPT?"
+    argv = ["info", "--size", "9x9", "--log-format", form]
+    assert main(argv) == ExitCode.OK
+    (told,) = capsys.readouterr().err.splitlines()
+    if form == "json":
+        assert (json.loads(told)["level"], json.loads(told)["message"]) == ("warning", line)
+    else:
+        assert told == f"warning: {line}"
+    assert main([*argv, "-q"]) == ExitCode.OK
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_a_variable_like_no_other_is_told_how_they_are_named(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("OCR2_HOME\n", "here")
+    assert main(["info", "--size", "9x9"]) == ExitCode.OK
+    assert capsys.readouterr().err == (
+        "warning: OCR2_HOME\\n is not a setting; settings are named after flags, OCR2_DPI after "
+        "--dpi\n"
+    )
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_a_line_that_lacks_what_a_misspelt_variable_holds_names_the_variable(
+    capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("OCR2_OUTPUT", "out")
+    assert main(["run", "a.png"]) == ExitCode.USAGE
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "did you mean OCR2_OUT?" in warning and "--out" in error
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_variables_of_every_command_of_others_and_of_kubernetes_are_no_misspelling(
+    capsys, monkeypatch
+) -> None:
+    """Kubernetes tells every container of each service: here of `ocr2` and of `ocr2-serve`."""
+    for command in (cli.ocr2, *each_command()):
+        for option in command.params:
+            if option.envvar:
+                monkeypatch.setenv(str(option.envvar), "")
+    for name in (
+        "SERVICE_HOST", "SERVICE_PORT", "SERVE_SERVICE_HOST", "SERVE_SERVICE_PORT_HTTP",
+        "SERVE_PORT", "SERVE_PORT_8080_TCP", "SERVE_PORT_8080_TCP_ADDR", "PORT_80_UDP_PROTO",
+    ):  # fmt: skip
+        monkeypatch.setenv(f"OCR2_{name}", "tcp://10.0.0.1:8080")
+    monkeypatch.setenv("_OCR2_COMPLETER", "")
+    monkeypatch.setenv("OCR2", "")
+    monkeypatch.setenv("MY_OCR2_PROMT", "")
+    assert main(["info", "--size", "9x9"]) == ExitCode.OK
+    assert capsys.readouterr().err == ""
+
+
+def each_command() -> Iterator[click.Command]:
+    context = click.Context(cli.ocr2)
+    for name in cli.COMMANDS:
+        command = cli.ocr2.get_command(context, name)
+        assert command is not None
+        yield command
+        yield from command.commands.values() if isinstance(command, click.Group) else ()
 
 
 def test_where_a_model_lies_is_told_so_that_no_name_can_be_taken_for_it(

@@ -143,6 +143,33 @@ def test_a_line_comes_while_no_page_ends(monkeypatch, capsys) -> None:
     assert not [each for each in threading.enumerate() if each.name == "ocr2-progress"]
 
 
+def test_two_threads_that_find_a_line_due_at_once_say_it_once(capsys) -> None:
+    """A page ends while the clock ticks."""
+
+    class Overtaken(LineProgress):
+        """Another thread ticks while the first one has just read when the last line came."""
+
+        @property
+        def _last(self) -> float:
+            last = self._when
+            if not others:
+                others.append(threading.Thread(target=self.tick))
+                others[0].start()
+                others[0].join(0.2)  # held up by the first one, it is waited for in vain
+            return last
+
+        @_last.setter
+        def _last(self, when: float) -> None:
+            self._when = when
+
+    others: list[threading.Thread] = []
+    progress = Overtaken()
+    progress._last = progress.started - 3600.0
+    progress.tick()
+    others[0].join()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_bars_clock_goes_on_while_no_page_ends(monkeypatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)

@@ -33,6 +33,7 @@ def test_ranges_select_pages_in_order_and_once(
     selection = parse_pages(spec)
     assert [page + 1 for page in selection.select(num_pages)] == people_count
     assert selection.count(num_pages) == len(people_count)
+    assert parse_pages(str(selection)) == selection
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,13 @@ def test_page_ranges_pick_pages_and_count_only_those(make_pdf: MakePdf) -> None:
 def test_a_range_that_selects_nothing_is_one_error_that_tells_the_page_count(
     make_pdf: MakePdf,
 ) -> None:
-    (job,) = _jobs(make_pdf("report.pdf", pages=3), pages="5")
+    (job,) = _jobs(make_pdf("report.pdf", pages=3), pages="9,5 - 7")
     assert job.error is not None and job.error.code == "empty"
-    assert "has 3 pages" in job.error.message and "--pages" in job.error.message
+    told = "/report.pdf has 3 pages; --pages 5-7,9 asks for none of them. "
+    assert job.error.message.endswith(f"{told}Give a smaller page number.")
+    (job,) = _jobs(make_pdf("letter.pdf", pages=1), pages="2-")
+    assert job.error is not None
+    assert "/letter.pdf has 1 page; --pages 2- does not ask for it. " in job.error.message
 
 
 def test_a_bad_range_is_refused_before_anything_is_opened() -> None:

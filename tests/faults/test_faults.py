@@ -165,6 +165,38 @@ def test_a_run_that_a_signal_ended_says_so_wherever_it_says_how_it_ended(tmp_pat
     assert f"\nocr2_exit_code {ExitCode.SIGTERM.value}\n" in metrics.read_text()
 
 
+@pytest.mark.parametrize(
+    ("num_documents", "last"),
+    [
+        (1, "stopped: nothing was left to do, every page has its result"),
+        (30, "stopped: run the same command again to go on"),
+    ],
+)
+def test_a_signal_during_the_last_pages_asks_for_no_other_run(
+    num_documents: int, last: str, tmp_path: Path, run
+) -> None:
+    """Nor is it taken for one where every document that was opened is finished, and others wait."""
+    (tmp_path / "in").mkdir()
+    for number in range(num_documents):
+        write_pdf(tmp_path / "in" / f"{number:02}.pdf", 1)
+    gate, out = tmp_path / "gate", tmp_path / "out"
+    gate.mkdir()
+    process = subprocess.Popen(
+        command(tmp_path / "in", "-o", out), env=environment({"*": f"wait {gate}"}),
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: any(gate.iterdir()))  # a worker has a page
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("stopping: ")
+    (gate / "open").touch()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.SIGTERM and told.splitlines()[-1] == last
+    again = run(tmp_path / "in", "-o", out, "--json")
+    assert again.returncode == ExitCode.OK and len(list(out.glob("*.md"))) == num_documents
+    assert (summary(again)["pages_resumed"] == num_documents) == ("nothing" in last)
+
+
 def test_a_signal_is_heard_while_a_document_is_being_opened(inputs, tmp_path) -> None:
     """A file of 100 GB takes minutes to digest; the run was deaf until then, and kept nothing."""
     opener = """

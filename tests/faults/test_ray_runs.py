@@ -34,7 +34,7 @@ from ocr2cli.runners import ray as ray_runner
 
 # Machines are shared, and a wait that succeeds costs nothing.
 PATIENCE_S = 120
-MARKER = f"OCR2_RAY_TEST={os.getpid()}"
+MARKER = f"FAULT_RAY_TEST={os.getpid()}"
 
 
 class Nodes:
@@ -354,7 +354,7 @@ def test_rays_client_is_refused(nodes: Nodes) -> None:
 @pytest.fixture
 def alone() -> Iterator[dict[str, str]]:
     """The environment of a run that makes a cluster of its own, told from the others'."""
-    env = {**environment({"*": "slow 0.4"}), "OCR2_RAY_ALONE": str(os.getpid())}
+    env = {**environment({"*": "slow 0.4"}), "FAULT_RAY_ALONE": str(os.getpid())}
     # A folder for Ray's sockets, whose paths must be short.
     env["TMPDIR"] = tempfile.mkdtemp(prefix="ocr2-")
     # No folder can be made in it.
@@ -368,7 +368,7 @@ def test_without_an_address_a_cluster_of_its_own_stays_on_the_loopback_and_dies_
 ) -> None:
     alone["STUB_PLAN"] = json.dumps(gate.plan("a:1"))
     words = command(inputs, "-o", tmp_path / "out", "--runner", "ray", "--json")
-    marker = f"OCR2_RAY_ALONE={os.getpid()}"
+    marker = f"FAULT_RAY_ALONE={os.getpid()}"
     going = subprocess.Popen(words, env=alone, stdout=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("out/.ocr2/parts/*/*.json")))
     pids = set(living(marker))
@@ -405,7 +405,7 @@ def test_a_cluster_that_loses_its_head_ends_the_run_in_one_line(
         "batch.cluster_options = lambda *a: replace(made(*a), lost_after_s=1.5)\n"
         "stub.main()\n"
     )
-    marker = f"OCR2_RAY_ALONE={os.getpid()}"
+    marker = f"FAULT_RAY_ALONE={os.getpid()}"
     pdf, out = write_pdf(tmp_path / "long.pdf", 100), tmp_path / "out"
     going = subprocess.Popen(
         [sys.executable, "-c", code, "run", str(pdf), "-o", str(out), "--runner", "ray"],

@@ -97,6 +97,32 @@ def test_a_page_that_is_read_worse_when_it_is_read_again_keeps_what_was_read(
     assert {name: (out / name).read_bytes() for name in files} == files
 
 
+def test_a_page_number_that_no_document_has_is_no_page_that_could_not_be_read(
+    tmp_path: Path, run: Run
+) -> None:
+    """Of three pages page 1 was said to be unreadable, and nobody had asked for it."""
+    source, out = write_pdf(tmp_path / "doc.pdf", 3), tmp_path / "out"
+    reason = "doc.pdf has 3 pages; --pages 99 asks for none of them. Give a smaller page number."
+    flags = ["--pages", "99", "--format", "md,jsonl,html,pdf"]
+    done = run(source, "-o", out, *flags, cwd=tmp_path)
+    assert done.returncode == ExitCode.INPUT
+    assert done.stderr.splitlines()[-1] == f"  doc: failed: {reason} (empty)"
+    assert (out / "doc.md").read_text() == f"> **No page was read:** {reason} (empty)\n"
+    assert "<h2>No page<" in (out / "doc.html").read_text()
+    with pymupdf.open(out / "doc.ocr.pdf") as pdf:
+        assert pdf[0].get_text().startswith("No page was read:\n")
+    (line,) = (out / "doc.jsonl").read_text().splitlines()
+    assert json.loads(line)["error"] == {"code": "empty", "message": reason}
+    (row,) = (out / ".ocr2" / "journal.jsonl").read_text().splitlines()
+    assert json.loads(row)["row"]["error"] == "empty", "one document, one result"
+
+    longer = write_pdf(tmp_path / "longer.pdf", 99)
+    mixed = run(source, longer, "-o", out, "--pages", "99", "--json")
+    assert mixed.returncode == ExitCode.PAGES_FAILED and summary(mixed)["pages"] == 2
+    assert run(source, "-o", out, "--json").returncode == ExitCode.OK
+    assert "99" not in (out / "doc.md").read_text()
+
+
 class Away:
     """Reads pages while their files are away."""
 

@@ -79,7 +79,7 @@ def test_a_form_within_the_limit_is_read(engine: ServeEngine) -> None:
 @pytest.mark.parametrize(("body", "pages", "code", "words"), [
     (pdf(password="locked"), "", "encrypted", "the form's field `password`"),
     (b"%PDF-1.4 and no more", "", "unreadable", "the document is damaged"),
-    (pdf(3), "40", "empty", "has 3 pages and `pages` selects none of it"),
+    (pdf(3), "40", "empty", "has 3 pages; `pages` 40 asks for none of them"),
 ])  # fmt: skip
 def test_a_document_without_a_page_to_read_is_refused_whatever_the_format(
     engine: ServeEngine, shape: str, body: bytes, pages: str, code: str, words: str
