@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_result
+from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_generation, to_result
 from ocr2cli.engines.recovery import NOTHING
-from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, PageResult, Status
+from ocr2cli.pages import (
+    Attempt,
+    FinishReason,
+    Generation,
+    PageError,
+    PageKey,
+    PageResult,
+    Status,
+)
 
 BOXED = [
     ("<|ref|>", 0.5), ("text", 0.2), ("<|/ref|>", 1.0),
@@ -101,3 +111,20 @@ def test_a_letter_that_is_cut_into_tokens_moves_no_box() -> None:
         logprobs=tuple(map(math.log, chances)), pieces=pieces,
     )  # fmt: skip
     assert to_result([written], PageFacts()).confidence == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (PageError("out_of_memory", "no room"), FinishReason.STOP, "out_of_memory"),
+        (PageError("out_of_memory", "no room"), None, "out_of_memory"),
+        (None, None, "internal"),
+    ],
+)
+def test_a_page_that_broke_off_is_no_generation(
+    error: PageError | None, reason: FinishReason | None, code: str
+) -> None:
+    finished: Any = SimpleNamespace(error=error, finish_reason=reason)
+    none: Any = None
+    found = to_generation(PageKey("a", 0), finished, none, 5)
+    assert isinstance(found, PageError) and found.code == code
