@@ -112,9 +112,8 @@ class _Seat:
     @property
     def can_go_on(self) -> bool:
         """False when it would only wait, or look into an empty inbox with nothing in hand."""
-        is_between_takes = self._thread is not None and not self.num_wanted
         may_look = bool(self.held) and not self.must_wait
-        return bool(self.queue) or is_between_takes or may_look
+        return bool(self.queue) or not self.num_wanted or may_look  # none wanted: between takes
 
     def resume(self) -> None:
         """Run the worker until it takes, emits or ends."""
@@ -135,7 +134,7 @@ class _Seat:
         self.num_deaths += 1
 
     def abandon(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None:
             self._turn.abandon()
             self._thread.join(_JOIN_S)
 
@@ -146,9 +145,7 @@ class _Seat:
         self.num_wanted, self.must_wait = max_items, wait
         self._turn.hand_back()
         self.num_wanted, self.must_wait = 0, False
-        room = self.stage.credit - len(self.held)
-        count = max(0, min(max_items, room, len(self.queue)))
-        taken = [self.queue.popleft() for _ in range(count)]
+        taken = [self.queue.popleft() for _ in range(min(max_items, len(self.queue)))]
         self.held.update((item.key, ticket) for ticket, item in taken)
         return [item for _, item in taken]
 

@@ -1,0 +1,129 @@
+"""Workers that do not keep to their part, sources that come and go: no runner loses a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toys import OddMaker, Recipe, RollingMaker, jobs, stage
+
+from ocr2cli.errors import EngineError
+from ocr2cli.pages import PageJob, PageResult, Status
+from ocr2cli.pipeline import inline, local
+from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+
+Run = Callable[..., Iterator[PageResult]]
+
+
+@pytest.fixture(params=["inline", "local"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return {"inline": inline.run, "local": local.run}[request.param]
+
+
+@pytest.mark.parametrize("way", ["leaves early", "answers twice"])
+def test_a_worker_that_ends_without_a_page_in_hand_costs_none(run: Run, way: str) -> None:
+    results = list(run([Stage("odd", OddMaker(way), credit=1)], jobs(3)))
+    assert sorted(result.key.page for result in results) == [0, 1, 2]
+    assert all((result.status, result.markdown) == (Status.OK, "") for result in results)
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("keeps its page", "returned too early, holding 1 pages"),
+        ("answers for another", "emitted another page 8, which it does not hold"),
+    ],
+)
+def test_a_page_that_is_never_answered_fails_and_tells_why(run: Run, way: str, words: str) -> None:
+    (result,) = run([Stage("odd", OddMaker(way), credit=1)], jobs(1))
+    assert (result.key.page, result.status) == (0, Status.FAILED)
+    assert result.error and result.error.code == "worker_died" and words in result.error.message
+
+
+def test_a_worker_that_waits_for_more_than_there_will_ever_be_ends_the_run() -> None:
+    """Where nobody watches with a clock, it would be waited for until it is killed."""
+    with pytest.raises(EngineError, match="holds pages and waits for more"):
+        list(inline.run([Stage("odd", OddMaker("waits for more"))], jobs(1)))
+
+
+def test_nobody_gets_more_than_his_credit_however_much_he_asks_for(run: Run) -> None:
+    num_pulled = num_done = most = 0
+
+    def source() -> Iterator[PageJob]:
+        nonlocal num_pulled
+        for job in jobs(12):
+            num_pulled += 1
+            yield job
+
+    largest = []
+    for result in run([Stage("roll", RollingMaker(slots=50, steps=2), credit=4)], source()):
+        num_done += 1
+        most = max(most, num_pulled - num_done)
+        largest.append(result.new_tokens)
+    assert num_done == 12 and max(largest) <= 4 and most <= 4
+
+
+def test_a_worker_that_tells_of_its_steps_reads_on(run: Run) -> None:
+    results = list(run([Stage("roll", RollingMaker(slots=2, steps=2, tells=True))], jobs(4)))
+    assert sorted(result.key.page for result in results) == [0, 1, 2, 3]
+
+
+def test_a_worker_is_kept_while_the_source_has_nothing(run: Run) -> None:
+    """Making it again is loading a model again."""
+    results: list[PageResult] = []
+
+    def source() -> Iterator[PageJob | None]:
+        for job in jobs(3):
+            yield job
+            while len(results) <= job.key.page:
+                yield None
+            yield from (None,) * 3
+
+    status = RunStatus()
+    stages = [stage(Recipe("a")), stage(Recipe("b", is_last=True))]
+    for result in run(stages, source(), options=RunnerOptions(status=status)):
+        results.append(result)
+    assert len(results) == 3
+    assert [each.num_restarts for each in status.stages()] == [0, 0]
+
+
+def test_a_run_tells_how_often_a_worker_was_replaced_and_how_long_it_worked(run: Run) -> None:
+    status = RunStatus()
+    bad = Recipe("a", misdeeds=((1, "raise"),), is_last=True, sleep_s=0.02)
+    started = time.monotonic()
+    assert len(list(run([stage(bad)], jobs(4), options=RunnerOptions(status=status)))) == 4
+    elapsed = time.monotonic() - started
+    (told,) = status.stages()
+    assert told.num_restarts == 2
+    assert 3 * 0.02 <= told.busy_s <= elapsed
+    assert (told.num_workers, told.num_held, told.num_waiting) == (1, 0, 0)
+
+
+def test_a_replacement_that_cannot_be_loaded_ends_the_run_whatever_hinders_it(
+    run: Run, tmp_path: Path
+) -> None:
+    """It was loading that failed, not the page."""
+    bad = Recipe(
+        "a", misdeeds=((0, "raise"),), load_misdeed="flag raise", log=str(tmp_path / "flag"),
+        is_last=True,
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="a worker could not be loaded: ZeroDivisionError"):
+        list(run([stage(bad)], jobs(2), options=RunnerOptions(retries=5)))
+
+
+def test_in_one_process_a_page_is_handed_out_before_the_next_is_begun() -> None:
+    told: list[str] = []
+
+    class Batch:
+        def run(self, inbox: Inbox, emit: Emit) -> None:
+            while items := inbox.take(3, wait=True):
+                for item in items:
+                    told.append(f"begun {item.key.page}")
+                    emit(PageResult(item.key, Status.OK))
+
+    for result in inline.run([Stage("batch", Batch, credit=3)], jobs(4)):
+        told.append(f"out {result.key.page}")
+    assert told == [f"{word} {page}" for page in range(4) for word in ("begun", "out")]
