@@ -250,8 +250,8 @@ class _Runner:
         if self._suspects and not num_started:
             self._start(self._suspects.popleft())
             return True
-        is_reserved = self._suspects or any(each.faults for each in self._ledger.tickets())
-        return not is_reserved and not self._ready and self._pull_job()
+        is_reserved = any(each.faults for each in self._ledger.tickets())
+        return not is_reserved and self._pull_job()
 
     def _pull_job(self) -> bool:
         self._is_source_idle = False

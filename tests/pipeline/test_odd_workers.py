@@ -14,6 +14,7 @@ from ocr2cli.pages import PageJob, PageResult, Status
 from ocr2cli.pipeline import inline, local
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+from ocr2cli.pipeline.stop import StopRequests
 
 Run = Callable[..., Iterator[PageResult]]
 
@@ -43,10 +44,17 @@ def test_a_page_that_is_never_answered_fails_and_tells_why(run: Run, way: str, w
     assert result.error and result.error.code == "worker_died" and words in result.error.message
 
 
-def test_a_worker_that_waits_for_more_than_there_will_ever_be_ends_the_run() -> None:
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_worker_that_waits_for_more_than_there_will_ever_be_ends_the_run(is_late: bool) -> None:
     """Where nobody watches with a clock, it would be waited for until it is killed."""
+    source = [None] * is_late + [*jobs(1)]
     with pytest.raises(EngineError, match="holds pages and waits for more"):
-        list(inline.run([Stage("odd", OddMaker("waits for more"))], jobs(1)))
+        list(inline.run([Stage("odd", OddMaker("waits for more"))], source))
+
+
+def test_a_run_without_stages_is_the_callers_mistake(run: Run) -> None:
+    with pytest.raises(ValueError, match="at least one stage"):
+        list(run([], jobs(1)))
 
 
 def test_nobody_gets_more_than_his_credit_however_much_he_asks_for(run: Run) -> None:
@@ -127,3 +135,43 @@ def test_in_one_process_a_page_is_handed_out_before_the_next_is_begun() -> None:
     for result in inline.run([Stage("batch", Batch, credit=3)], jobs(4)):
         told.append(f"out {result.key.page}")
     assert told == [f"{word} {page}" for page in range(4) for word in ("begun", "out")]
+
+
+def test_in_one_process_the_first_stage_gets_its_batch_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    batches = stage(Recipe("a", batch=4, is_last=True, log=str(log)), credit=4)
+    assert len(list(inline.run([batches], jobs(10)))) == 10
+    takes = [words.split()[-1] for words in log.read_text().splitlines()]
+    assert takes == ["0,1,2,3", "4,5,6,7", "8,9"]
+
+
+def test_after_a_stop_no_page_is_asked_for_while_those_under_way_are_finished(run: Run) -> None:
+    stop, pulled = StopRequests(), []
+
+    def source() -> Iterator[PageJob]:
+        for job in jobs(50):
+            pulled.append(job)
+            yield job
+
+    stages = [stage(Recipe("a")), stage(Recipe("b", batch=2, is_last=True))]
+    num_done, num_pulled = 0, 0
+    for _ in run(stages, source(), options=RunnerOptions(stop=stop)):
+        num_done += 1
+        if not stop.count:
+            stop.request()
+            num_pulled = len(pulled)
+    assert 1 < num_done <= num_pulled == len(pulled)
+
+
+def test_in_one_process_a_worker_comes_to_its_own_end_before_the_run_does() -> None:
+    told: list[str] = []
+
+    class Tidy:
+        def run(self, inbox: Inbox, emit: Emit) -> None:
+            while items := inbox.take(1, wait=True):
+                emit(PageResult(items[0].key, Status.OK))
+            told.append(f"closed {inbox.is_closed}")
+
+    for _ in inline.run([Stage("tidy", Tidy)], jobs(2)):
+        assert told == []
+    assert told == ["closed True"]
