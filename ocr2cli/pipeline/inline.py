@@ -323,17 +323,9 @@ class _Runner:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            self._give_up([*self._suspects, *(ticket for ticket, _ in self._seats[0].queue)])
-            self._suspects.clear()
-            self._seats[0].queue.clear()
-        if self._options.stop() >= 2 or now >= self._drain_until:
-            self._give_up(self._ledger.tickets())
-            return True
-        return False
-
-    def _give_up(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            self._ledger.drop(ticket)
+            while self._suspects:
+                self._ledger.drop(self._suspects.popleft())
+        return self._options.stop() >= 2 or now >= self._drain_until
 
     def _close_gently(self) -> None:
         """Let each worker see the end of its inbox and return; one that still holds pages of a run

@@ -24,7 +24,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return {"inline": inline.run, "local": local.run}[request.param]
 
 
-@pytest.mark.parametrize("way", ["leaves early", "answers twice"])
+@pytest.mark.parametrize("way", ["leaves early", "answers twice", "fails at the end"])
 def test_a_worker_that_ends_without_a_page_in_hand_costs_none(run: Run, way: str) -> None:
     results = list(run([Stage("odd", OddMaker(way), credit=1)], jobs(3)))
     assert sorted(result.key.page for result in results) == [0, 1, 2]
@@ -98,15 +98,21 @@ def test_a_worker_is_kept_while_the_source_has_nothing(run: Run) -> None:
     assert [each.num_restarts for each in status.stages()] == [0, 0]
 
 
-def test_a_run_tells_how_often_a_worker_was_replaced_and_how_long_it_worked(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("misdeeds", "num_restarts", "busy_s"), [(((1, "raise"),), 2, 0.06), ((), 0, 0.08)]
+)
+def test_a_run_tells_how_often_a_worker_was_replaced_and_how_long_it_worked(
+    run: Run, misdeeds: tuple[tuple[int, str], ...], num_restarts: int, busy_s: float
+) -> None:
     status = RunStatus()
-    bad = Recipe("a", misdeeds=((1, "raise"),), is_last=True, sleep_s=0.02)
+    recipe = Recipe("a", misdeeds=misdeeds, is_last=True, sleep_s=0.02)
     started = time.monotonic()
-    assert len(list(run([stage(bad)], jobs(4), options=RunnerOptions(status=status)))) == 4
+    options = RunnerOptions(status=status)
+    assert len(list(run([stage(recipe, credit=1)], jobs(4), options=options))) == 4
     elapsed = time.monotonic() - started
     (told,) = status.stages()
-    assert told.num_restarts == 2
-    assert 3 * 0.02 <= told.busy_s <= elapsed
+    assert told.num_restarts == num_restarts
+    assert busy_s <= told.busy_s <= elapsed
     assert (told.num_workers, told.num_held, told.num_waiting) == (1, 0, 0)
 
 
@@ -161,6 +167,61 @@ def test_after_a_stop_no_page_is_asked_for_while_those_under_way_are_finished(ru
             stop.request()
             num_pulled = len(pulled)
     assert 1 < num_done <= num_pulled == len(pulled)
+
+
+def test_in_one_process_nobody_goes_on_after_a_second_stop() -> None:
+    stop, begun = StopRequests(), []
+
+    class Batch:
+        def run(self, inbox: Inbox, emit: Emit) -> None:
+            while items := inbox.take(3, wait=True):
+                for item in items:
+                    begun.append(item.key.page)
+                    emit(PageResult(item.key, Status.OK))
+
+    options = RunnerOptions(stop=stop)
+    for _ in inline.run([Stage("batch", Batch, credit=3)], jobs(9), options=options):
+        stop.request()
+        stop.request()
+    assert begun == [0]
+
+
+def test_in_one_process_a_stage_that_no_page_comes_to_is_never_loaded(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    later = Recipe("b", load_misdeed="flag", log=str(flag), is_last=True)
+    stages = [stage(Recipe("a", early=frozenset({0, 1}))), stage(later)]
+    assert len(list(inline.run(stages, jobs(2)))) == 2 and not flag.exists()
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "num_requests", "expected"), [(1000.0, 1, 4), (0.0, 1, 1), (1000.0, 2, 1)]
+)
+def test_in_one_process_pages_under_way_are_finished_unless_time_or_patience_is_over(
+    drain_s: float, num_requests: int, expected: int
+) -> None:
+    stop, status = StopRequests(), RunStatus()
+    options = RunnerOptions(stop=stop, drain_s=drain_s, status=status)
+    stages = [stage(Recipe("a")), Stage("roll", RollingMaker(slots=4, steps=2), credit=4)]
+    num_done = 0
+    for _ in inline.run(stages, jobs(50), options=options):
+        num_done += 1
+        while stop.count < num_requests:
+            stop.request()
+    assert num_done == expected and status.is_interrupted
+
+
+def test_a_stop_leaves_pages_that_were_to_be_tried_again_to_the_next_run(
+    run: Run, tmp_path: Path
+) -> None:
+    log, stop = tmp_path / "log", StopRequests()
+    bad = Recipe("a", batch=3, misdeeds=((2, "raise"),), is_last=True, log=str(log))
+    got = []
+    for result in run([stage(bad, credit=3)], jobs(3), options=RunnerOptions(stop=stop)):
+        got.append((result.key.page, result.status))
+        stop.request()
+    assert got in ([(0, Status.OK)], [(0, Status.OK), (1, Status.OK)])
+    takes = [words.split()[-1] for words in log.read_text().splitlines()]
+    assert "2" not in takes, "nobody tried it alone"
 
 
 def test_in_one_process_a_worker_comes_to_its_own_end_before_the_run_does() -> None:

@@ -219,6 +219,8 @@ class OddWorker:
                 emit(PageResult(key, Status.OK, markdown="again"))
             if self.way == "leaves early":
                 return
+        if self.way == "fails at the end":
+            raise ZeroDivisionError
 
 
 class ReportingWorker:

@@ -11,6 +11,7 @@ from typing import Any
 
 import gguf
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ocr2cli.errors import OutputError
@@ -28,6 +29,14 @@ def test_the_last_tensor_of_a_gguf_is_padded_as_all_are(tmp_path: Path) -> None:
     assert path.stat().st_size == writer.begins["b"] + 32
     found = {tensor.name: tensor.data.tolist() for tensor in gguf.GGUFReader(path).tensors}
     assert found == values
+
+
+@pytest.mark.parametrize("values", [[1, "x"], ["x", 1], [0.5, 1], [1, 0.5], [1, True]])
+def test_an_array_of_mixed_items_is_refused_by_its_key(
+    tmp_path: Path, values: list[int | float | str]
+) -> None:
+    with pytest.raises(ValueError, match=r"a\.key is an array of mixed items"):
+        gguf_writer(tmp_path / "x.gguf", {"a.key": values}, [])
 
 
 def test_a_tensor_of_blocks_takes_its_blocks_bytes() -> None:
@@ -96,3 +105,15 @@ def test_a_link_that_somebody_planted_in_the_parts_place_is_not_written_through(
     with pytest.raises(OutputError, match=r"x\.gguf cannot be written: File exists"):
         gguf_writer(path, {}, []).__enter__()
     assert diary.read_text() == "mine" and not path.exists()
+
+
+def test_a_safetensors_file_keeps_its_notes_and_its_data_begins_where_words_do(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "ab", "abc", "abcd"):
+        with safetensors_writer(tmp_path / "x", [Entry(name, (2,), "F32")], {"made": name}) as one:
+            one.write_at(one.begins[name], struct.pack("<2f", 0.5, 1.5))
+        assert one.begins[name] % 8 == 0
+        with safe_open(tmp_path / "x", "pt") as file:
+            assert file.metadata() == {"format": "pt", "made": name}
+            assert file.get_tensor(name).tolist() == [0.5, 1.5]
