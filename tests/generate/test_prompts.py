@@ -109,9 +109,28 @@ def test_after_memory_lacked_groups_grow_by_doubling_and_no_further_than_was_ask
     largest = []
     for step in range(8):
         log.events.clear()
-        found = feed(feeder, *(work(slot, 2) for slot in range(7)))
-        assert found == [(slot, 2) for slot in range(7)]
+        found = feed(feeder, *(work(slot, 2) for slot in range(9)))
+        assert found == [(slot, 2) for slot in range(9)]
         largest.append(max(len(event[0]) for event in log.events if not isinstance(event, str)))
         if step == 0:
             log.room = 99
     assert largest == [7, 3, 6, 6, 7, 7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "error"),
+    [(1, MemoryError()), (1, RuntimeError("shapes differ")), (2, RuntimeError("shapes differ"))],
+)
+def test_what_fewer_prompts_would_not_mend_is_not_tried_again(
+    num_prompts: int, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, tried = Log(), []
+
+    def fails(x_BTD: Tensor, cache: Any, slots: list[int]) -> Tensor:
+        tried.append(slots)
+        raise error
+
+    log.prefill_together = fails  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        feed(PromptFeeder(log, log, 4), *(work(slot, 2) for slot in range(num_prompts)))
+    assert tried == [[*range(num_prompts)]] and caplog.records == []
