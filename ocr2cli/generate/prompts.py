@@ -82,8 +82,8 @@ class PromptFeeder:
             return None
 
     def _go_by_fewer(self, tried: int) -> None:
-        """tried: two at least. Nobody is sent back for it: what lacked is room to compute in, which on
-        a card no page that is being written has taken."""
+        """tried: two at least. Nobody is sent back for it: what lacked is room to compute in, which
+        on a card no page that is being written has taken."""
         empty_cache()
         self._most_together = tried // 2
         self._steps_to_grow = _GROW_AFTER

@@ -13,7 +13,7 @@ from toy_decoder import ToyDecoder
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate import fixed_step
-from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
+from ocr2cli.generate.fixed_step import LEAST_RING, FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.logits import NgramRule, Rules, banned_tokens
@@ -414,6 +414,15 @@ def ring_of_one(rule: NgramRule) -> tuple[FixedStep, TableDecoder]:
         decoder, cache, rule, scratch_slot=1, max_context=64, batch_buckets=(), use_graphs=False
     )
     return fixed, decoder
+
+
+def test_a_rule_that_looks_far_back_has_a_ring_as_long() -> None:
+    far = LEAST_RING + 100
+    for window, token in ((far, 21), (far - 1, 11)):
+        rule = NgramRule(1, window)
+        fixed, _ = ring_of_one(rule)
+        ids = [11, *(40 + number % 20 for number in range(far - 1))]
+        assert run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == token
 
 
 def test_a_sequence_that_was_sent_back_is_not_taken_for_what_it_was() -> None:
