@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -222,6 +223,21 @@ def test_a_stop_leaves_pages_that_were_to_be_tried_again_to_the_next_run(
     assert got in ([(0, Status.OK)], [(0, Status.OK), (1, Status.OK)])
     takes = [words.split()[-1] for words in log.read_text().splitlines()]
     assert "2" not in takes, "nobody tried it alone"
+
+
+def test_a_worker_comes_to_its_own_end_before_the_run_does(run: Run, tmp_path: Path) -> None:
+    """So that devices are given back in order."""
+    written = tmp_path / "written"
+    assert len(list(run([Stage("tidy", OddMaker(f"writes {written}"))], jobs(2)))) == 2
+    assert written.exists()
+
+
+def test_a_run_leaves_nothing_open(run: Run) -> None:
+    """A server starts many."""
+    num_open = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        assert len(list(run([stage(Recipe("a", is_last=True))], jobs(1)))) == 1
+        assert len(os.listdir("/proc/self/fd")) == num_open
 
 
 def test_in_one_process_a_worker_comes_to_its_own_end_before_the_run_does() -> None:
