@@ -432,7 +432,7 @@ def test_attention_looks_as_far_back_as_the_longest_page_reaches() -> None:
     )  # fmt: skip
     for lengths in ([3, 256, 0], [256, 3, 0], [255, 3, 0]):
         cache.lengths = lengths
-        run(fixed, [Row(slot, [5], [5], Rules(None, None)) for slot in range(2)])
+        run(fixed, [Row(slot, [5], [4, 5], Rules(None, None)) for slot in range(2)])
     assert contexts == [300, 300, 256]
 
 

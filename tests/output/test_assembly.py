@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_factory import HEIGHT, WIDTH, figure_page, job, page, writer
+from page_factory import HEIGHT, WIDTH, figure_page, job, page, write, writer
 
 from ocr2cli.document.tiles import pixels_sha256
 from ocr2cli.output.assembly import Assembly, Expected, OutputSettings
@@ -94,3 +94,21 @@ def test_what_was_staged_and_not_published_leaves_nothing(tmp_path: Path) -> Non
     assembly.drop()
     assert files() == before
     folder.close()
+
+
+def test_figures_that_a_killed_run_did_not_remove_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other files are as the record says by then."""
+    write(tmp_path, figure_page("d"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    figure = tmp_path / "d.images" / "0001-1.png"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(OutFolder, "remove", killed)
+        write(tmp_path, page("d"))
+    assert figure.exists()
+    write(tmp_path, page("d"))
+    assert not figure.exists()

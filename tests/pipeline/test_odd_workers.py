@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toys import OddMaker, Recipe, RollingMaker, jobs, stage
+from toys import OddMaker, Recipe, RollingMaker, broken_job, jobs, stage
 
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageJob, PageResult, Status
 from ocr2cli.pipeline import inline, local
 from ocr2cli.pipeline.options import RunnerOptions, RunStatus
+from ocr2cli.pipeline.process import WorkerProcess
 from ocr2cli.pipeline.stage import Emit, Inbox, Stage
 from ocr2cli.pipeline.stop import StopRequests
 
@@ -69,10 +70,23 @@ def test_nobody_gets_more_than_his_credit_however_much_he_asks_for(run: Run) -> 
 
     largest = []
     for result in run([Stage("roll", RollingMaker(slots=50, steps=2), credit=4)], source()):
-        num_done += 1
         most = max(most, num_pulled - num_done)
+        num_done += 1
         largest.append(result.new_tokens)
     assert num_done == 12 and max(largest) <= 4 and most <= 4
+
+
+def test_pages_that_cannot_be_read_are_told_before_all_of_them_are_listed(run: Run) -> None:
+    pulled = []
+
+    def source() -> Iterator[PageJob]:
+        for page in range(30):
+            pulled.append(page)
+            yield broken_job(page)
+
+    results = run([stage(Recipe("a", is_last=True))], source())
+    assert next(results).key.page == 0 and len(pulled) <= 8
+    assert len(list(results)) == 29
 
 
 def test_a_worker_that_tells_of_its_steps_reads_on(run: Run) -> None:
@@ -230,6 +244,22 @@ def test_a_worker_comes_to_its_own_end_before_the_run_does(run: Run, tmp_path: P
     written = tmp_path / "written"
     assert len(list(run([Stage("tidy", OddMaker(f"writes {written}"))], jobs(2)))) == 2
     assert written.exists()
+
+
+def test_all_stages_are_loaded_at_once_by_as_many_workers_as_there_are_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Noted(WorkerProcess):
+        def __init__(self, stage: Stage, stage_index: int, slot: int) -> None:
+            started.append((stage.name, slot))
+            super().__init__(stage, stage_index, slot)
+
+    monkeypatch.setattr(local, "WorkerProcess", Noted)
+    stages = [stage(Recipe(name, early=frozenset({0})), num_workers=3) for name in "ab"]
+    assert len(list(local.run(stages, jobs(1)))) == 1
+    assert started == [("a", 0), ("b", 0)]
 
 
 def test_a_run_leaves_nothing_open(run: Run) -> None:
