@@ -298,6 +298,7 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
     found = [run(fixed, rows)[0].token for _ in range(3)]
     assert found == [int(decoder.table[5].argmax())] * 3
     assert tried == [256, 64] and cache.lengths[0] == 3
+    assert fixed._graphs == {}, "what they hold is given back"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -427,12 +428,13 @@ def test_attention_looks_as_far_back_as_the_longest_page_reaches() -> None:
 
     cache = LengthsOnly(3, "cpu")
     fixed = FixedStep(
-        Noted("cpu"), cache, None, scratch_slot=2, max_context=300, batch_buckets=(),
+        Noted("cpu"), cache, None, scratch_slot=2, max_context=300, batch_buckets=(4,),
         use_graphs=False,
     )  # fmt: skip
     for lengths in ([3, 256, 0], [256, 3, 0], [255, 3, 0]):
         cache.lengths = lengths
-        run(fixed, [Row(slot, [5], [4, 5], Rules(None, None)) for slot in range(2)])
+        rows = [Row(slot, [5], [4, 5], Rules(None, None)) for slot in range(2)]
+        assert len(run(fixed, rows)) == 2, "none for the places that are padded"
     assert contexts == [300, 300, 256]
 
 
@@ -445,6 +447,17 @@ def test_a_page_that_stays_in_its_slot_is_not_sent_to_the_device_again() -> None
     for _ in range(3):
         ids.append(run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token)
     assert (ids, uploads) == ([50, 51, 11, 21, 31], [0])
+
+
+def test_a_page_that_is_tried_again_has_its_rule_where_the_run_has_none() -> None:
+    decoder, ids = ring_of_one(NgramRule(1, 5))[1], [50]
+    fixed = FixedStep(
+        decoder, LengthsOnly(2, "cpu"), None, scratch_slot=1, max_context=64, batch_buckets=(),
+        use_graphs=False,
+    )  # fmt: skip
+    for _ in range(3):
+        ids.append(run(fixed, [Row(0, ids[-1:], ids, Rules(NgramRule(1, 5), None))])[0].token)
+    assert ids == [50, 11, 21, 31]
 
 
 def test_a_rule_that_looks_far_back_has_a_ring_as_long() -> None:

@@ -10,7 +10,7 @@ import pytest
 from page_factory import HEIGHT, WIDTH, figure_page, job, page, write, writer
 
 from ocr2cli.document.tiles import pixels_sha256
-from ocr2cli.output.assembly import Assembly, Expected, OutputSettings
+from ocr2cli.output.assembly import Assembly, Expected, OutputSettings, listed_documents
 from ocr2cli.output.folder import OutFolder
 from ocr2cli.pages import PageImage, PageJob, PageKey
 
@@ -112,3 +112,9 @@ def test_figures_that_a_killed_run_did_not_remove_are_removed_by_the_next(
     assert figure.exists()
     write(tmp_path, page("d"))
     assert not figure.exists()
+
+
+def test_only_documents_that_were_written_as_html_are_listed(tmp_path: Path) -> None:
+    write(tmp_path, page("d"), formats=("html",))
+    write(tmp_path, page("e"), formats=("md",))
+    assert [one.id for one in listed_documents(tmp_path)] == ["d"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -260,6 +261,18 @@ def test_all_stages_are_loaded_at_once_by_as_many_workers_as_there_are_pages(
     stages = [stage(Recipe(name, early=frozenset({0})), num_workers=3) for name in "ab"]
     assert len(list(local.run(stages, jobs(1)))) == 1
     assert started == [("a", 0), ("b", 0)]
+
+
+def test_a_worker_that_the_system_does_not_start_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(local, "WorkerProcess", refused)
+    words = "the a worker could not be started: Resource temporarily unavailable; use fewer"
+    with pytest.raises(EngineError, match=words):
+        list(local.run([stage(Recipe("a", is_last=True))], jobs(1)))
 
 
 def test_a_run_leaves_nothing_open(run: Run) -> None:
