@@ -54,8 +54,7 @@ class PromptFeeder:
             self._steps_to_grow -= 1
             if not self._steps_to_grow:
                 self._most_together = min(2 * self._most_together, self._whole)
-                is_whole = self._most_together == self._whole
-                self._steps_to_grow = 0 if is_whole else _GROW_AFTER
+                self._steps_to_grow = _GROW_AFTER
 
     def _grouped(self, work: Sequence[Work]) -> Iterator[list[Work]]:
         group: list[Work] = []
@@ -83,10 +82,10 @@ class PromptFeeder:
             return None
 
     def _go_by_fewer(self, tried: int) -> None:
-        """Nobody is sent back for it: what lacked is room to compute in, which on a card no page
-        that is being written has taken."""
+        """tried: two at least. Nobody is sent back for it: what lacked is room to compute in, which
+        on a card no page that is being written has taken."""
         empty_cache()
-        self._most_together = max(1, tried // 2)
+        self._most_together = tried // 2
         self._steps_to_grow = _GROW_AFTER
         logger.warning(
             "no memory to feed %d pages to the decoder together: %d at most for a while",

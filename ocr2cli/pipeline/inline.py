@@ -112,9 +112,8 @@ class _Seat:
     @property
     def can_go_on(self) -> bool:
         """False when it would only wait, or look into an empty inbox with nothing in hand."""
-        is_between_takes = self._thread is not None and not self.num_wanted
         may_look = bool(self.held) and not self.must_wait
-        return bool(self.queue) or is_between_takes or may_look
+        return bool(self.queue) or not self.num_wanted or may_look  # none wanted: between takes
 
     def resume(self) -> None:
         """Run the worker until it takes, emits or ends."""
@@ -135,7 +134,7 @@ class _Seat:
         self.num_deaths += 1
 
     def abandon(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None:
             self._turn.abandon()
             self._thread.join(_JOIN_S)
 
@@ -146,9 +145,7 @@ class _Seat:
         self.num_wanted, self.must_wait = max_items, wait
         self._turn.hand_back()
         self.num_wanted, self.must_wait = 0, False
-        room = self.stage.credit - len(self.held)
-        count = max(0, min(max_items, room, len(self.queue)))
-        taken = [self.queue.popleft() for _ in range(count)]
+        taken = [self.queue.popleft() for _ in range(min(max_items, len(self.queue)))]
         self.held.update((item.key, ticket) for ticket, item in taken)
         return [item for _, item in taken]
 
@@ -253,8 +250,8 @@ class _Runner:
         if self._suspects and not num_started:
             self._start(self._suspects.popleft())
             return True
-        is_reserved = self._suspects or any(each.faults for each in self._ledger.tickets())
-        return not is_reserved and not self._ready and self._pull_job()
+        is_reserved = any(each.faults for each in self._ledger.tickets())
+        return not is_reserved and self._pull_job()
 
     def _pull_job(self) -> bool:
         self._is_source_idle = False
@@ -326,17 +323,9 @@ class _Runner:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            self._give_up([*self._suspects, *(ticket for ticket, _ in self._seats[0].queue)])
-            self._suspects.clear()
-            self._seats[0].queue.clear()
-        if self._options.stop() >= 2 or now >= self._drain_until:
-            self._give_up(self._ledger.tickets())
-            return True
-        return False
-
-    def _give_up(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            self._ledger.drop(ticket)
+            while self._suspects:
+                self._ledger.drop(self._suspects.popleft())
+        return self._options.stop() >= 2 or now >= self._drain_until
 
     def _close_gently(self) -> None:
         """Let each worker see the end of its inbox and return; one that still holds pages of a run

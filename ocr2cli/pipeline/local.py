@@ -126,11 +126,7 @@ class _Supervisor:
             self._has_jobs = self._is_source_idle = False
             for ticket in self._stages[0].unqueue():
                 self._ledger.drop(ticket)
-        if num_requests >= 2 or now >= self._drain_until:
-            for ticket in self._ledger.tickets():
-                self._ledger.drop(ticket)
-            return True
-        return False
+        return num_requests >= 2 or now >= self._drain_until
 
     # -- jobs in
 

@@ -137,7 +137,7 @@ class Staff:
         """The end of the run, where another try cannot help."""
         name, failure = self.stage.name, worker.failure
         limit = self.stage.memory_limit_bytes
-        is_mute = not failure and worker.phase is Phase.LOADING and not self.was_ready
+        is_mute = not failure and not self.was_ready
         is_foreign = failure is not None and failure.is_loading and not failure.is_ours
         # Libraries that want memory say so in many ways: an import error, a signal.
         if limit and (is_mute or is_foreign):

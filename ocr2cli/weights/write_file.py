@@ -211,8 +211,8 @@ def _array(key: str, values: Sequence[int | float | bool | str]) -> bytes:
     if all(isinstance(value, str) for value in values):
         items = b"".join(_string(str(value)) for value in values)
         return struct.pack("<I", _STRING) + count + items
-    if values and all(isinstance(value, float) for value in values):
+    if all(isinstance(value, float) for value in values):
         return struct.pack("<I", _FLOAT32) + count + struct.pack(f"<{len(values)}f", *values)
-    if values and all(type(value) is int for value in values):
+    if all(type(value) is int for value in values):
         return struct.pack("<I", _INT32) + count + struct.pack(f"<{len(values)}i", *values)
     raise ValueError(f"{key} is an array of mixed items")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_result
+from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_generation, to_result
 from ocr2cli.engines.recovery import NOTHING
-from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, PageResult, Status
+from ocr2cli.pages import (
+    Attempt,
+    FinishReason,
+    Generation,
+    PageError,
+    PageKey,
+    PageResult,
+    Status,
+)
 
 BOXED = [
     ("<|ref|>", 0.5), ("text", 0.2), ("<|/ref|>", 1.0),
@@ -58,8 +68,14 @@ def test_the_end_token_counts_beside_the_text() -> None:
     assert read(*BOXED, ("A", 0.9), end=0.1).confidence == pytest.approx(0.3)
 
 
+def test_boxes_between_two_texts_count_as_little_as_one_before_them() -> None:
+    page = read(*BOXED, ("A", 0.9), *BOXED, ("B", 0.9), *BOXED)
+    assert page.confidence == page.confidence_p5 == pytest.approx(0.9)
+    assert page.markdown == "A\n\nB" and page.warnings == ()
+
+
 def test_of_twenty_tokens_the_worst_is_the_low_one_and_of_more_the_second() -> None:
-    chances = [number / 100 for number in range(50, 71)]
+    chances = [number / 100 for number in (60, *range(50, 60), *range(61, 71))]
     assert low_confidence([math.log(chance) for chance in chances[:20]]) == 0.5
     assert low_confidence([math.log(chance) for chance in chances]) == 0.51
 
@@ -79,6 +95,16 @@ def test_a_good_last_try_counts_and_of_bad_ones_the_first() -> None:
     assert [a.note for a in result.attempts] == ["", NOTHING]
     broken = (Attempt("first", None, 3), Attempt("wider-ngram", FinishReason.LOOP, 4))
     assert to_result([again], PageFacts(), broken).attempts == broken
+
+
+def test_only_a_try_that_came_to_its_end_without_a_word_wrote_nothing() -> None:
+    """One that was cut, or broke off in a loop of blanks, has its reason already."""
+    for text, reason, note in (
+        ("", FinishReason.STOP, NOTHING), ("a", FinishReason.STOP, ""),
+        ("", FinishReason.LENGTH, ""), (" ", FinishReason.LOOP, ""),
+    ):  # fmt: skip
+        (attempt,) = to_result([written(text, reason)], PageFacts()).attempts
+        assert attempt.note == note
 
 
 def test_a_page_of_which_nothing_was_written_says_so_beside_its_other_warnings() -> None:
@@ -101,3 +127,20 @@ def test_a_letter_that_is_cut_into_tokens_moves_no_box() -> None:
         logprobs=tuple(map(math.log, chances)), pieces=pieces,
     )  # fmt: skip
     assert to_result([written], PageFacts()).confidence == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (PageError("out_of_memory", "no room"), FinishReason.STOP, "out_of_memory"),
+        (PageError("out_of_memory", "no room"), None, "out_of_memory"),
+        (None, None, "internal"),
+    ],
+)
+def test_a_page_that_broke_off_is_no_generation(
+    error: PageError | None, reason: FinishReason | None, code: str
+) -> None:
+    finished: Any = SimpleNamespace(error=error, finish_reason=reason)
+    none: Any = None
+    found = to_generation(PageKey("a", 0), finished, none, 5)
+    assert isinstance(found, PageError) and found.code == code

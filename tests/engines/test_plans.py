@@ -290,6 +290,47 @@ def test_what_a_strict_system_can_promise_is_for_all_workers(
         assert slots == 2 or workers + cache <= promises
 
 
+def test_of_two_limits_on_addresses_the_tighter_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EngineConfig(device="cpu", dtype="bf16")
+
+    def planned(limit: int, promises: int) -> int:
+        monkeypatch.setattr(memory_plan, "promises_left", lambda: promises)
+        return memory_plan.plan_batch(
+            engine, ModelConfig(), encoders=1, decoders=1, memory_limit=limit
+        )
+
+    assert planned(16 * GB, 60 * GB) == 16 and planned(60 * GB, 16 * GB) == 11
+
+
+def test_a_decoder_in_int8_is_planned_with_a_byte_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but its embedding, which stays as wide as the arithmetic."""
+    monkeypatch.setattr(memory_plan, "has_bf16_products", lambda: True)
+    sizes = memory_plan.expected_bytes(EngineConfig(device="cpu", dtype="int8"), ModelConfig())
+    embedding = 129_280 * 1280
+    decoder = 5_869_468_160 // 2 - embedding + 2 * embedding
+    assert (sizes.encoder, sizes.decoder) == (908_770_560, decoder)
+
+
+def test_where_bf16_is_not_multiplied_the_cache_is_planned_in_float32_and_the_matrices_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auto = EngineConfig(device="cpu", dtype="auto")
+    monkeypatch.setattr(memory_plan, "has_bf16_products", lambda: True)
+    with_products = memory_plan.expected_bytes(auto, ModelConfig())
+    monkeypatch.setattr(memory_plan, "has_bf16_products", lambda: False)
+    without = memory_plan.expected_bytes(auto, ModelConfig())
+    assert (with_products.kv_token, without.kv_token) == (61_440, 122_880)
+    assert with_products.encoder == without.encoder == 908_770_560
+
+
+def test_in_float32_a_card_has_room_for_weights_and_slots_of_twice_the_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for free_mib, batch in ((24_000, 2), (81_000, 57)):
+        _fake_cards(tmp_path, monkeypatch, some=free_mib)
+        assert _planned_batch(dtype="f32") == batch
+
+
 def test_rasterizers_that_are_asked_for_are_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 32 there were 16, without a word."""
     monkeypatch.setattr(choose, "num_cores", lambda: 64)

@@ -9,7 +9,7 @@ import pytest
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.engines.raster import chosen_view, quietest_row
-from ocr2cli.engines.recovery import NOTHING, STEPS, Ladder, decoder_steps
+from ocr2cli.engines.recovery import NOTHING, STEPS, TURNED, Ladder, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.generate.fixed_step import LEAST_RING, FixedStep
 from ocr2cli.generate.logits import NgramRule
@@ -62,9 +62,11 @@ def test_a_good_page_passes_untouched() -> None:
 
 
 def test_upright_comes_first_and_its_success_ends_the_climb() -> None:
-    views, final = climb(Ladder(), part("turned", 100, Box("text", (1, 1, 5, 5))))
+    turned = replace(part("turned", 100, Box("text", (1, 1, 5, 5))), extra={"own_text_found": 0.9})
+    views, final = climb(Ladder(), turned)
     assert views == ["upright"] and final is not None
     assert final.status is Status.RECOVERED and final.markdown == "turned" and final.boxes == ()
+    assert (final.warnings, final.extra) == ((TURNED,), {"own_text_found": 0.9})
     assert [attempt.step for attempt in final.attempts] == ["first", "upright"]
 
 
@@ -80,7 +82,8 @@ def test_halves_are_joined_with_boxes_in_the_whole_page_and_figures_renumbered()
 
 
 def test_halves_are_one_page_with_the_tokens_of_both_and_the_doubt_of_the_worse() -> None:
-    top = replace(part("top", 50), confidence_p5=0.1, token_ids=(1, 2), warnings=("dark", "a"))
+    top = replace(part("top", 50), confidence_p5=0.1, token_ids=(1, 2), warnings=("dark", "a"),
+                  extra={"own_text_found": 0.4})  # fmt: skip
     bottom = replace(
         part("bottom", 50), confidence=0.9, confidence_p5=0.7, token_ids=(3,), warnings=("dark",)
     )
@@ -88,7 +91,7 @@ def test_halves_are_one_page_with_the_tokens_of_both_and_the_doubt_of_the_worse(
         _, final = climb(Ladder(), failed("not_applicable"), *halves)
         assert final is not None and (final.confidence, final.confidence_p5) == (0.5, 0.1)
         assert final.token_ids == halves[0].token_ids + halves[1].token_ids
-        assert sorted(final.warnings) == ["a", "dark"]
+        assert sorted(final.warnings) == ["a", "dark"] and final.extra == {}
         assert [attempt.note for attempt in final.attempts] == ["", "no", "", ""]
 
 
@@ -145,8 +148,10 @@ def test_what_a_turned_page_does_not_keep_is_no_reading() -> None:
 def test_halves_of_boxes_alone_are_kept() -> None:
     """As `--prompt locate` is answered."""
     boxes = part("", 50, Box("total", (1, 1, 5, 5)))
-    _, final = climb(Ladder(), failed("not_applicable"), boxes, boxes)
-    assert final is not None and final.status is Status.RECOVERED and len(final.boxes) == 2
+    for answers, count in (((boxes, boxes), 2), ((boxes, NONE), 1), ((NONE, boxes), 1)):
+        _, final = climb(Ladder(), failed("not_applicable"), *answers)
+        assert final is not None and final.status is Status.RECOVERED
+        assert len(final.boxes) == count
 
 
 def test_one_half_may_be_empty() -> None:
@@ -174,6 +179,28 @@ def test_a_pages_seconds_are_those_of_all_its_tries(last: PageResult) -> None:
         assert job is not None
         final = ladder.take(job, answer)
     assert final is not None and final.seconds == {"raster": 1.5, "decode": 9.0}
+
+
+@pytest.mark.parametrize("answers", [(TOP,), (LOOP, LOOP)])
+def test_a_page_that_has_come_down_may_loop_again_another_time(
+    answers: tuple[PageResult, ...],
+) -> None:
+    ladder = Ladder()
+    for _ in range(2):
+        views, final = climb(ladder, *answers)
+        assert final is not None and len(views) == len(answers)
+        assert len(final.attempts) == 1 + len(answers)
+    assert ladder.take(JOB, TOP) is TOP
+
+
+def test_a_job_that_is_to_be_read_again_is_handed_out_after_those_before_it() -> None:
+    ladder = Ladder()
+    other = replace(JOB, key=PageKey("b", 4))
+    ladder.take(JOB, LOOP)
+    ladder.again(other)
+    first = ladder.next_job()
+    assert first is not None and first.key == KEY and ladder.is_busy
+    assert ladder.next_job() is other and not ladder.is_busy
 
 
 def test_pages_climb_independently() -> None:

@@ -9,7 +9,8 @@ import pytest
 from ocr2cli.eval.cases import Case, NamedFact
 from ocr2cli.eval.facts import Absent, Order, Present
 from ocr2cli.eval.metrics import Scores
-from ocr2cli.eval.score import score_markdown
+from ocr2cli.eval.score import score_markdown, score_result
+from ocr2cli.pages import FinishReason, PageKey, PageResult, Status
 
 
 def scores(truth: str, markdown: str, *, covers_page: bool = True) -> Scores:
@@ -76,3 +77,66 @@ def test_a_fact_that_looks_like_markup_is_looked_for_in_what_was_written(
 ) -> None:
     case = Case("a", "toy", Path("a.png"), has_truth=False, facts=(NamedFact("1", fact),))
     assert score_markdown(case, markdown).facts[0].holds is holds
+
+
+@pytest.mark.parametrize(
+    ("truth", "output"),
+    [("---", ""), ("***\n- - -", ""), ("[1](2)", "1"), ("C:\\_new\\*", "C:new")],
+)
+def test_what_a_plain_truth_loses_as_markup_is_not_forgiven(truth: str, output: str) -> None:
+    """Of a truth of marks alone nothing is left, which a page that read nothing has read."""
+    whole = scores(truth, output).whole_cer
+    assert whole is not None and whole > 0
+
+
+TABLE = "| Day | Fish |\n|---|---|\n| Monday | 42 |\n"
+
+
+def test_a_truth_with_markup_is_compared_by_its_text_and_its_tables_apart() -> None:
+    case = Case("a", "toy", Path("a.png"), truth_markdown=f"# Catch\n\n{TABLE}")
+    same = score_markdown(case, f"Catch\n\n{TABLE}")
+    assert (same.scores.cer, same.scores.whole_cer, same.scores.teds) == (0.0, 0.0, 1.0)
+    assert same.truth == same.output and "Monday" in same.truth and "#" not in same.truth
+    flat = score_markdown(case, "Catch\n\nDay Fish Monday 42").scores
+    assert (flat.whole_cer, flat.teds) == (0.0, 0.0)
+    assert scores("Day Fish", TABLE).teds is None, "no table in the truth, nothing to compare"
+
+
+def test_blocks_are_scored_where_the_truth_has_them() -> None:
+    case = Case("a", "toy", Path("a.png"), truth="one two", blocks=("first block", "second block"))
+    found = score_markdown(case, "second block\n\nfirst block").scores
+    assert (found.block_distance, found.order) == (0.0, 1.0)
+    plain = scores("one two", "one two")
+    assert (plain.block_distance, plain.order) == (None, None)
+
+
+def test_the_score_of_facts_is_the_share_that_holds() -> None:
+    facts = tuple(NamedFact(text, Present(text)) for text in ("milk", "eggs", "bread", "salt"))
+    case = Case("a", "toy", Path("a.png"), has_truth=False, facts=facts)
+    assert score_markdown(case, "milk, eggs and salt").scores.facts == 0.75
+    assert score_markdown(case, "").scores.facts == 0.0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "stopped"),
+    [
+        (Status.OK, FinishReason.STOP, 1.0),
+        (Status.BLANK, None, 1.0),
+        (Status.TRUNCATED, FinishReason.LENGTH, 0.0),
+        (Status.LOOP, FinishReason.LOOP, 0.0),
+        (Status.FAILED, FinishReason.STOP, 0.0),
+    ],
+)
+def test_a_page_has_stopped_where_it_came_to_its_end_by_itself(
+    status: Status, reason: FinishReason | None, stopped: float
+) -> None:
+    case = Case("a", "toy", Path("a.png"), truth="milk")
+    result = PageResult(PageKey("a", 0), status, markdown="milk", finish_reason=reason)
+    scored = score_result(case, result).scores
+    assert scored.stopped == stopped
+    assert scored.cer == (1.0 if status is Status.FAILED else 0.0), "a failed page has read nothing"
+
+
+def test_a_page_that_is_missing_has_read_nothing_and_did_not_stop() -> None:
+    scored = score_result(Case("a", "toy", Path("a.png"), truth="milk"), None)
+    assert (scored.scores.cer, scored.scores.stopped, scored.output) == (1.0, 0.0, "")

@@ -13,7 +13,7 @@ from toy_decoder import ToyDecoder
 
 from ocr2cli.config import DecodeConfig, DryConfig
 from ocr2cli.generate import fixed_step
-from ocr2cli.generate.fixed_step import FixedStep, HistoryRing, Started
+from ocr2cli.generate.fixed_step import LEAST_RING, FixedStep, HistoryRing, Started
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.greedy import Choice
 from ocr2cli.generate.logits import NgramRule, Rules, banned_tokens
@@ -227,8 +227,9 @@ def test_a_page_that_is_tried_again_reads_in_the_step_of_all_under_a_rule_of_its
 
     histories = [[11, 7, 7], [21, 5, 21], [11, 21, 11], [6, 11, 6]]
     assert fixed.fits(rows(0, 1, 0, 1)) == [True] * 4
-    dry = Row(0, [11], histories[0], Rules(rules[2], DryConfig()))
-    assert fixed.fits([dry, *rows(0, 1)]) == [False, True, True], "nor one under DRY"
+    for number in (0, 2):
+        dry = Row(0, [11], histories[0], Rules(rules[number], DryConfig()))
+        assert fixed.fits([dry, *rows(0, 1)]) == [False, True, True], "nor one under DRY"
     assert fixed.fits(rows(0, 1, 2, 1)) == [True, True, False, True], "one beside the run's own"
     assert fixed.fits(rows(0, 3, 2, 0)) == [True, False, True, True], "one that the ring is for"
     for _ in range(6):  # of each row's own rule, whatever stands beside it
@@ -297,6 +298,7 @@ def test_without_memory_for_graphs_the_same_steps_run_without_them(
     found = [run(fixed, rows)[0].token for _ in range(3)]
     assert found == [int(decoder.table[5].argmax())] * 3
     assert tried == [256, 64] and cache.lengths[0] == 3
+    assert fixed._graphs == {}, "what they hold is given back"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -356,7 +358,7 @@ def test_a_second_rule_has_graphs_of_its_own_and_without_memory_costs_the_others
     fixed = Captures(
         decoder, cache, own, scratch_slot=2, max_context=64, batch_buckets=(2,), use_graphs=True
     )
-    for rule in (own, other, own, own, other, other):
+    for rule in (own, other, other, own, other, other):
         rows = [Row(0, [5], [5], Rules(own, None)), Row(1, [6], [6], Rules(rule, None))]
         chosen = run(fixed, [row for row, fits in zip(rows, fixed.fits(rows), strict=True) if fits])
         assert [each.token for each in chosen] == [
@@ -414,6 +416,57 @@ def ring_of_one(rule: NgramRule) -> tuple[FixedStep, TableDecoder]:
         decoder, cache, rule, scratch_slot=1, max_context=64, batch_buckets=(), use_graphs=False
     )
     return fixed, decoder
+
+
+def test_attention_looks_as_far_back_as_the_longest_page_reaches() -> None:
+    contexts = []
+
+    class Noted(TableDecoder):
+        def decode_fixed(self, *args: Any) -> Tensor:
+            contexts.append(args[-1])
+            return super().decode_fixed(*args)
+
+    cache = LengthsOnly(3, "cpu")
+    fixed = FixedStep(
+        Noted("cpu"), cache, None, scratch_slot=2, max_context=300, batch_buckets=(4,),
+        use_graphs=False,
+    )  # fmt: skip
+    for lengths in ([3, 256, 0], [256, 3, 0], [255, 3, 0]):
+        cache.lengths = lengths
+        rows = [Row(slot, [5], [4, 5], Rules(None, None)) for slot in range(2)]
+        assert len(run(fixed, rows)) == 2, "none for the places that are padded"
+    assert contexts == [300, 300, 256]
+
+
+def test_a_page_that_stays_in_its_slot_is_not_sent_to_the_device_again() -> None:
+    """Each time the step would wait for the host."""
+    rule = NgramRule(1, 5)
+    fixed, _ = ring_of_one(rule)
+    uploads, plain, ids = [], fixed._ring.upload, [50, 51]
+    fixed._ring.upload = lambda *args: uploads.append(args[0]) or plain(*args)  # type: ignore[method-assign]
+    for _ in range(3):
+        ids.append(run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token)
+    assert (ids, uploads) == ([50, 51, 11, 21, 31], [0])
+
+
+def test_a_page_that_is_tried_again_has_its_rule_where_the_run_has_none() -> None:
+    decoder, ids = ring_of_one(NgramRule(1, 5))[1], [50]
+    fixed = FixedStep(
+        decoder, LengthsOnly(2, "cpu"), None, scratch_slot=1, max_context=64, batch_buckets=(),
+        use_graphs=False,
+    )  # fmt: skip
+    for _ in range(3):
+        ids.append(run(fixed, [Row(0, ids[-1:], ids, Rules(NgramRule(1, 5), None))])[0].token)
+    assert ids == [50, 11, 21, 31]
+
+
+def test_a_rule_that_looks_far_back_has_a_ring_as_long() -> None:
+    far = LEAST_RING + 100
+    for window, token in ((far, 21), (far - 1, 11)):
+        rule = NgramRule(1, window)
+        fixed, _ = ring_of_one(rule)
+        ids = [11, *(40 + number % 20 for number in range(far - 1))]
+        assert run(fixed, [Row(0, ids[-1:], ids, Rules(rule, None))])[0].token == token
 
 
 def test_a_sequence_that_was_sent_back_is_not_taken_for_what_it_was() -> None:

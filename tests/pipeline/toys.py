@@ -167,11 +167,11 @@ class Maker:
     recipe: Recipe
 
     def __call__(self) -> ToyWorker:
-        if self.recipe.load_misdeed == "flag":
+        if self.recipe.load_misdeed.startswith("flag"):
             # Load well once, badly ever after: the file is the memory.
             flag = Path(self.recipe.log)
             if flag.exists():
-                commit("model")
+                commit(self.recipe.load_misdeed[5:] or "model")
             flag.touch()
         elif self.recipe.load_misdeed:
             commit(self.recipe.load_misdeed)
@@ -189,6 +189,40 @@ class RollingMaker:
 
     def __call__(self) -> RollingWorker:
         return RollingWorker(self)
+
+
+@dataclass(frozen=True)
+class OddMaker:
+    """Of a worker that does not keep to what `stage.Worker` asks of it."""
+
+    way: str
+
+    def __call__(self) -> OddWorker:
+        return OddWorker(self.way)
+
+
+class OddWorker:
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def run(self, inbox: Inbox, emit: Emit) -> None:
+        while items := inbox.take(1, wait=True):
+            key = items[0].key
+            if self.way == "keeps its page":
+                return
+            if self.way == "answers for another":
+                key = PageKey("another", 7)
+            if self.way == "waits for more":
+                inbox.take(1, wait=True)
+            emit(PageResult(key, Status.OK))
+            if self.way == "answers twice":
+                emit(PageResult(key, Status.OK, markdown="again"))
+            if self.way == "leaves early":
+                return
+        if self.way.startswith("writes "):
+            Path(self.way.removeprefix("writes ")).touch()
+        if self.way == "fails at the end":
+            raise ZeroDivisionError
 
 
 class ReportingWorker:
