@@ -87,6 +87,16 @@ def test_a_card_reads_what_the_host_reads(
     assert card.replays > 40  # two rounds of pages of 40 tokens
 
 
+def test_the_first_version_of_the_model_is_read_on_a_card_too(
+    tmp_path: Path, pages: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_toy_model(tmp_path / "v1", is_v1=True)
+    expected = tokens(read(first, pages[:3], "cpu"))
+    with pretend_card(monkeypatch) as card:
+        assert tokens(read(first, pages[:3], "cuda")) == expected
+    assert card.replays > 20
+
+
 @pytest.mark.parametrize(("card", "dtype"), WAYS, indirect=["card"])
 def test_a_captured_step_is_the_plain_step_in_every_dtype_and_generation(
     card: PretendCard, dtype: str, model: Path, pages: list[Path], monkeypatch: pytest.MonkeyPatch
