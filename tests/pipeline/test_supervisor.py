@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from toys import Recipe, jobs, stage
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageError, Status
 from ocr2cli.pipeline import local
+from ocr2cli.pipeline.channel import Frame, Kind
 from ocr2cli.pipeline.options import RunnerOptions
 from ocr2cli.pipeline.process import Phase
 
@@ -40,8 +42,11 @@ def make() -> Iterator[Make]:
         worker = SimpleNamespace(
             stage=one._stages[1].stage, stage_index=1, slot=0, held=held, taken=set(taken),
             busy_since=0.0, quiet_since=0.0, up_fd=99_998, down_fd=99_999, bury=lambda: 3,
-            read=lambda: ([], True), has_exited=lambda: True,
-            **{"phase": Phase.READY, "failure": None, "is_timed_out": False, **facts},
+            has_exited=lambda: True,
+            **{
+                "phase": Phase.READY, "failure": None, "is_timed_out": False,
+                "read": lambda: ([], True), **facts,
+            },
         )  # fmt: skip
         one._stages[1].workers[0] = worker  # type: ignore[call-overload]
         one._stages[1].was_ready = True
@@ -64,6 +69,15 @@ def test_pages_come_back_in_their_order_before_those_that_wait_and_only_taken_on
     assert [[*ticket.company] for ticket in waiting] == [[1], [1], [], [], []]
     assert [len(ticket.faults) for ticket in waiting] == [1, 1, 0, 0, 0]
     assert (one._stages[1].num_deaths, one._stages[1].live, one._fatal) == (1, [], None)
+
+
+def test_what_a_worker_said_before_it_died_counts_though_its_child_keeps_the_pipe_open(
+    make: Make,
+) -> None:
+    said = [([Frame(Kind.TAKEN, 0, bytearray(struct.pack("<Q", 3)))], False)]
+    one, worker = make(read=lambda: said.pop() if said else ([], False))
+    one._bury(worker)
+    assert [len(ticket.faults) for ticket in one._stages[0].waiting] == [0, 0, 1, 0, 0]
 
 
 def test_a_page_that_is_given_up_is_a_result_and_the_others_go_on(make: Make) -> None:
