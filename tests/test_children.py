@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from ocr2cli.children import step_back
+import pytest
+
+from ocr2cli.children import child_environment, step_back
 
 _STEP_BACK_TWICE = """
 import os
@@ -41,3 +44,38 @@ def test_a_session_of_its_own_steps_back_as_well(tmp_path: Path) -> None:
 def test_a_thread_that_has_just_ended_is_no_trouble(tmp_path: Path) -> None:
     (tmp_path / "task" / "999999999").mkdir(parents=True)
     step_back(3, tmp_path)
+
+
+def test_a_child_finds_the_folder_that_the_empty_path_means_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "/elsewhere"])
+    assert child_environment()["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/elsewhere"
+
+
+_CHILD = """
+import time
+from ocr2cli.children import end_with_parent
+end_with_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+_PARENT = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {_CHILD!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the end of a pipe tells")
+def test_a_child_ends_with_its_parent_whatever_it_is_doing() -> None:
+    """Also where it holds no pipe, or a library holds Python's lock."""
+    done = subprocess.run([sys.executable, "-c", _PARENT], capture_output=True, check=True)
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+    deadline = time.monotonic() + 10
+    while stat.exists() and ") Z " not in stat.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

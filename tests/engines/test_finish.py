@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from ocr2cli.engines.finish import PageFacts, failed, low_confidence, to_generation, to_result
-from ocr2cli.engines.recovery import NOTHING
+from ocr2cli.engines.finish import (
+    PageFacts,
+    failed,
+    low_confidence,
+    read_before,
+    to_generation,
+    to_result,
+    with_witness,
+)
+from ocr2cli.engines.recovery import NOTHING, TURNED
 from ocr2cli.pages import (
     Attempt,
     FinishReason,
@@ -144,3 +152,28 @@ def test_a_page_that_broke_off_is_no_generation(
     none: Any = None
     found = to_generation(PageKey("a", 0), finished, none, 5)
     assert isinstance(found, PageError) and found.code == code
+
+
+@pytest.mark.parametrize(
+    ("steps", "known", "expected"),
+    [
+        ((), ("old",), ("new",)),
+        (("first", "upright"), ("old",), ("new", TURNED)),
+        (("upright", "halves"), ("old", NOTHING), ("new", NOTHING)),
+        (("upright",), (NOTHING,), ("new", TURNED, NOTHING)),
+    ],
+)
+def test_a_page_that_was_read_before_has_its_own_warnings_and_those_of_the_reading(
+    steps: tuple[str, ...], known: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    attempts = tuple(Attempt(step, FinishReason.STOP) for step in steps)
+    result = PageResult(PageKey("a", 0), Status.OK, warnings=known, attempts=attempts)
+    assert read_before(result, ("new",), "").warnings == expected
+
+
+def test_what_was_found_of_a_text_is_of_this_pages_own_text_and_of_no_other() -> None:
+    words = "the boat came in late on monday and the nets were still wet " * 4
+    earlier = {"own_text_found": 0.25, "kept": 1}
+    page = PageResult(PageKey("a", 0), Status.OK, markdown=words, extra=earlier)
+    assert with_witness(page, words).extra == {"own_text_found": 1.0, "kept": 1}
+    assert with_witness(page, "").extra == {"kept": 1}

@@ -275,6 +275,25 @@ def test_a_worker_that_the_system_does_not_start_is_told_in_one_line(
         list(local.run([stage(Recipe("a", is_last=True))], jobs(1)))
 
 
+def test_a_parent_whose_pipes_have_taken_all_sleeps_until_something_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would turn on a core that the workers need."""
+    num_flushed, plain = 0, local._Supervisor._flush
+
+    def counted(self: local._Supervisor, worker: WorkerProcess) -> None:
+        nonlocal num_flushed
+        num_flushed += 1
+        plain(self, worker)
+
+    monkeypatch.setattr(local._Supervisor, "_flush", counted)
+    stages = [
+        stage(Recipe("a", load_bytes=4 << 20)), stage(Recipe("b", is_last=True, sleep_s=0.15))
+    ]  # fmt: skip
+    assert len(list(local.run(stages, jobs(1)))) == 1
+    assert 3 <= num_flushed < 300
+
+
 def test_a_run_leaves_nothing_open(run: Run) -> None:
     """A server starts many."""
     num_open = len(os.listdir("/proc/self/fd"))
