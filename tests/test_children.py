@@ -30,7 +30,8 @@ def _priority_after(root: Path) -> int:
 
 
 def test_a_process_steps_back_where_no_threads_are_listed_as_on_a_mac(tmp_path: Path) -> None:
-    assert _priority_after(tmp_path / "nowhere") == 6
+    room = 19 - os.getpriority(os.PRIO_PROCESS, 0)  # these tests may run far back themselves
+    assert _priority_after(tmp_path / "nowhere") == min(6, room)
 
 
 def test_a_session_of_its_own_steps_back_as_well(tmp_path: Path) -> None:
