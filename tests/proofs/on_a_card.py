@@ -2,7 +2,7 @@
 
     python tests/proofs/on_a_card.py DIR              all stages, each in a process of its own
     python tests/proofs/on_a_card.py DIR STAGE ...    some of: tests reads step bench more hf
-                                                      encode pages
+                                                      ways pages
     python tests/proofs/on_a_card.py DIR --rehearse   what of it runs on a CPU, at toy size
 
 tests   the tests marked `gpu`
@@ -12,7 +12,7 @@ step    a decode step of 128 pages: kernels, milliseconds of the card and of the
 bench   `ocr2 bench` with 128 pages of 1,000 tokens, the README's command
 more    the same with 256 pages
 hf      `ocr2 bench --against hf`, 64 pages of 64 tokens
-encode  `encoder_ways.py`: how many pages together, which attention, an encoder's kernels
+ways    `card_ways.py`: other ways of attention, pages encoded together, an encoder's kernels
 pages   `ocr2 run` over PNG pages with random weights of full size: the workers of both stages on
         one card, from files to markdown
 
@@ -49,7 +49,7 @@ OCR2 = [sys.executable, "-m", "ocr2cli"]
 # Seconds that each stage may take.
 STAGES = {
     "tests": 150, "reads": 120, "step": 60, "bench": 120, "more": 120, "hf": 150,
-    "encode": 90, "pages": 240,
+    "ways": 90, "pages": 240,
 }  # fmt: skip
 
 
@@ -163,9 +163,9 @@ def stage_hf(folder: Path, rehearse: bool) -> None:
     bench(rehearse, 64, 64, "--against", "hf")
 
 
-def stage_encode(folder: Path, rehearse: bool) -> None:
+def stage_ways(folder: Path, rehearse: bool) -> None:
     options = ["--rehearse"] if rehearse else []
-    subprocess.run([sys.executable, str(HERE / "encoder_ways.py"), *options], check=True)
+    subprocess.run([sys.executable, str(HERE / "card_ways.py"), *options], check=True)
 
 
 def bench(rehearse: bool, pages: int, new_tokens: int, *options: str) -> None:

@@ -1,13 +1,15 @@
-"""Which way of encoding suits a CUDA card, run by hand in under a minute: how many pages together,
-and how SAM's relative positions come into its attention.
+"""Which way suits a CUDA card, run by hand in under a minute: how SAM's relative positions come
+into its attention, how a decode step looks at its cache, how many pages are encoded together.
 
-    python tests/proofs/encoder_ways.py               on a card, bf16, the published size
-    python tests/proofs/encoder_ways.py --rehearse    on a CPU at toy size: that the ways agree
+    python tests/proofs/card_ways.py               on a card, bf16, the published size
+    python tests/proofs/card_ways.py --rehearse    on a CPU at toy size: that the ways agree
 
 bias      what `model/sam.py` does: the terms become one number for each query and key
 channels  the terms are further channels of the query, and each key says where it lies: no bias is
           written or read, and any fused attention will do, over 3 times the channels (64 patches a
           side) or 2.5 times (48)
+span      what `model/attention.py` does: every row looks at as many positions as the longest has
+lengths   every row looks at its own, by torch's attention over a table of blocks, a slot each
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from ocr2cli.bench.measure import now
 from ocr2cli.bench.workload import make_pages, make_subject, tile_config
 from ocr2cli.config import EngineConfig
 from ocr2cli.engines.encoding import encode_pages
+from ocr2cli.model.attention import HIDDEN
 from ocr2cli.model.sam import attend_with_positions, key_places
 
 HEADS, CHANNELS = 12, 64
@@ -41,11 +44,12 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     rehearse = parser.parse_args().rehearse
     with torch.inference_mode():
-        measure_attention(rehearse)
+        measure_maps(rehearse)
+        measure_steps(rehearse)
         measure_groups(rehearse)
 
 
-def measure_attention(rehearse: bool) -> None:
+def measure_maps(rehearse: bool) -> None:
     device, dtype = ("cpu", torch.float32) if rehearse else ("cuda", torch.bfloat16)
     for side, views in ((8, 2), (6, 3)) if rehearse else MAPS:
         given = random_inputs(side, views, torch.device(device), dtype)
@@ -111,6 +115,64 @@ def milliseconds(work: Callable[[], Tensor], device: torch.device) -> tuple[floa
         work()
         each.append((now(device) - started) * 1e3)
     return sorted(each)[5], found
+
+
+def measure_steps(rehearse: bool) -> None:
+    """One layer of a step of 128 pages: all of one length, spread over a page's thousand tokens as
+    in a long run, or one of them long."""
+    device, dtype = ("cpu", torch.float32) if rehearse else ("cuda", torch.bfloat16)
+    rows, longest = (3, 64) if rehearse else (128, 8_448)
+    spread = torch.linspace(20, 60, rows) if rehearse else torch.linspace(1_126, 2_126, rows)
+    one_long = torch.full((rows,), int(spread.mean())).index_fill(0, torch.tensor(1), longest // 2)
+    cases = {"one length": torch.full((rows,), int(spread.mean())), "spread": spread.long()}
+    shape = (rows + 1, 10, longest, 128)
+    generator = torch.Generator(device).manual_seed(0)
+    q_B1C, keys, values = (
+        torch.randn(each, generator=generator, device=device, dtype=dtype)
+        for each in ((rows, 10, 1, 128), shape, shape)
+    )
+    for name, lengths in {**cases, "one long": one_long}.items():
+        lengths_B = lengths.to(device)
+        exact = F.scaled_dot_product_attention(
+            q_B1C[:1].double(),
+            keys[:1, :, : lengths[0]].double(),
+            values[:1, :, : lengths[0]].double(),
+        )[0, :, 0]
+        for way in (look_at_span, look_at_lengths):
+            try:
+                work = partial(way, q_B1C, keys, values, lengths_B, int(lengths.max()))
+                ms, found = milliseconds(work, keys.device)
+            except (ImportError, RuntimeError, TypeError, NotImplementedError) as error:
+                print(f"{name}, {way.__name__}: not here ({str(error).split('. ')[0][:80]})")
+                continue
+            off = (found[0].double() - exact).norm() / exact.norm()
+            rate = 4 * 1_280 * int(lengths.sum()) / ms / 1e9
+            print(f"{name}, {way.__name__}: {ms:.3f} ms a layer, {rate:.2f} TB/s of what is theirs")
+            assert off < (1e-5 if rehearse else 2e-2), way
+
+
+def look_at_span(q: Tensor, keys: Tensor, values: Tensor, lengths_B: Tensor, span: int) -> Tensor:
+    """[B, H, C]. The longest is rounded up as a step's is."""
+    span = min(-(-span // 256) * 256, keys.shape[2])
+    rows = len(q)
+    is_hidden_BL = torch.arange(span, device=q.device) >= lengths_B[:, None]
+    mask = q.new_zeros(rows, 1, 1, span).masked_fill(is_hidden_BL[:, None, None], HIDDEN)
+    keys, values = keys[:rows, :, :span], values[:rows, :, :span]
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)[:, :, 0]
+
+
+def look_at_lengths(
+    q: Tensor, keys: Tensor, values: Tensor, lengths_B: Tensor, span: int
+) -> Tensor:
+    """[B, H, C]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    rows = len(q)
+    each = torch.arange(rows + 1, device=q.device, dtype=torch.int32)
+    return varlen_attn(
+        q[:, :, 0], keys.transpose(1, 2), values.transpose(1, 2), each, None, 1, span,
+        seqused_k=lengths_B.int(), block_table=each[:rows, None],
+    )  # fmt: skip
 
 
 def measure_groups(rehearse: bool) -> None:
