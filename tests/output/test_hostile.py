@@ -383,15 +383,39 @@ def test_a_picture_that_cannot_be_encoded_is_that_documents_error_not_the_disks(
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
-def test_out_vanishing_in_mid_run_stops_with_advice(tmp_path: Path) -> None:
+def test_out_deleted_in_mid_run_stops_with_advice_and_claims_no_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    one = writer(out)
-    one.expect(job("d"))
-    one.add(page("d"))
-    shutil.rmtree(out)
-    with pytest.raises(OutputError, match="went away during the run"):
+    for name in ("d", "e"):  # found by a write, and found at the end
+        one = writer(out)
+        one.expect(job("d"))
+        one.add(page("d"))
+        if name == "e":
+            one.assemble_complete()
+        shutil.rmtree(out)
+        with pytest.raises(OutputError, match="was deleted during the run") as told:
+            one.finish()
+        assert "kept" not in str(told.value) and "read it anew" in str(told.value)
+        assert not out.exists()
+        with pytest.raises(OutputError, match="was deleted during the run"):
+            one.close()
+
+
+def test_out_deleted_and_made_again_is_told_as_deleted(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    with pytest.raises(OutputError, match="was deleted during the run"):
         one.close()
-    assert not out.exists()
+
+
+def test_a_part_of_out_deleted_in_mid_run_claims_only_pages_that_are_there(
+    tmp_path: Path,
+) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d"))
+    shutil.rmtree(tmp_path / STATE / "tmp")
+    with pytest.raises(OutputError, match="finished pages that are still there are kept"):
+        one.add(page("d"))
 
 
 # Page text
