@@ -11,6 +11,7 @@ from typing import Any
 
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
+from ocr2cli.output.names import output_name
 from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
 from ocr2cli.printing import printable
 
@@ -27,7 +28,8 @@ _MAX_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class PageNote:
-    """A page somebody should look at. page: 1-based. is_of_no_page: as of a result."""
+    """A page somebody should look at. document: as its files are named, exactly. page: 1-based.
+    is_of_no_page: as of a result."""
 
     document: str
     page: int
@@ -56,7 +58,8 @@ class PageNote:
 
     @property
     def name(self) -> str:
-        return self.document if self.is_of_no_page else f"{self.document} page {self.page}"
+        document = printable(self.document)
+        return document if self.is_of_no_page else f"{document} page {self.page}"
 
     def signs(self) -> str:
         """What tells how well the page was read; "" where nothing does."""
@@ -84,6 +87,7 @@ class Summary:
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
     pages_from_text_layer: those of earlier runs included; pages_taken: those of this run, which
     spent taken_seconds on them.
+    document_faults: name, exactly as the files have it, and why, in one line for people.
     documents_kept: of document_faults, those that could not be opened and were read earlier.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
@@ -143,7 +147,7 @@ class Summary:
 
     def _note(self, result: PageResult, is_resumed: bool) -> None:
         note = PageNote(
-            document=printable(result.key.document),
+            document=output_name(result.key.document),
             page=result.key.page + 1,
             status=result.status.value,
             code=result.error.code if result.error else "",
@@ -244,7 +248,7 @@ class Summary:
             )
         lines += _list(
             "not written",
-            [f"{document}: {message}" for document, message in self.document_faults],
+            [f"{printable(name)}: {message}" for name, message in self.document_faults],
         )
         lines += _list(
             f"below --min-confidence {self.min_confidence:g}",
