@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ocr2cli.errors import OutputError
-from ocr2cli.pipeline.durable import sync_folder
+from ocr2cli.pipeline.durable import GONE, output_error, sync_folder
 from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
@@ -318,7 +318,7 @@ class OutFolder:
                     f"one of its pictures cannot be made: {printable(str(error))}. "
                     "Run again with other formats (`--format`)."
                 ) from error
-            if error.errno in _GONE and self._is_deleted():
+            if error.errno in GONE and self._is_deleted():
                 raise self._deleted() from error
             raise output_error(path, error) from error
 
@@ -336,32 +336,7 @@ class OutFolder:
         )
 
 
-_GONE = (errno.ENOENT, errno.ESTALE)
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG)
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full. Free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up. Free some space and run the same command again",
-    errno.EFBIG: "the file would pass the size limit (`ulimit -f`). Raise it and run again",
-    errno.EROFS: "the file system is read-only. Choose another folder with `-o`",
-    errno.EACCES: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.EPERM: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.ENOENT: "its folder went away during the run. Run the same command again",
-    errno.ESTALE: "its folder went away during the run. Run the same command again",
-    errno.EEXIST: "it is not a folder. Choose another one with `-o`",
-    errno.ENOTDIR: "it is not a folder. Choose another one with `-o`",
-}
-
-_KEPT = "finished pages are kept"
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    """What happened, where, and what to type, for a failed write below OUT."""
-    number = error.errno or 0
-    advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
-    # Part of OUT may have been deleted.
-    kept = "finished pages that are still there are kept" if number in _GONE else _KEPT
-    return OutputError(f"cannot write {printable(str(path))}: {advice}; {kept}.")
 
 
 def _split(relative: str) -> tuple[str, str]:
