@@ -13,6 +13,7 @@ from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
 from ocr2cli.output.names import output_name
 from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
+from ocr2cli.pipeline.journal import PASSING
 from ocr2cli.printing import printable
 
 # A page that failed with one of these never reached the model: the input is at fault.
@@ -126,6 +127,7 @@ class Summary:
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
+    _mendable_codes: Counter[str] = field(default_factory=Counter)
 
     def count(self, result: PageResult, *, is_resumed: bool) -> None:
         """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
@@ -161,6 +163,10 @@ class Summary:
             self._num_old_bad += is_resumed
             self._num_failures += result.status is Status.FAILED and not is_resumed
             self._num_input_failures += note.code in INPUT_CODES
+            # A page that looped or was cut would do so again.
+            is_mendable = note.code in PASSING or note.code not in INPUT_CODES
+            if result.status is Status.FAILED and is_mendable and not is_resumed:
+                self._mendable_codes[note.code] += 1
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
         is_doubtful = note.own_text_found is not None and note.own_text_found < LITTLE_FOUND
@@ -245,6 +251,13 @@ class Summary:
             lines.append(
                 f"from earlier runs: {counted(self._num_old_bad, 'page')}; "
                 "--retry-failed reads such pages again"
+            )
+        elif self._mendable_codes:
+            # As the next run decides: it asks for those that failed in passing by itself.
+            flag = "" if self._mendable_codes.keys() <= PASSING else " with --retry-failed"
+            lines.append(
+                f"another try may mend {counted(self._mendable_codes.total(), 'page')}: run the "
+                f"same command again{flag}"
             )
         lines += _list(
             "not written",

@@ -31,7 +31,7 @@ _NAME = "journal.jsonl"
 _MAX_LINE_BYTES = 1 << 16
 # Codes of failures that neither the page nor the settings explain: a server's, and a file's that
 # was not there, or not the same, while the run was reading it.
-_PASSING = frozenset({"request", "changed", "away"})
+PASSING = frozenset({"request", "changed", "away"})
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -139,7 +139,7 @@ class Journal:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return None if row.error in _PASSING else row
+        return None if row.error in PASSING else row
 
     def better(self, job: PageJob, status: Status) -> Row | None:
         """The row of the same page, input and fingerprint, if a result of this status is worse."""
