@@ -47,6 +47,7 @@ _ASKED_OF_ALL = 100
 _NANO = Rates(
     pages=1, visual_tokens=1121, new_tokens=1, startup_s=3.0, vision_s=0.76, text_s=0.0039
 )
+_NO_WORK = "nothing is left to do"
 
 
 @dataclass(slots=True)
@@ -94,6 +95,16 @@ class Forecast:
         }
 
     def to_text(self) -> str:
+        lines = self._work() if self.pages else self._no_work()
+        return "\n".join([*lines, *(f"unreadable: {name}" for name in self.unreadable)])
+
+    def _no_work(self) -> list[str]:
+        if not self.pages_done:
+            return ["no page can be read"]
+        done = "is" if self.pages_done == 1 else "are"
+        return [f"{_NO_WORK}, 0 seconds: {counted(self.pages_done, 'page')} {done} done already"]
+
+    def _work(self) -> list[str]:
         grids = ", ".join(f"{count:,} of {grid}" for grid, count in self.grids.most_common())
         lines = [
             f"{counted(self.pages, 'page')} of {counted(self.documents, 'document')} "
@@ -111,8 +122,7 @@ class Forecast:
             done = "is" if self.pages_done == 1 else "are"
             pages = counted(self.pages_done, "page")
             lines.append(f"{pages} {done} done already and not counted here")
-        lines += [f"unreadable: {name}" for name in self.unreadable]
-        return "\n".join(lines)
+        return lines
 
     def _own_text(self) -> list[str]:
         taken = self.pages_from_text_layer
@@ -236,6 +246,8 @@ def _model(cfg: RunConfig) -> _Model:
 
 def _time(cfg: RunConfig, plan: Forecast) -> tuple[float | None, str]:
     """Seconds, and where the speeds come from; (None, why not) for a model never run here."""
+    if not plan.pages:
+        return 0.0, _NO_WORK if plan.pages_done else "no page can be read"
     rates = load_rates(cfg)
     own_text_s = plan.pages_from_text_layer * _SECONDS_OF_OWN_TEXT
     basis = "nano on two CPU cores; after a run on this machine, its own speed"

@@ -421,6 +421,33 @@ def test_a_dry_run_with_all_pages_done_is_no_missing_input(cfg: RunConfig) -> No
             journal.record(PageResult(job.key, Status.OK, input_sha256=job.sha256), "0" * 64)
     plan = forecast(cfg)
     assert (plan.pages, plan.pages_done, plan.exit_code) == (0, 2, 0)
+    assert plan.to_text() == "nothing is left to do, 0 seconds: 2 pages are done already"
+    row = plan.to_json()
+    assert (row["predicted_seconds"], row["basis"]) == (0.0, "nothing is left to do")
+
+
+def test_a_dry_run_of_inputs_that_cannot_be_read_forecasts_no_time(cfg: RunConfig) -> None:
+    plan = forecast(replace(cfg, inputs=(str(cfg.out / "gone.pdf"),)))
+    first, second = plan.to_text().splitlines()
+    assert first == "no page can be read" and second.startswith("unreadable: gone")
+    assert plan.seconds == 0
+
+
+def test_a_run_is_not_held_to_a_dry_run_of_other_work(cfg: RunConfig) -> None:
+    """21,305 new tokens in 1,111 s had been forecast for another prompt without a limit."""
+    plan = forecast(cfg)
+    run = run_of(2, wall=8, new_tokens=900, encode=2)
+    for other in (
+        replace(cfg, inputs=(*cfg.inputs, "x.pdf")), replace(cfg, pages="1"),
+        replace(cfg, out=cfg.out / "else"), replace(cfg, retry_failed=True),
+        replace(cfg, decode=replace(cfg.decode, max_new_tokens=200)),
+        replace(cfg, raster=RasterConfig(dpi=100)), replace(cfg, engine=EngineConfig(dtype="int8")),
+        replace(cfg, engine=EngineConfig(prompt="ocr")), replace(cfg, resume=False),
+    ):  # fmt: skip
+        assert expected(other, run) == {}
+        forecast(other)
+    other_files = replace(cfg, formats=("html",), metrics_file="m.prom", min_confidence=0.9)
+    assert expected(other_files, run)["new_tokens"] == plan.new_tokens
 
 
 @pytest.mark.parametrize(
@@ -443,9 +470,12 @@ def test_the_commands_tell_forecast_and_actual(tmp_path: Path, cfg: RunConfig) -
 
     plan = json.loads(ocr2("--dry-run", "--json").stdout)
     assert not cfg.out.exists(), "a dry run leaves nothing in OUT"
-    done = ocr2("--pages", "2")
+    assert "forecast " not in ocr2("--pages", "2").stderr, "other work than the dry run's"
+    done = ocr2()
     line = next(line for line in done.stderr.splitlines() if line.startswith("forecast "))
-    assert f"{plan['predicted_new_tokens']:,} new tokens" in line and "it was 1 page" in line
-    row = json.loads(ocr2("--json").stdout)
+    assert "by the dry run" in line and "it was 1 page" in line
+    assert f"{plan['predicted_new_tokens'] // 2:,} new tokens" in line
+    row = json.loads((cfg.out / ".ocr2" / "summary.json").read_text())
     assert row["forecast"]["pages"] == 1 and row["pages_resumed"] == 1
+    row = json.loads(ocr2("--json").stdout)
     assert json.loads((cfg.out / ".ocr2" / "summary.json").read_text()) == row

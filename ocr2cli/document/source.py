@@ -30,22 +30,27 @@ Written = Callable[[str], frozenset[str]]
 
 # What a folder that a run wrote into has in it.
 _STATE = ".ocr2"
+# Hidden folders that are other programs' own: nobody misses a document of theirs.
+_NO_ONES = frozenset((".git", ".hg", ".svn"))
 
 
 @dataclass(slots=True)
 class _Hidden:
     """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
     a walk that begins in OUT or below; written: tells that of another folder, and elsewhere is what
-    it told so far. others: files left out for their ending, so far; links: those to folders;
-    outputs: documents that are among `elsewhere`."""
+    it told so far. named: the inputs as given, absolute. others: files left out for their ending,
+    so far; links: those to folders; outputs: documents that are among `elsewhere`; unseen: hidden
+    files with a document's ending, and hidden folders, which end in a slash."""
 
     folder: str
     files: Container[str]
     written: Written
+    named: Container[str] = ()
     elsewhere: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,12 @@ def find_sources(
 ) -> list[Source]:
     """The input files, each once, in order: as given, a folder's and a glob's sorted.
 
-    tell: is told in one line of a folder that gave nothing, of files and of links to folders that
-    it left out.
+    tell: is told in one line of a folder that gave nothing, of files and of folders that it left
+    out.
     """
     own = os.path.realpath(out) if out is not None else ""
-    hidden = _Hidden(own, written(own) if own else (), written)
+    named = {os.path.abspath(local_path(given)) for given in inputs}
+    hidden = _Hidden(own, written(own) if own else (), written, named)
     seen: set[str] = set()
     paths: list[str] = []
     roots: list[str] = []
@@ -142,6 +148,7 @@ def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> No
     others, hidden.others = hidden.others, []
     links, hidden.links = hidden.links, []
     outputs, hidden.outputs = hidden.outputs, []
+    unseen, hidden.unseen = hidden.unseen, []
     if others:
         files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
         tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
@@ -158,8 +165,27 @@ def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> No
             f"{shown(root)}: {were} left out, which runs of ocr2 wrote there; {name} to read "
             f"{'it' if is_one else 'them'} all the same ({_some(outputs)})"
         )
-    if not (others or links or outputs or found):
+    is_empty = not (others or links or outputs or found)
+    if unseen:
+        is_one = len(unseen) == 1
+        were = "was" if is_one else "were"
+        name = "name it as an input to read it" if is_one else "name them as inputs to read them"
+        empty = " holds no other document" if is_empty else ""
+        tell(
+            f"{shown(root)}{empty}: {_counted_unseen(unseen)} {were} left out; {name} "
+            f"({_some(unseen)})"
+        )
+    elif is_empty:
         tell(f"{shown(root)} holds no document")
+
+
+def _counted_unseen(paths: Sequence[str]) -> str:
+    """`1 hidden file`, `2 hidden files or folders`."""
+    num_folders = sum(path.endswith(os.sep) for path in paths)
+    if len(paths) == 1:
+        return f"1 hidden {'folder' if num_folders else 'file'}"
+    nouns = ["files"] * (num_folders < len(paths)) + ["folders"] * (num_folders > 0)
+    return f"{len(paths):,} hidden {' or '.join(nouns)}"
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -261,11 +287,15 @@ def _chosen(
     """(path, real path, is a folder) of what a walk reads of a folder with that real path."""
     if folder != hidden.folder and any(entry.name == _STATE for entry in entries):
         hidden.elsewhere |= hidden.written(folder)
+    names = {entry.name for entry in entries}
     for entry in entries:
         real = os.path.join(folder, entry.name)
-        if entry.name.startswith(".") or real in hidden.files:
+        if real in hidden.files:
             continue
-        if real in hidden.elsewhere:
+        if entry.name.startswith("."):
+            if entry.path not in hidden.named and real != hidden.folder:
+                hidden.unseen += _missed(entry, names)
+        elif real in hidden.elsewhere:
             if _has_document_ending(entry.name):
                 hidden.outputs.append(entry.path)
         elif _has_document_ending(entry.name):
@@ -277,6 +307,21 @@ def _chosen(
             hidden.links.append(entry.path)
         else:
             hidden.others.append(entry.path)
+
+
+def _missed(entry: os.DirEntry[str], names: Container[str]) -> Iterator[str]:
+    """What a person may miss of a hidden entry of a folder, which has these names: its path, with
+    a slash where it is a folder. It is not looked into."""
+    if os.path.isdir(entry.path):
+        # Elsewhere than in OUT, other runs may have written into a hidden folder.
+        is_runs = entry.name == _STATE or os.path.lexists(os.path.join(entry.path, _STATE))
+        if not is_runs and entry.name not in _NO_ONES:
+            yield entry.path + os.sep
+    # A Mac keeps what it knows of `scan.pdf` as `._scan.pdf` beside it, on other systems' disks.
+    elif _has_document_ending(entry.name):
+        is_of_another = entry.name.startswith("._") and entry.name[2:] in names
+        if not is_of_another:
+            yield entry.path
 
 
 def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:
@@ -301,7 +346,7 @@ def _deep_glob(pattern: str, at: int, hidden: _Hidden) -> Iterator[str]:
     """Documents that match a pattern whose first `**` stands at `at`: found by walks, which follow
     no link to a folder. Python's own `**` follows them, round and round."""
     above, below = pattern[:at], [part for part in pattern[at:].split("/") if part]
-    inside = replace(hidden, others=[])
+    inside = replace(hidden, others=[], unseen=[])  # no pattern here asks for them
     for folder in glob.glob(above) if glob.has_magic(above) else [above or "."]:
         folder = os.path.abspath(folder)
         for path in _walk(folder, inside) if os.path.isdir(folder) else ():

@@ -26,7 +26,7 @@ from ocr2cli.printing import printable
 Render = Callable[[PageJob], PageImage]
 
 # Bump when the same parts give other files: documents of earlier runs are then written anew.
-ASSEMBLY_VERSION = 3
+ASSEMBLY_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)

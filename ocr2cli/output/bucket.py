@@ -27,7 +27,7 @@ from typing import Any
 from ocr2cli.document.urls import connect, without_password
 from ocr2cli.errors import OutputError, PageFault, UsageError
 from ocr2cli.home import user_folder
-from ocr2cli.output.names import document_digest
+from ocr2cli.output.names import as_utf8, document_digest
 from ocr2cli.pipeline.durable import atomic_write
 from ocr2cli.printing import printable
 
@@ -153,7 +153,7 @@ class Bucket:
         for name in task.files:
             if len(self._path(name).encode()) > _MAX_KEY_BYTES:
                 reason = f"{self._shown(name)} has more than {_MAX_KEY_BYTES:,} bytes: rename it"
-                self._faults.append((printable(task.document), reason))
+                self._faults.append((as_utf8(task.document), reason))
                 return 0
         notes = self._notes / f"{document_digest(task.document)}.json"
         known = _read_notes(notes, self.url)

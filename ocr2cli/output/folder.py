@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ocr2cli.errors import OutputError
-from ocr2cli.pipeline.durable import sync_folder
+from ocr2cli.pipeline.durable import GONE, output_error, sync_folder
 from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
@@ -70,6 +70,7 @@ class OutFolder:
     def __init__(self, out: Path) -> None:
         self.path = Path(os.path.realpath(out))
         self._num_staged = 0
+        self._root = -1
         with self._errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -213,7 +214,7 @@ class OutFolder:
     def look_for(self) -> None:
         """A folder that is moved is still written to; whoever looks for it by its name is told.
 
-        Raises: OutputError when nothing has its name.
+        Raises: OutputError when nothing has its name, or it was deleted.
         """
         root, name = os.fstat(self._root), printable(str(self.path))
         where = "where it was moved to"
@@ -222,9 +223,11 @@ class OutFolder:
         try:
             if os.path.samestat(os.stat(self.path), root):
                 return
+            if self._is_deleted():
+                raise self._deleted()
         except OSError as error:
-            if not root.st_nlink:
-                raise output_error(self.path, error) from error
+            if self._is_deleted():
+                raise self._deleted() from error
             raise OutputError(
                 f"{name} is gone, moved during the run: what was read is in {where} now. Move it "
                 "back, or run the same command again."
@@ -315,30 +318,25 @@ class OutFolder:
                     f"one of its pictures cannot be made: {printable(str(error))}. "
                     "Run again with other formats (`--format`)."
                 ) from error
+            if error.errno in GONE and self._is_deleted():
+                raise self._deleted() from error
             raise output_error(path, error) from error
+
+    def _is_deleted(self) -> bool:
+        """True when OUT has no name any more, and so nothing in it; one that was moved has."""
+        try:
+            return not os.fstat(self._root).st_nlink
+        except OSError:  # not open yet, or a server's that forgot it
+            return False
+
+    def _deleted(self) -> OutputError:
+        return OutputError(
+            f"{printable(str(self.path))} was deleted during the run, and with it what was read. "
+            "Run the same command again to read it anew."
+        )
 
 
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG)
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full. Free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up. Free some space and run the same command again",
-    errno.EFBIG: "the file would pass the size limit (`ulimit -f`). Raise it and run again",
-    errno.EROFS: "the file system is read-only. Choose another folder with `-o`",
-    errno.EACCES: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.EPERM: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.ENOENT: "the folder went away during the run. Run the same command again",
-    errno.ESTALE: "the folder went away during the run. Run the same command again",
-    errno.EEXIST: "it is not a folder. Choose another one with `-o`",
-    errno.ENOTDIR: "it is not a folder. Choose another one with `-o`",
-}
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    """What happened, where, and what to type, for a failed write below OUT."""
-    number = error.errno or 0
-    advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
-    return OutputError(f"cannot write {printable(str(path))}: {advice}; finished pages are kept.")
 
 
 def _split(relative: str) -> tuple[str, str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.jsonl import assembly_row, json_text, rounded
+from ocr2cli.output.names import as_utf8, output_name
 from ocr2cli.pages import PageResult
-from ocr2cli.printing import printable
 
 
 def write_json(assembly: Assembly) -> None:
@@ -27,8 +27,8 @@ def write_json(assembly: Assembly) -> None:
 
 def _document_row(assembly: Assembly) -> dict[str, Any]:
     return {
-        "document": printable(assembly.id),
-        "source": printable(os.path.basename(assembly.job.path)),
+        "document": output_name(assembly.id),
+        "source": as_utf8(os.path.basename(assembly.job.path)),
         "input_sha256": assembly.job.sha256,
         "fingerprint": assembly.settings.fingerprint,
         "num_pages": assembly.num_pages,

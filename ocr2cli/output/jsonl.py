@@ -12,6 +12,7 @@ from typing import Any
 
 from ocr2cli.output.assembly import Assembly
 from ocr2cli.output.markdown import page_text
+from ocr2cli.output.names import output_name
 from ocr2cli.pages import PageResult, Status
 from ocr2cli.printing import ODD, printable
 
@@ -27,7 +28,7 @@ def sidecar_row(
 ) -> dict[str, Any]:
     """The page's row. markdown: the page's text exactly as the document's .md has it."""
     row: dict[str, Any] = {
-        "document": printable(result.key.document),
+        "document": output_name(result.key.document),
         "page": result.key.page + 1,
         "status": result.status.value,
         "finish_reason": result.finish_reason.value if result.finish_reason else None,

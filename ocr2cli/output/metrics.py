@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocr2cli.errors import OutputError
-from ocr2cli.output.folder import output_error
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import Status
-from ocr2cli.pipeline.durable import atomic_write
+from ocr2cli.pipeline.durable import atomic_write, output_error
 from ocr2cli.pipeline.options import RunStatus
 
 logger = logging.getLogger("ocr2")

@@ -54,6 +54,18 @@ def name_here(text: str) -> str:
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
+def output_name(document: str) -> str:
+    """What the names of a document's files begin with, for JSON: exact, so that no two documents
+    share it. Raises: OutputError as `document_stem`."""
+    return as_utf8(document_stem(document))
+
+
+def as_utf8(name: str) -> str:
+    """A file's name as text that is the same in any locale: bytes that are no UTF-8 are lone
+    surrogates, which JSON can hold as escapes."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
 def document_digest(document: str) -> str:
     """32 hex digits that name the document's folder in OUT/.ocr2, whatever its name holds."""
     return hashlib.sha256(os.fsencode(document)).hexdigest()[:32]

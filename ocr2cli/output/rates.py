@@ -87,9 +87,9 @@ def store_rates(cfg: RunConfig, run: Rates) -> None:
 
 
 def load_forecast(cfg: RunConfig) -> dict[str, Any]:
-    """pages, new tokens, seconds (or None) and basis of the last dry run for this output folder;
-    {} without one."""
-    row: Any = _read("forecasts").get(_folder(cfg))
+    """pages, new tokens, seconds (or None) and basis of the last dry run with these inputs and
+    settings for this output folder; {} without one."""
+    row: Any = _read("forecasts").get(_work(cfg))
     try:
         found = {name: _finite(row[name]) for name in ("pages", "predicted_new_tokens")}
         seconds = row["predicted_seconds"]
@@ -109,16 +109,16 @@ def _finite(value: Any) -> float:
 def store_forecast(cfg: RunConfig, forecast: dict[str, Any]) -> None:
     """Remember a dry run; only the last hundred are kept."""
     table = _read("forecasts")
-    table.pop(_folder(cfg), None)
-    table[_folder(cfg)] = forecast
+    table.pop(_work(cfg), None)
+    table[_work(cfg)] = forecast
     _write("forecasts", dict(list(table.items())[-100:]))
 
 
 def expected(cfg: RunConfig, summary: Summary) -> dict[str, Any]:
     """What was forecast for the pages that a finished run read; {} when nothing was.
 
-    By the last dry run for this output folder, else by the last runs on this machine. A run that
-    found pages read already is held to its share of the dry run.
+    By the last dry run of the same (`load_forecast`), else by the last runs on this machine. A run
+    that found pages read already is held to its share of the dry run.
     """
     read = summary.pages_read
     dry_run, rates = load_forecast(cfg), load_rates(cfg)
@@ -156,8 +156,17 @@ def _kind_of_run(cfg: RunConfig) -> str:
     return "|".join(map(str, facts))
 
 
-def _folder(cfg: RunConfig) -> str:
-    return hashlib.sha256(os.path.abspath(cfg.out).encode(errors="surrogateescape")).hexdigest()
+def _work(cfg: RunConfig) -> str:
+    """Digest of what is read, how, and into which folder: of another run a forecast says nothing.
+    Not the fingerprint that resume uses, which of a server's model cannot be told by a dry run."""
+    raster = asdict(cfg.raster) | {"password": ""}
+    facts = (
+        os.path.abspath(cfg.out), cfg.out_url, [os.path.abspath(given) for given in cfg.inputs],
+        cfg.pages, cfg.resume, cfg.retry_failed, cfg.recover_loops, raster, asdict(cfg.decode),
+        cfg.engine.prompt, cfg.engine.prompt_text, cfg.engine.mmproj, cfg.engine.mode,
+        _kind_of_run(cfg),
+    )  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
 
 
 def _file(name: str) -> Path:

@@ -11,7 +11,9 @@ from typing import Any
 
 from ocr2cli.errors import ExitCode
 from ocr2cli.output.jsonl import rounded
+from ocr2cli.output.names import output_name
 from ocr2cli.pages import LITTLE_FOUND, PageResult, Status
+from ocr2cli.pipeline.journal import PASSING
 from ocr2cli.printing import printable
 
 # A page that failed with one of these never reached the model: the input is at fault.
@@ -27,7 +29,8 @@ _MAX_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class PageNote:
-    """A page somebody should look at. page: 1-based. is_of_no_page: as of a result."""
+    """A page somebody should look at. document: as its files are named, exactly. page: 1-based.
+    is_of_no_page: as of a result."""
 
     document: str
     page: int
@@ -56,7 +59,8 @@ class PageNote:
 
     @property
     def name(self) -> str:
-        return self.document if self.is_of_no_page else f"{self.document} page {self.page}"
+        document = printable(self.document)
+        return document if self.is_of_no_page else f"{document} page {self.page}"
 
     def signs(self) -> str:
         """What tells how well the page was read; "" where nothing does."""
@@ -84,6 +88,7 @@ class Summary:
     pages_resumed: those an earlier run had finished; pages_reused: see `is_reused`.
     pages_from_text_layer: those of earlier runs included; pages_taken: those of this run, which
     spent taken_seconds on them.
+    document_faults: name, exactly as the files have it, and why, in one line for people.
     documents_kept: of document_faults, those that could not be opened and were read earlier.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
@@ -122,6 +127,7 @@ class Summary:
     _num_failures: int = 0
     _num_input_failures: int = 0
     _num_old_bad: int = 0
+    _mendable_codes: Counter[str] = field(default_factory=Counter)
 
     def count(self, result: PageResult, *, is_resumed: bool) -> None:
         """Adds one page. is_resumed: an earlier run read it, so it took no time in this one."""
@@ -143,7 +149,7 @@ class Summary:
 
     def _note(self, result: PageResult, is_resumed: bool) -> None:
         note = PageNote(
-            document=printable(result.key.document),
+            document=output_name(result.key.document),
             page=result.key.page + 1,
             status=result.status.value,
             code=result.error.code if result.error else "",
@@ -157,6 +163,10 @@ class Summary:
             self._num_old_bad += is_resumed
             self._num_failures += result.status is Status.FAILED and not is_resumed
             self._num_input_failures += note.code in INPUT_CODES
+            # A page that looped or was cut would do so again.
+            is_mendable = note.code in PASSING or note.code not in INPUT_CODES
+            if result.status is Status.FAILED and is_mendable and not is_resumed:
+                self._mendable_codes[note.code] += 1
         elif note.confidence is not None and note.confidence < self.min_confidence:
             self.unsure_pages.append(note)
         is_doubtful = note.own_text_found is not None and note.own_text_found < LITTLE_FOUND
@@ -242,9 +252,16 @@ class Summary:
                 f"from earlier runs: {counted(self._num_old_bad, 'page')}; "
                 "--retry-failed reads such pages again"
             )
+        elif self._mendable_codes:
+            # As the next run decides: it asks for those that failed in passing by itself.
+            flag = "" if self._mendable_codes.keys() <= PASSING else " with --retry-failed"
+            lines.append(
+                f"another try may mend {counted(self._mendable_codes.total(), 'page')}: run the "
+                f"same command again{flag}"
+            )
         lines += _list(
             "not written",
-            [f"{document}: {message}" for document, message in self.document_faults],
+            [f"{printable(name)}: {message}" for name, message in self.document_faults],
         )
         lines += _list(
             f"below --min-confidence {self.min_confidence:g}",

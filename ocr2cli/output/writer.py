@@ -30,7 +30,7 @@ from ocr2cli.output.figures import cut_figures
 from ocr2cli.output.folder import STATE, DocumentFault, OutFolder
 from ocr2cli.output.formats import LINKING_FORMATS, load_formats
 from ocr2cli.output.index_html import INDEX, write_index
-from ocr2cli.output.names import document_stem
+from ocr2cli.output.names import document_stem, output_name
 from ocr2cli.output.parts import PartDamaged, read_part, write_part
 from ocr2cli.output.summary import INPUT_CODES, Summary
 from ocr2cli.pages import PageImage, PageJob, PageKey, PageResult
@@ -105,7 +105,7 @@ class Writer:
         self.summary.documents += 1
         self.summary.documents_kept += job.error.code in INPUT_CODES
         why = f"{job.error.message} What an earlier run read of it is kept."
-        self.summary.document_faults.append((printable(job.key.document), printable(why)))
+        self.summary.document_faults.append((output_name(job.key.document), printable(why)))
 
     def restore(self, key: PageKey, part_sha256: str) -> bool:
         """Takes over a page of an earlier run; False when its part is damaged: read it again."""
@@ -123,7 +123,7 @@ class Writer:
             return False
         ended = result.error.message if result.error else f"it ended as {result.status}."
         why = f"page {result.key.page + 1}, read again: {ended} What was read of it before is kept."
-        self.summary.document_faults.append((printable(result.key.document), printable(why)))
+        self.summary.document_faults.append((output_name(result.key.document), printable(why)))
         return True
 
     def read_earlier(self, key: PageKey, part_sha256: str) -> PageResult | None:
@@ -178,7 +178,7 @@ class Writer:
                 self._num_unwritten += 1
                 raise
             if why:
-                self.summary.document_faults.append((printable(document.job.key.document), why))
+                self.summary.document_faults.append((output_name(document.job.key.document), why))
             # Kept as a finished document without its pages: ten thousand of them stay small.
             document.parts = dict.fromkeys(document.parts, "")
 

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ocr2cli.errors import OutputError
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
-from ocr2cli.pipeline.durable import atomic_write, sweep_temps, write_all
+from ocr2cli.pipeline.durable import atomic_write, output_error, sweep_temps, write_all
 from ocr2cli.pipeline.lock import open_state_file
+from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
 
@@ -31,7 +31,7 @@ _NAME = "journal.jsonl"
 _MAX_LINE_BYTES = 1 << 16
 # Codes of failures that neither the page nor the settings explain: a server's, and a file's that
 # was not there, or not the same, while the run was reading it.
-_PASSING = frozenset({"request", "changed", "away"})
+PASSING = frozenset({"request", "changed", "away"})
 # Superseded rows that are worth a rewrite, beyond as many as there are live ones.
 _MIN_SUPERSEDED = 256
 
@@ -93,13 +93,15 @@ class Journal:
             with os.fdopen(os.dup(fd), "rb") as stream:
                 found = _Reading.of(stream)
             if found.num_damaged:
-                logger.warning("%s: %d damaged lines were left out; their pages are read again",
-                               path, found.num_damaged)  # fmt: skip
+                lines = "line was" if found.num_damaged == 1 else "lines were"
+                pages = "its page is" if found.num_damaged == 1 else "their pages are"
+                logger.warning("%s: %d damaged %s left out; %s read again",
+                               printable(str(path)), found.num_damaged, lines, pages)  # fmt: skip
             os.ftruncate(fd, found.num_whole_bytes)
             sweep_temps(path.parent)
         except OSError as error:
             os.close(fd)
-            raise _cannot_write(path, error) from error
+            raise output_error(path, error) from error
         if found.wants_compaction:
             _compact(path, found.rows)
             # Whatever came of it: a disk may fail after the new file has taken the old one's
@@ -137,7 +139,7 @@ class Journal:
             return None
         if row.input_sha256 != job.sha256 or (retry_failed and not row.is_good):
             return None
-        return None if row.error in _PASSING else row
+        return None if row.error in PASSING else row
 
     def better(self, job: PageJob, status: Status) -> Row | None:
         """The row of the same page, input and fingerprint, if a result of this status is worse."""
@@ -193,7 +195,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):  # the next run cuts a torn line off
                 os.ftruncate(self._fd, self._num_bytes)
-            raise _cannot_write(self._path, error) from error
+            raise output_error(self._path, error) from error
         self._num_bytes += len(line)
 
 
@@ -283,10 +285,3 @@ def _canonical(value: Any) -> bytes:
 
 def _crc(plain: dict[str, Any]) -> str:
     return f"{zlib.crc32(_canonical(plain)):08x}"
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror}. Make room or mend it, then run the same command "
-        "again; finished pages are kept."
-    )

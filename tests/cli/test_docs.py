@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ocr2cli.config import RasterConfig
+
 REPO = Path(__file__).parents[2]
 
 
@@ -94,3 +96,11 @@ def test_an_old_page_is_seen(tmp_path) -> None:
     done = subprocess.run([sys.executable, copy, "--check"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(REPO)})  # fmt: skip
     assert done.returncode == 1 and "+| `--dpi" in done.stdout and "make_cli.py" in done.stdout
+
+
+def test_the_limits_of_a_pages_pixels_are_those_that_the_page_on_output_names() -> None:
+    from PIL import Image
+
+    text = (REPO / "docs" / "output.md").read_text(encoding="utf-8")
+    assert f"more than {Image.MAX_IMAGE_PIXELS:,} pixels" in text
+    assert f"more than {RasterConfig().max_pixels:,} pixels" in text

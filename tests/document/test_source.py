@@ -149,6 +149,58 @@ def test_links_to_folders_are_named_as_what_they_are(tmp_path: Path, make_pdf: M
     assert "name them as inputs" in links
 
 
+def test_hidden_files_and_folders_are_left_out_with_a_line(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    for name in ("a.pdf", ".h.pdf", "d/.dir/q.pdf", "d/.dir/r.pdf", "d/b.pdf"):
+        make_pdf(f"in/{name}")
+    said: list[str] = []
+    assert _ids(find_sources([str(tmp_path / "in")], tell=said.append)) == ["a", "d/b"]
+    (line,) = said
+    assert "2 hidden files or folders were left out; name them as inputs to read them" in line
+    assert ".h.pdf" in line and "d/.dir" in line and "q.pdf" not in line
+
+    said.clear()
+    named = [str(tmp_path / name) for name in ("in", "in/.h.pdf", "in/d/.dir")]
+    assert len(find_sources(named, tell=said.append)) == 5
+    assert said == []
+
+
+def test_a_folder_that_holds_hidden_documents_alone_says_so(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    make_pdf("in/.h.pdf")
+    make_pdf("in2/.d/.e/a.pdf")
+    said: list[str] = []
+    given = [str(tmp_path / name) for name in ("in", "in2", "in2/.d")]
+    assert find_sources(given[:2], tell=said.append) == []
+    file, folder = said
+    assert "holds no other document: 1 hidden file was left out; name it as an input" in file
+    assert "holds no other document: 1 hidden folder was left out; name it as an input" in folder
+    said.clear()
+    assert find_sources(given[2:], tell=said.append) == []
+    assert len(said) == 1 and "1 hidden folder was left out" in said[0]
+
+
+def test_hidden_things_that_are_no_documents_are_worth_no_line(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    """ocr2's own folders, other programs' and what a Mac keeps of each file beside it."""
+    make_pdf("in/a.pdf")
+    for name in (".DS_Store", "._a.pdf", ".git/x.pdf", ".ocr2/x.pdf", ".earlier/.ocr2/x.pdf"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    make_pdf("in/.out/b.pdf")
+    said: list[str] = []
+    given, out = [str(tmp_path / "in")], tmp_path / "in/.out"
+    assert _ids(find_sources(given, out=out, tell=said.append)) == ["a"]
+    assert said == []
+    make_pdf("in/._b.pdf")  # of no other file
+    assert _ids(find_sources(given, out=out, tell=said.append)) == ["a"]
+    assert "1 hidden file was left out" in said[0]
+
+
 def test_a_tree_deeper_than_pythons_stack_is_walked_in_order(
     tmp_path: Path, make_pdf: MakePdf
 ) -> None:

@@ -211,12 +211,26 @@ listing.serve()
     assert (second.exit_code, second.by_status["ok"]) == (ExitCode.OK, 2)
 
 
+def test_files_hold_the_pages_that_the_last_run_asked_for_and_the_journal_all(
+    tmp_path: Path, run: Run
+) -> None:
+    source, out = write_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
+    for asked, held in (("1-2", [1, 2]), ("3", [3]), ("", [1, 2, 3])):
+        done = run(source, "-o", out, "--json", *(("--pages", asked) if asked else ()))
+        rows = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
+        assert [row["page"] for row in rows] == held
+    assert summary(done)["pages_resumed"] == 3
+
+
 def test_pages_that_failed_before_say_how_to_read_them_again(tmp_path: Path, run: Run) -> None:
     source, out = write_pdf(tmp_path / "a.pdf", 3), tmp_path / "out"
     first = run(source, "-o", out, plan={"a:1": "nan"})
-    assert first.returncode == ExitCode.PAGES_FAILED and "--retry-failed" not in first.stderr
+    assert first.returncode == ExitCode.PAGES_FAILED
+    assert first.stderr.count("another try may mend 1 page") == 1
+    assert "run the same command again with --retry-failed" in first.stderr
     second = run(source, "-o", out)
-    assert second.returncode == ExitCode.PAGES_FAILED and "--retry-failed" in second.stderr
+    assert second.returncode == ExitCode.PAGES_FAILED
+    assert second.stderr.count("--retry-failed") == 1 and "another try" not in second.stderr
     assert run(source, "-o", out, "--retry-failed").returncode == ExitCode.OK
 
 

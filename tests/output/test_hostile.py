@@ -95,10 +95,38 @@ def test_any_file_name_works_in_every_format_and_prints_on_one_line(
     for text in (markdown, sidecar, summary.to_text(), json.dumps(summary.to_json())):
         assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
     rows = [json.loads(line) for line in sidecar.splitlines()]
-    assert [row["document"] for row in rows] == [printable(document)] * 2
+    assert [row["document"] for row in rows] == [document] * 2
+    assert json.loads((tmp_path / (document + ".json")).read_bytes())["document"] == document
+    assert [row["document"] for row in summary.to_json()["failed_pages"]] == [document]
+    assert printable(document) in summary.to_text()
     assert len(summary.to_text().splitlines()) == 3
     link = markdown.split("![](")[1].split(")\n")[0]
     assert link.isascii() and not set(link) & set(" \n()<>[]#?&")
+
+
+def test_names_that_look_alike_on_one_line_are_told_apart_by_json(tmp_path: Path) -> None:
+    """A name with a line break, and one with a backslash and an n, had one `document`."""
+    names = ["a\nb", "a\\nb", os.fsdecode(b"caf\xe9"), "caf\\xe9", "n" * 255]
+    found = []
+    for name in names:
+        summary = write(tmp_path, failed(name), formats=("md", "jsonl", "json")).summary
+        (stem,) = (path.stem for path in tmp_path.glob("*.md") if path.stem not in found)
+        found.append(stem)
+        data = (tmp_path / f"{stem}.jsonl").read_bytes()
+        assert len(data.decode().splitlines()) == 1
+        row, whole = json.loads(data), json.loads((tmp_path / f"{stem}.json").read_bytes())
+        (note,) = json.loads(json.dumps(summary.to_json()))["failed_pages"]
+        assert row["document"] == whole["document"] == note["document"] == stem
+    assert found[:4] == names[:4]
+
+
+def test_a_fault_names_its_document_exactly_to_a_program_and_on_one_line_to_people(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a\nb.md" / "x").mkdir(parents=True)
+    summary = write(tmp_path, page("a\nb")).summary
+    assert [row["document"] for row in summary.to_json()["document_errors"]] == ["a\nb"]
+    assert "  a\\nb: " in summary.to_text()
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "\u6f22" * 85, os.fsdecode(b"\xff" * 251)])
@@ -383,15 +411,39 @@ def test_a_picture_that_cannot_be_encoded_is_that_documents_error_not_the_disks(
     assert list((tmp_path / STATE / "tmp").iterdir()) == []
 
 
-def test_out_vanishing_in_mid_run_stops_with_advice(tmp_path: Path) -> None:
+def test_out_deleted_in_mid_run_stops_with_advice_and_claims_no_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    one = writer(out)
-    one.expect(job("d"))
-    one.add(page("d"))
-    shutil.rmtree(out)
-    with pytest.raises(OutputError, match="went away during the run"):
+    for name in ("d", "e"):  # found by a write, and found at the end
+        one = writer(out)
+        one.expect(job("d"))
+        one.add(page("d"))
+        if name == "e":
+            one.assemble_complete()
+        shutil.rmtree(out)
+        with pytest.raises(OutputError, match="was deleted during the run") as told:
+            one.finish()
+        assert "kept" not in str(told.value) and "read it anew" in str(told.value)
+        assert not out.exists()
+        with pytest.raises(OutputError, match="was deleted during the run"):
+            one.close()
+
+
+def test_out_deleted_and_made_again_is_told_as_deleted(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    with pytest.raises(OutputError, match="was deleted during the run"):
         one.close()
-    assert not out.exists()
+
+
+def test_a_part_of_out_deleted_in_mid_run_claims_only_pages_that_are_there(
+    tmp_path: Path,
+) -> None:
+    one = writer(tmp_path)
+    one.expect(job("d"))
+    shutil.rmtree(tmp_path / STATE / "tmp")
+    with pytest.raises(OutputError, match="finished pages that are still there are kept"):
+        one.add(page("d"))
 
 
 # Page text

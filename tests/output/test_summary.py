@@ -98,6 +98,27 @@ def test_pages_that_loop_or_were_cut_are_listed_without_being_called_failed() ->
 
 
 @pytest.mark.parametrize(
+    ("codes", "hint"),
+    [
+        (["timeout", "worker_died"], "another try may mend 2 pages: run the same command again "
+                                     "with --retry-failed"),
+        (["timeout", "too_large"], "another try may mend 1 page: run the same command again "
+                                   "with --retry-failed"),
+        (["away", "request"], "another try may mend 2 pages: run the same command again"),
+        (["unreadable", "too_large"], ""),
+    ],
+)  # fmt: skip
+def test_the_first_report_says_which_pages_another_try_may_mend(
+    codes: list[str], hint: str
+) -> None:
+    """The next run said so, after it had taken their failures over."""
+    pages = [failed("d", number, code) for number, code in enumerate(codes)]
+    cut = page("e", status=Status.TRUNCATED)
+    lines = summary(*pages, cut).to_text().splitlines()
+    assert [line for line in lines if "another try" in line] == ([hint] if hint else [])
+
+
+@pytest.mark.parametrize(
     ("one", "is_badly_read"),
     [
         (page("d"), False),

@@ -243,7 +243,7 @@ def test_a_damaged_line_in_the_middle_costs_its_page_only(
     with caplog.at_level(logging.WARNING, "ocr2"):
         again = reopened(out)
     assert [bool(again.find(job(page))) for page in range(3)] == [True, False, True]
-    assert "1 damaged lines" in caplog.text
+    assert "1 damaged line was left out; its page is read again" in caplog.text
     caplog.clear()
     reopened(out)
     assert caplog.text == "", "the damage is gone after the rewrite"
@@ -392,7 +392,7 @@ except OutputError as error:
         preexec_fn=limited(out, 2000),
     )
     page, _, message = done.stdout.partition(" ")
-    assert str(out) in message and "run the same command again" in message
+    assert str(out) in message and "(`ulimit -f`). Raise it and run the same command" in message
     data = journal_file(out).read_bytes()
     assert data.endswith(b"\n") and len(data.splitlines()) == int(page) > 0
     journal = reopened(out)
@@ -458,7 +458,7 @@ def test_a_disk_that_goes_away_under_a_row_is_one_clear_error(
     journal = reopened(out)
     for name in ("fsync", "ftruncate"):
         monkeypatch.setattr(os, name, gone)
-    with pytest.raises(OutputError, match="Stale file handle"):
+    with pytest.raises(OutputError, match="its folder went away during the run"):
         journal.record(result(), "p")
     assert journal.find(job()) is None
 
