@@ -17,8 +17,13 @@ from ocr2cli.pipeline.stage import Stage
 
 # A worker that dies with no page to blame is replaced this often in a row.
 _MAX_UNBLAMED_DEATHS = 10
+# A worker that dies without a word while it is loading may have been killed by chance; the second
+# in a row, with none of its stage ever ready, was not.
+_MAX_MUTE_DEATHS = 2
 # A stage that has read nothing while its workers died of so many pages is at fault, not the pages.
 _MAX_DEADLY_PAGES = 25
+
+_GOES_ON = "the same command goes on where this run ended"
 
 
 class Staff:
@@ -37,6 +42,7 @@ class Staff:
         self.num_unblamed_deaths = 0
         self.num_unsettled_deaths = 0
         self.num_deadly_pages = 0
+        self.num_mute_deaths = 0
         self.was_ready = False
         self.busy_s = 0.0
 
@@ -116,6 +122,8 @@ class Staff:
         self.num_unsettled_deaths += 1
         if not worker.taken:
             self.num_unblamed_deaths += 1
+        if not worker.failure and not self.was_ready:
+            self.num_mute_deaths += 1
         if worker.held:
             self.busy_s += time.monotonic() - worker.busy_since
 
@@ -137,7 +145,7 @@ class Staff:
         """The end of the run, where another try cannot help."""
         name, failure = self.stage.name, worker.failure
         limit = self.stage.memory_limit_bytes
-        is_mute = not failure and not self.was_ready
+        is_mute = self.num_mute_deaths >= _MAX_MUTE_DEATHS and not failure and not self.was_ready
         is_foreign = failure is not None and failure.is_loading and not failure.is_ours
         # Libraries that want memory say so in many ways: an import error, a signal.
         if limit and (is_mute or is_foreign):
@@ -150,16 +158,26 @@ class Staff:
             return error
         if is_mute:
             return EngineError(
-                f"the {name} worker {describe_exit(exit_status)} while loading; "
-                "if that was for want of memory, use fewer workers or a smaller --dtype"
+                f"the {name} worker {describe_exit(exit_status)} while loading, twice in a row. "
+                f"If that was for want of memory, {self.stage.remedy}; {_GOES_ON}"
             )
         is_useless = not self.num_emitted and (
             self.num_unsettled_deaths >= hopeless_after
             or self.num_deadly_pages >= _MAX_DEADLY_PAGES
         )
         if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
-            return EngineError(f"giving up: {self.num_deaths} {name} workers have died")
+            return self._give_up(self.page_error(worker, exit_status))
         return None
+
+    def _give_up(self, last: PageError) -> EngineError:
+        if last.code == "timeout":
+            advice = f"Give pages more time with --page-timeout (now {self.stage.timeout_s:g})"
+        else:
+            advice = f"If that was for want of memory, {self.stage.remedy}"
+        return EngineError(
+            f"giving up: {self.num_deaths} {self.stage.name} workers have died; the last time "
+            f"{last.message} ({last.code}). {advice}; {_GOES_ON}"
+        )
 
     def status(self) -> StageStatus:
         """Also from another thread: what is held may be answered between two lines here."""

@@ -194,6 +194,14 @@ def test_a_decoder_steps_back_for_the_encoder_where_they_share_the_cores(
     assert [stage.niceness for stage in stages] == [0, 0, expected]
 
 
+def test_each_stage_is_advised_of_what_its_own_workers_memory_goes_by() -> None:
+    stages = choose.plan_for_cores(RunConfig(inputs=()), None, 2).stages
+    raster, encode, decode = (stage.remedy for stage in stages)
+    assert "--rasterizers" in raster and "--dtype" not in raster
+    assert "--encoders" in encode and "--dtype" in encode
+    assert "--decoders" in decode and "--batch-size" in decode and "--dtype" in decode
+
+
 @pytest.mark.parametrize("decoders", [1, 2])
 def test_a_runner_with_a_share_of_a_machine_plans_threads_for_its_share(
     monkeypatch: pytest.MonkeyPatch, decoders: int

@@ -114,11 +114,32 @@ def test_a_model_that_is_at_fault_is_not_put_down_to_the_memory() -> None:
         list(local.run(stages, jobs(2)))
 
 
+@pytest.mark.parametrize("limit", [0, 2 << 30])
+def test_a_worker_that_is_killed_once_while_loading_costs_nothing(
+    tmp_path: Path, limit: int
+) -> None:
+    """The first of its stage: nothing shows yet that one can be loaded."""
+    bad = Recipe("b", load_misdeed="once kill", log=str(tmp_path / "tries"), is_last=True)
+    status = RunStatus()
+    stages = line(Recipe("a"), bad, memory_limit_bytes=limit)
+    results = by_page(local.run(stages, jobs(3), options=RunnerOptions(status=status)))
+    assert sorted(results) == [0, 1, 2] and not failed_pages(results)
+    assert [each.num_restarts for each in status.stages()] == [0, 1]
+
+
 @pytest.mark.parametrize("misdeed", ["kill", "exit"])
-def test_a_worker_that_dies_while_loading_is_not_tried_again(misdeed: str) -> None:
-    stages = line(Recipe("a"), Recipe("b", load_misdeed=misdeed, is_last=True))
-    with pytest.raises(EngineError, match=r"b worker .* while loading"):
-        list(local.run(stages, jobs(3)))
+def test_a_worker_that_dies_twice_in_a_row_while_loading_ends_the_run_and_tells_what_to_do(
+    misdeed: str,
+) -> None:
+    bad = stage(Recipe("b", load_misdeed=misdeed, is_last=True), remedy="buy some")
+    status = RunStatus()
+    words = r"b worker .* while loading, twice in a row\."
+    with pytest.raises(EngineError, match=words) as failure:
+        list(local.run([*line(Recipe("a")), bad], jobs(3), options=RunnerOptions(status=status)))
+    assert str(failure.value).endswith(
+        "If that was for want of memory, buy some; the same command goes on where this run ended"
+    )
+    assert status.stages()[1].num_restarts == 1
 
 
 def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:

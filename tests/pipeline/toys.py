@@ -173,6 +173,12 @@ class Maker:
             if flag.exists():
                 commit(self.recipe.load_misdeed[5:] or "model")
             flag.touch()
+        elif self.recipe.load_misdeed.startswith("once "):
+            # Badly once, well ever after.
+            flag = Path(self.recipe.log)
+            if not flag.exists():
+                flag.touch()
+                commit(self.recipe.load_misdeed[5:])
         elif self.recipe.load_misdeed:
             commit(self.recipe.load_misdeed)
         return ToyWorker(self.recipe)
