@@ -270,11 +270,23 @@ class _Supervisor:
     def _kill_if_silent(self, worker: WorkerProcess) -> None:
         silence_s = time.monotonic() - worker.quiet_since
         timeout_s = worker.stage.timeout_s
-        if worker.held and worker.phase is not Phase.LOADING:
+        if worker.phase is Phase.LOADING:
+            self._watch_loading(worker)
+        elif worker.held:
             if timeout_s and silence_s > timeout_s:
                 worker.is_timed_out = True
                 worker.kill()
         elif worker.phase is Phase.CLOSING and silence_s > _CLOSE_S:
+            worker.kill()
+
+    def _watch_loading(self, worker: WorkerProcess) -> None:
+        """It holds no page whose time could run. Large weights may take long, so only one that
+        stands still is killed."""
+        state = self._stages[worker.stage_index]
+        state.tell_slow_loading(worker)
+        limit_s = state.loading_limit_s
+        if limit_s and worker.is_stalled(limit_s):
+            worker.is_timed_out = True
             worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> None:

@@ -148,6 +148,8 @@ def commit(misdeed: str) -> None:
         warnings.warn("deprecated", stacklevel=1)
     elif misdeed == "log badly":
         logging.getLogger("other").warning("%d pages", "many")
+    elif misdeed == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif misdeed == "hang":
         time.sleep(600)
     elif misdeed == "allocate":
