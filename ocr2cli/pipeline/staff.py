@@ -223,6 +223,7 @@ class Staff:
             num_emitted=self.num_emitted,
             num_moves=self.num_moves,
             num_restarts=self.num_spawned - len(self.slots_used),
+            num_deaths=self.num_deaths,
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
             oldest=next((str(ticket.job.key) for ticket in held.values()), ""),

@@ -142,6 +142,29 @@ def test_a_worker_that_dies_twice_in_a_row_while_loading_ends_the_run_and_tells_
     assert status.stages()[1].num_restarts == 1
 
 
+def test_each_death_is_told_and_counted_and_a_worker_renewed_after_its_pages_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = Recipe("a", misdeeds=((1, "kill"),), is_last=True)
+    status = RunStatus()
+    stages = [stage(bad, credit=1, recycle_after=3)]
+    results = by_page(local.run(stages, jobs(9), options=RunnerOptions(status=status)))
+    assert failed_pages(results) == [1]
+    died = "the a worker was killed by SIGKILL; the page it held"
+    assert caplog.messages == [f"{died} is read again", f"{died} has failed"]
+    (told,) = status.stages()
+    assert told.num_deaths == 2 < told.num_restarts
+
+
+def test_a_death_that_ends_the_run_is_told_by_its_end_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = Recipe("a", load_misdeed="kill", is_last=True)
+    with pytest.raises(EngineError, match="twice in a row"):
+        list(local.run([stage(bad)], jobs(1)))
+    assert caplog.messages == ["the a worker was killed by SIGKILL; it held no page"]
+
+
 def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:
     """The weights were replaced during the run, say: what was finished is kept."""
     bad = Recipe("a", load_misdeed="flag", log=str(tmp_path / "flag"), is_last=True)
