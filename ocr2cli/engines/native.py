@@ -242,7 +242,7 @@ class DecodeWorker:
                 inbox.note_progress()
 
     def _make_generator(self) -> Generator:
-        from ocr2cli.engines.memory_plan import card_kv_tokens
+        from ocr2cli.engines.memory_plan import card_kv_tokens, memory_remedy
         from ocr2cli.generate.generator import Generator
         from ocr2cli.generate.tuning import tuning_for
 
@@ -258,6 +258,7 @@ class DecodeWorker:
             num_slots=self.spec.batch_size,
             kv_tokens=kv_tokens,
             tuning=tuning_for(self.device),
+            remedy=memory_remedy(self.device.type),
         )
 
     def _page(self, visual: VisualTokens) -> _Page:

@@ -418,3 +418,16 @@ def test_a_prompt_with_two_pages_is_refused_before_a_model_is_looked_for(engine:
     where = EngineConfig(engine=engine, model="/nowhere", prompt_text="<image> or <image>")
     with pytest.raises(UsageError, match="more than one <image>"):
         choose.plan_engine(RunConfig(engine=where))
+
+
+def test_a_decoder_out_of_memory_is_advised_to_raise_the_limit_that_is_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int | None] = [1_300_000_000, None]
+    monkeypatch.setattr(memory_plan, "addresses_left", lambda: limits[0])
+    assert memory_plan.memory_remedy("cpu") == (
+        "raise the limit of 1.3 GB (--worker-memory, or the shell's ulimit -v)"
+    )
+    assert "--device cpu" in memory_plan.memory_remedy("cuda"), "its addresses are not what lacks"
+    limits.pop(0)
+    assert memory_plan.memory_remedy("cpu") == "free some memory"
