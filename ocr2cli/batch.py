@@ -144,6 +144,7 @@ def _run(
             finally:
                 if not stages:
                     summary.forecast = expected(cfg, summary)
+                summary.worker_deaths = sum(stage.num_deaths for stage in status.stages())
                 writer.finish()
                 summary.has_rest = batch.has_rest
 

@@ -154,7 +154,7 @@ def decode_options(function: Any) -> Any:
         help="Price of this machine, for the forecast of a dry run.")
 @option("--fail-fast", is_flag=True, show_default=False, help="Stop at the first failed page.")
 @option("--page-timeout", default=600.0, type=FiniteRange(*BOUNDS["page_timeout"]),
-        help="Seconds without progress until a worker is killed.")
+        help="Seconds without progress until a worker is killed; 60 at least while it loads.")
 @option("--retries", default=1, type=click.IntRange(*BOUNDS["retries"]),
         help="Tries after a worker's death.")
 @option("--no-recover", is_flag=True, show_default=False,

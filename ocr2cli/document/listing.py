@@ -261,15 +261,17 @@ class _Child:
     def death_of(self, path: str) -> PageError:
         """Why the child died while it had this file open."""
         status = self._process.wait()
+        # By its name: whoever looks into it here may be ended as well.
+        is_pdf = path.lower().partition("?")[0].endswith(".pdf")
+        repair = "try `qpdf` to repair it" if is_pdf else "copy it again or leave it out"
         if status == -getattr(signal, "SIGALRM", 0):
             return PageError(
-                "timeout",
-                f"{shown(path)} took too long to open. It may be damaged; try `qpdf` to repair it.",
+                "timeout", f"{shown(path)} took too long to open. It may be damaged; {repair}."
             )
         return PageError(
             "worker_died",
-            f"{shown(path)} ended the process that opened it (status {status}). "
-            "It may be damaged; try `qpdf` to repair it.",
+            f"{shown(path)} ended the process that opened it, and so it did a second time (status "
+            f"{status}). It may be damaged; {repair}.",
         )
 
     def _say(self, message: object) -> None:

@@ -76,6 +76,18 @@ def expected_bytes(engine: EngineConfig, config: ModelConfig) -> WorkerBytes:
     )
 
 
+def memory_remedy(device_type: str) -> str:
+    """What a person may do where a decoder on such a device lacks memory, as the rest of a
+    sentence. Asked in the worker, whose own limit is that of the option and the shell's, whichever
+    is less."""
+    if device_type != "cpu":
+        return "free some of the card's memory or use --device cpu"
+    limit = addresses_left()
+    if limit is None:
+        return "free some memory"
+    return f"raise the limit of {limit / 1e9:g} GB (--worker-memory, or the shell's ulimit -v)"
+
+
 def plan_batch(
     engine: EngineConfig,
     config: ModelConfig,

@@ -17,7 +17,7 @@ from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConf
 from ocr2cli.document.tiles import num_visual_tokens
 from ocr2cli.engines.finish import PageFacts, failed, has_read, to_attempt, to_generation, to_result
 from ocr2cli.engines.host import expects_cuda
-from ocr2cli.engines.raster import RasterWorker, asks_for_all
+from ocr2cli.engines.raster import RASTER_REMEDY, RasterWorker, asks_for_all
 from ocr2cli.engines.recovery import Step, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
@@ -38,6 +38,8 @@ ENCODE_PAGES = 4
 # than twice what it costs in one of thirty; with equal shares of the cores a decoder keeps up with
 # the encoder three pages at a time, and takes half of the cores for it.
 DECODER_NICENESS = 10
+
+_LESS_MEMORY = "a smaller --dtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def native_stages(
             num_threads=1,
             memory_limit_bytes=memory_limit,
             timeout_s=timeout_s,
+            remedy=RASTER_REMEDY,
         ),
         Stage(
             "encode",
@@ -90,6 +93,7 @@ def native_stages(
             num_threads=threads,
             memory_limit_bytes=model_limit,
             timeout_s=timeout_s,
+            remedy=f"use fewer workers (--encoders) or {_LESS_MEMORY}",
         ),
         Stage(
             "decode",
@@ -101,6 +105,7 @@ def native_stages(
             memory_limit_bytes=model_limit,
             timeout_s=timeout_s,
             niceness=0 if is_on_card else DECODER_NICENESS,
+            remedy=f"use fewer workers (--decoders), a lower --batch-size or {_LESS_MEMORY}",
         ),
     ]
 
@@ -237,7 +242,7 @@ class DecodeWorker:
                 inbox.note_progress()
 
     def _make_generator(self) -> Generator:
-        from ocr2cli.engines.memory_plan import card_kv_tokens
+        from ocr2cli.engines.memory_plan import card_kv_tokens, memory_remedy
         from ocr2cli.generate.generator import Generator
         from ocr2cli.generate.tuning import tuning_for
 
@@ -253,6 +258,7 @@ class DecodeWorker:
             num_slots=self.spec.batch_size,
             kv_tokens=kv_tokens,
             tuning=tuning_for(self.device),
+            remedy=memory_remedy(self.device.type),
         )
 
     def _page(self, visual: VisualTokens) -> _Page:

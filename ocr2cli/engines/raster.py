@@ -32,6 +32,8 @@ from ocr2cli.text.prompt import asks_for_text
 
 # A page of a newspaper has 50,000 characters; a layer may hold anything.
 _MAX_OWN_TEXT = 100_000
+# What a person may do where rasterisers lack memory.
+RASTER_REMEDY = "use fewer workers (--rasterizers) or a lower --dpi"
 _FROM_LAYER = "text taken from the PDF's own text layer, not from the pixels"
 
 

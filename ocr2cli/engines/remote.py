@@ -20,6 +20,7 @@ from ocr2cli.config import RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
+    RASTER_REMEDY,
     PageCache,
     chosen_view,
     early_result,
@@ -93,7 +94,8 @@ def plan_remote(
     rasterizers = cfg.engine.rasterizers or 1
     stages = (
         Stage("raster", partial(PngWorker, cfg.raster, prompt, cache), rasterizers, credit=2,
-              timeout_s=cfg.page_timeout, recycle_after=cfg.recycle_after, num_threads=1),
+              timeout_s=cfg.page_timeout, recycle_after=cfg.recycle_after, num_threads=1,
+              remedy=RASTER_REMEDY),
         Stage("request", partial(RequestWorker, spec), 1, credit=2 * spec.concurrency,
               timeout_s=cfg.page_timeout, num_threads=1),
     )  # fmt: skip

@@ -68,7 +68,9 @@ class Generator:
     one that needs more is decoded alone. eos_id: the end token. exempt_ids: never banned by the
     windowed n-gram rule. make_cache: (num_slots, max_tokens_per_slot) -> cache, for a decoder
     that brings its own. max_context: the longest that a sequence may become, where that is less
-    than the model allows: a device sets aside memory for that many in each slot.
+    than the model allows: a device sets aside memory for that many in each slot. remedy: what a
+    person may do where memory lacks, besides fewer sequences, as the rest of a sentence: what
+    limits it is known where the generator is made.
 
     Raises: EngineError when the cache itself does not fit in memory.
     """
@@ -85,6 +87,7 @@ class Generator:
         tuning: Tuning | None = None,
         make_cache: MakeCache | None = None,
         max_context: int = 0,
+        remedy: str = "free some memory (on a card: use --device cpu)",
     ) -> None:
         if config.draft not in DRAFT_MODES:
             raise ValueError(f"draft is one of {', '.join(DRAFT_MODES)}, not {config.draft!r}")
@@ -92,7 +95,7 @@ class Generator:
         self._decoder = decoder
         self._config = config
         self._eos_id, self._exempt_ids = eos_id, frozenset(exempt_ids)
-        self._num_slots = num_slots
+        self._num_slots, self._remedy = num_slots, remedy
         # Whatever the budget: it may delay a text and never shorten it.
         self._context = min(decoder.config.max_positions, max_context or sys.maxsize)
         self._max_cached = self._context + tuning.most_fed  # guesses may reach past the end
@@ -371,13 +374,13 @@ class Generator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise self._too_big(f"a KV cache of {self._num_slots} slots") from error
+            slots = "1 slot" if self._num_slots == 1 else f"{self._num_slots} slots"
+            raise self._too_big(f"a KV cache of {slots}") from error
 
     def _too_big(self, what: str) -> EngineError:
-        return EngineError(
-            f"out of memory with {what}. Lower --batch-size (now {self._num_slots}), free some "
-            "memory or, on a card, use --device cpu."
-        )
+        fewer = f"lower --batch-size (now {self._num_slots}), or " if self._num_slots > 1 else ""
+        advice = fewer + self._remedy
+        return EngineError(f"out of memory with {what}. {advice[:1].upper()}{advice[1:]}.")
 
 
 def _kv_cache_for(decoder: Any) -> MakeCache:

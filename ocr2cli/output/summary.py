@@ -92,6 +92,7 @@ class Summary:
     documents_kept: of document_faults, those that could not be opened and were read earlier.
     pages_badly_read: those that looped or were cut, of little confidence, or with little of the
     PDF's own text. pages_badly_read_of_text: of them, those whose PDF has a text of its own.
+    worker_deaths: workers that were killed, hung or ended by an error, of all stages.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
     has_rest: whether the run left pages, documents or uploads that another would take up.
@@ -117,6 +118,7 @@ class Summary:
     new_tokens: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     wall_seconds: float = 0.0
+    worker_deaths: int = 0
     bad_pages: list[PageNote] = field(default_factory=list)
     unsure_pages: list[PageNote] = field(default_factory=list)
     babble_pages: list[PageNote] = field(default_factory=list)
@@ -234,6 +236,7 @@ class Summary:
             "seconds": {name: round(value, 3) for name, value in sorted(self.seconds.items())},
             "wall_seconds": round(self.wall_seconds, 3),
             "pages_per_minute": round(self.pages_per_minute, 2),
+            "worker_deaths": self.worker_deaths,
             "forecast": self.forecast,
             "failed_pages": [note.to_json() for note in self.bad_pages],
             "min_confidence": self.min_confidence,
@@ -282,6 +285,8 @@ class Summary:
                 if note not in named
             ],
         )
+        if self.worker_deaths:
+            lines.append(f"workers that died and were replaced: {self.worker_deaths:,}")
         return "\n".join(lines)
 
     def _against_forecast(self) -> list[str]:

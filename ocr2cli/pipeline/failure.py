@@ -1,10 +1,11 @@
-"""What an exception in a worker means: for the page, or for the whole run.
+"""What an exception in a worker, or its death, means: for the page, or for the whole run.
 
 Knows nothing about processes; a `Failure` is plain enough to cross a pipe.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from dataclasses import dataclass
 import ocr2cli.errors
 from ocr2cli.errors import EngineError, Ocr2Error, PageFault
 from ocr2cli.pages import PageError
+
+logger = logging.getLogger("ocr2")
+
+# Deaths of a stage that everybody is told of; a run in which many pages are deadly has a line for
+# each of those anyway.
+_MAX_TOLD_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,23 @@ def describe(error: BaseException, *, is_loading: bool) -> Failure:
         is_ours=is_ours,
         code=error.code if isinstance(error, PageFault) else "",
     )
+
+
+def tell_death(fault: PageError, num_deaths: int, *, num_held: int, num_again: int) -> None:
+    """One line for a death that does not end the run: nothing else would tell that memory runs
+    short, say. num_deaths: of the stage, with this one; num_again: of the pages it held, those
+    that are read again, now or by the next run."""
+    pages = "page" if num_held == 1 else f"{num_held} pages"
+    if not num_held:
+        fate = "it held no page"
+    elif num_again == num_held:
+        fate = f"the {pages} it held {'is' if num_held == 1 else 'are'} read again"
+    elif not num_again:
+        fate = f"the {pages} it held {'has' if num_held == 1 else 'have'} failed"
+    else:
+        fate = f"of the {pages} it held {num_again} {'is' if num_again == 1 else 'are'} read again"
+    level = logging.WARNING if num_deaths <= _MAX_TOLD_DEATHS else logging.INFO
+    logger.log(level, "%s; %s", fault.message, fate)
 
 
 def _last_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageJob, PageKey, PageResult
-from ocr2cli.pipeline.failure import describe
+from ocr2cli.pipeline.failure import describe, tell_death
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage, Worker
@@ -301,13 +301,17 @@ class _Runner:
         # Its inbox is empty: a worker runs only after it has taken what it was given.
         assert not seat.queue
         held = list(seat.held.values())
+        fault = failure.page_error(seat.stage.name)
         seat.reset()
+        num_again = 0
         for ticket in held:
-            result = self._ledger.fault(ticket, failure.page_error(seat.stage.name))
+            result = self._ledger.fault(ticket, fault)
             if result:
                 self._ready.append(result)
             else:
                 self._suspects.append(ticket)
+                num_again += 1
+        tell_death(fault, seat.num_deaths, num_held=len(held), num_again=num_again)
 
     # -- the end
 
@@ -347,6 +351,7 @@ class _Runner:
                 num_held=len(seat.held),
                 num_emitted=seat.num_emitted,
                 num_restarts=seat.num_deaths,
+                num_deaths=seat.num_deaths,
                 busy_s=seat.busy_s,
                 # A copy: another thread may ask, while a page is answered.
                 oldest=next((str(key) for key in seat.held.copy()), ""),

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError, PageJob, PageResult
 from ocr2cli.pipeline.channel import Frame, Kind, decode_item
+from ocr2cli.pipeline.failure import tell_death
 from ocr2cli.pipeline.ledger import Ledger, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.process import Phase, WorkerProcess
@@ -270,11 +271,23 @@ class _Supervisor:
     def _kill_if_silent(self, worker: WorkerProcess) -> None:
         silence_s = time.monotonic() - worker.quiet_since
         timeout_s = worker.stage.timeout_s
-        if worker.held and worker.phase is not Phase.LOADING:
+        if worker.phase is Phase.LOADING:
+            self._watch_loading(worker)
+        elif worker.held:
             if timeout_s and silence_s > timeout_s:
                 worker.is_timed_out = True
                 worker.kill()
         elif worker.phase is Phase.CLOSING and silence_s > _CLOSE_S:
+            worker.kill()
+
+    def _watch_loading(self, worker: WorkerProcess) -> None:
+        """It holds no page whose time could run. Large weights may take long, so only one that
+        stands still is killed."""
+        state = self._stages[worker.stage_index]
+        state.tell_slow_loading(worker)
+        limit_s = state.loading_limit_s
+        if limit_s and worker.is_stalled(limit_s):
+            worker.is_timed_out = True
             worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> None:
@@ -285,9 +298,14 @@ class _Supervisor:
         if phase is Phase.CLOSING and not worker.held and not worker.failure:
             return
         state.note_death(worker)
-        self._send_back(worker, state.page_error(worker, status))
-        if not self._fatal and not self._is_stopping_with(worker):
-            self._fatal = state.run_error(worker, status, self._options.hopeless_after)
+        fault, num_held = state.page_error(worker, status), len(worker.held)
+        num_given_up = self._send_back(worker, fault)
+        if self._fatal or self._is_stopping_with(worker):
+            return
+        self._fatal = state.run_error(worker, status, self._options.hopeless_after)
+        if not self._fatal:
+            num_again = num_held - num_given_up
+            tell_death(fault, state.num_deaths, num_held=num_held, num_again=num_again)
 
     def _is_stopping_with(self, worker: WorkerProcess) -> bool:
         """The signal that stops us may hit workers too, before they are up and ignore it."""
@@ -311,13 +329,14 @@ class _Supervisor:
         self._stages[worker.stage_index].workers[worker.slot] = None
         return worker.bury()
 
-    def _send_back(self, worker: WorkerProcess, fault: PageError) -> None:
-        """Pages it had taken are suspects; those still in its inbox only start again."""
+    def _send_back(self, worker: WorkerProcess, fault: PageError) -> int:
+        """Pages it had taken are suspects; those still in its inbox only start again. Returns how
+        many have failed for good."""
         held = worker.held
         if self._drain_until is not None:
             for ticket in held.values():
                 self._ledger.drop(ticket)
-            return
+            return 0
         suspects = [ticket for serial, ticket in held.items() if serial in worker.taken]
         given_up = {result.key: result for result in self._ledger.suspect(suspects, fault)}
         for serial, ticket in reversed(held.items()):
@@ -328,6 +347,7 @@ class _Supervisor:
             if serial not in worker.taken:
                 self._ledger.rewind(ticket)
             self._stages[ticket.stage].enqueue(ticket, is_first=True)
+        return len(given_up)
 
     # -- the end
 

@@ -15,7 +15,8 @@ class StageStatus:
     """One stage at one moment.
 
     num_ready: workers that are loaded. num_waiting: items queued in the parent for this stage.
-    num_held: items inside workers. num_emitted, num_restarts, busy_s: totals of the run; busy_s
+    num_held: items inside workers. num_emitted, num_restarts, num_deaths, busy_s: totals of the
+    run; a worker that is renewed after its number of pages is a restart and no death; busy_s
     adds up the seconds in which each worker held something. num_moves: how often workers told of
     progress with pages that are not done. silence_s: the longest time a worker that holds an item
     has told of nothing; `oldest` names a page it holds.
@@ -28,6 +29,7 @@ class StageStatus:
     num_held: int = 0
     num_emitted: int = 0
     num_restarts: int = 0
+    num_deaths: int = 0
     num_moves: int = 0
     busy_s: float = 0.0
     silence_s: float = 0.0

@@ -23,6 +23,7 @@ from ocr2cli.pipeline.channel import Frame, FrameReader, FrameWriter, Kind, enco
 from ocr2cli.pipeline.child import Setup
 from ocr2cli.pipeline.failure import Failure
 from ocr2cli.pipeline.ledger import Company, Ticket
+from ocr2cli.pipeline.pulse import pulse
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import SIGNALS
 
@@ -32,6 +33,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 # program needs: some 300,000 times unless it is told. A thousand times bridges the gap between two
 # products: fewer slow a worker that is alone.
 _SPINS = "1000"
+# How often it is looked at whether a worker that loads makes progress.
+_FEEL_EVERY_S = 1.0
 
 
 class Phase(Enum):
@@ -47,7 +50,8 @@ class WorkerProcess:
 
     held: pages sent and not yet answered; taken: those the worker has taken from its inbox.
     company: who alone may be given to it while it holds any of them; None: anybody.
-    quiet_since: when it last emitted, or first held something after that; moved on by `excuse`.
+    quiet_since: when it last emitted, or first held something after that; while it loads, when it
+    was last seen to make progress; moved on by `excuse`.
     """
 
     def __init__(self, stage: Stage, stage_index: int, slot: int) -> None:
@@ -61,7 +65,8 @@ class WorkerProcess:
         self.company: Company | None = None
         self.is_timed_out = False
         self.failure: Failure | None = None
-        self.quiet_since = self.busy_since = time.monotonic()
+        self.quiet_since = self.busy_since = self.started = time.monotonic()
+        self._felt_at, self._felt = 0.0, ""
         setup = pickle.dumps(Setup(stage, logging.getLogger("ocr2").getEffectiveLevel()))
         child_in, self.down_fd = open_pipe()
         self.up_fd, child_out = open_pipe()
@@ -117,6 +122,19 @@ class WorkerProcess:
     def excuse(self, seconds: float) -> None:
         """Do not count a time in which nobody listened as the worker's silence."""
         self.quiet_since += seconds
+
+    def is_stalled(self, limit_s: float) -> bool:
+        """Of one that loads: whether it has made no progress at all for so long. False where the
+        system does not tell."""
+        now = time.monotonic()
+        if now - self._felt_at < min(_FEEL_EVERY_S, limit_s / 4):
+            return False
+        self._felt_at = now
+        felt = pulse(self.pid)
+        if felt is None or felt != self._felt:
+            self._felt = felt or ""
+            self.quiet_since = now
+        return now - self.quiet_since > limit_s
 
     def close_inbox(self) -> None:
         """No further item will come; the worker finishes what it holds and exits."""

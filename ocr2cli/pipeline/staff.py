@@ -5,6 +5,7 @@ Knows which worker an item goes to and what a death means; `local.py` does the r
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 
@@ -15,10 +16,22 @@ from ocr2cli.pipeline.options import StageStatus
 from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
 from ocr2cli.pipeline.stage import Stage
 
+logger = logging.getLogger("ocr2")
+
+# A worker that loads may stand still for so long at least, however short --page-timeout is: it
+# waits for a disk, not for a page.
+LOADING_SILENCE_S = 60.0
+# After which somebody who waits is told what for.
+_SLOW_LOADING_S = 60.0
 # A worker that dies with no page to blame is replaced this often in a row.
 _MAX_UNBLAMED_DEATHS = 10
+# A worker that dies without a word while it is loading may have been killed by chance; the second
+# in a row, with none of its stage ever ready, was not.
+_MAX_MUTE_DEATHS = 2
 # A stage that has read nothing while its workers died of so many pages is at fault, not the pages.
 _MAX_DEADLY_PAGES = 25
+
+_GOES_ON = "the same command goes on where this run ended"
 
 
 class Staff:
@@ -37,12 +50,19 @@ class Staff:
         self.num_unblamed_deaths = 0
         self.num_unsettled_deaths = 0
         self.num_deadly_pages = 0
+        self.num_mute_deaths = 0
         self.was_ready = False
+        self.is_slow_loading_told = False
         self.busy_s = 0.0
 
     @property
     def total_credit(self) -> int:
         return self.stage.credit * self.stage.num_workers
+
+    @property
+    def loading_limit_s(self) -> float:
+        """How long a worker that loads may make no progress; 0: without end."""
+        return max(self.stage.timeout_s, LOADING_SILENCE_S) if self.stage.timeout_s else 0.0
 
     @property
     def live(self) -> list[WorkerProcess]:
@@ -104,6 +124,15 @@ class Staff:
         worker.quiet_since = time.monotonic()
         self.num_moves += 1
 
+    def tell_slow_loading(self, worker: WorkerProcess) -> None:
+        """Once for all workers of the stage."""
+        if self.is_slow_loading_told or time.monotonic() - worker.started < _SLOW_LOADING_S:
+            return
+        self.is_slow_loading_told = True
+        logger.warning(
+            "the %s worker has been loading for %g s", self.stage.name, _SLOW_LOADING_S
+        )
+
     def note_failure(self, worker: WorkerProcess) -> None:
         """A page failed because of this worker's death. Where the worker had taken no other, it is
         known which one is deadly, and the next one may be read: all is not lost."""
@@ -116,12 +145,20 @@ class Staff:
         self.num_unsettled_deaths += 1
         if not worker.taken:
             self.num_unblamed_deaths += 1
+        if not worker.failure and not self.was_ready:
+            self.num_mute_deaths += 1
         if worker.held:
             self.busy_s += time.monotonic() - worker.busy_since
 
     def page_error(self, worker: WorkerProcess, exit_status: int) -> PageError:
         """Why the pages of a dead worker have to go back, for people."""
         name = self.stage.name
+        if worker.is_timed_out and worker.phase is Phase.LOADING:
+            return PageError(
+                "timeout",
+                f"the {name} worker made no progress for {self.loading_limit_s:g} s while loading "
+                "and was killed",
+            )
         if worker.is_timed_out:
             limit_s = self.stage.timeout_s
             return PageError(
@@ -137,10 +174,10 @@ class Staff:
         """The end of the run, where another try cannot help."""
         name, failure = self.stage.name, worker.failure
         limit = self.stage.memory_limit_bytes
-        is_mute = not failure and not self.was_ready
+        is_mute = self.num_mute_deaths >= _MAX_MUTE_DEATHS and not failure and not self.was_ready
         is_foreign = failure is not None and failure.is_loading and not failure.is_ours
         # Libraries that want memory say so in many ways: an import error, a signal.
-        if limit and (is_mute or is_foreign):
+        if limit and (is_mute or is_foreign) and not worker.is_timed_out:
             why = failure.message if failure else f"it {describe_exit(exit_status)}"
             return EngineError(
                 f"the {name} worker could not be loaded in {limit / 1e9:g} GB. Give it more with "
@@ -149,17 +186,27 @@ class Staff:
         if failure and (error := failure.run_error(name)):
             return error
         if is_mute:
-            return EngineError(
-                f"the {name} worker {describe_exit(exit_status)} while loading; "
-                "if that was for want of memory, use fewer workers or a smaller --dtype"
-            )
+            why = self.page_error(worker, exit_status).message
+            where = "" if worker.is_timed_out else " while loading"
+            return EngineError(f"{why}{where}, twice in a row. {self._advice(worker)}; {_GOES_ON}")
         is_useless = not self.num_emitted and (
             self.num_unsettled_deaths >= hopeless_after
             or self.num_deadly_pages >= _MAX_DEADLY_PAGES
         )
         if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
-            return EngineError(f"giving up: {self.num_deaths} {name} workers have died")
+            last = self.page_error(worker, exit_status)
+            return EngineError(
+                f"giving up: {self.num_deaths} {name} workers have died; the last time "
+                f"{last.message} ({last.code}). {self._advice(worker)}; {_GOES_ON}"
+            )
         return None
+
+    def _advice(self, worker: WorkerProcess) -> str:
+        if worker.is_timed_out and worker.phase is Phase.LOADING:
+            return "See whether the disk that its files are on still answers"
+        if worker.is_timed_out:
+            return f"Give pages more time with --page-timeout (now {self.stage.timeout_s:g})"
+        return f"If that was for want of memory, {self.stage.remedy}"
 
     def status(self) -> StageStatus:
         """Also from another thread: what is held may be answered between two lines here."""
@@ -176,6 +223,7 @@ class Staff:
             num_emitted=self.num_emitted,
             num_moves=self.num_moves,
             num_restarts=self.num_spawned - len(self.slots_used),
+            num_deaths=self.num_deaths,
             busy_s=self.busy_s + sum(now - worker.busy_since for worker in busy),
             silence_s=now - slowest.quiet_since if slowest else 0.0,
             oldest=next((str(ticket.job.key) for ticket in held.values()), ""),

@@ -51,7 +51,8 @@ class Stage:
     for this long is killed (0: never). recycle_after: items after which a worker is replaced by a
     fresh one (0: never). memory_limit_bytes: address-space limit set inside the worker (0: none).
     niceness: how far a worker steps back for the other stages on a busy processor (as `nice`) once
-    it has emitted its first item; only between processes.
+    it has emitted its first item; only between processes. remedy: what a person may do where
+    its workers lack memory, as the rest of a sentence.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Stage:
     memory_limit_bytes: int = 0
     num_threads: int = 0
     niceness: int = 0
+    remedy: str = "use fewer workers or free some memory"

@@ -64,6 +64,9 @@ def hostile_opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock, like MuPDF
             if os.path.basename(path).startswith("die"):
                 os._exit(3)
+            if os.path.basename(path).startswith("unlucky") and not os.path.exists(path + ".was"):
+                open(path + ".was", "w").close()
+                os.kill(os.getpid(), 9)
             return real(path, cfg)
 
         listing.inspect = inspect
@@ -84,6 +87,23 @@ def test_a_file_that_hangs_or_kills_its_opener_is_one_error(make_pdf: MakePdf) -
     assert codes == [2, "timeout", 2, "worker_died", "worker_died", 2]
     assert found[1].error is not None and "hang.pdf took too long" in found[1].error.message
     assert found[3].error is not None and "status 3" in found[3].error.message
+
+
+@pytest.mark.usefixtures("hostile_opener")
+def test_a_kill_of_the_process_that_opens_files_costs_no_document(make_pdf: MakePdf) -> None:
+    """The system killed it for memory, say: it is tried once more in another one."""
+    names = ["1.pdf", "unlucky.pdf", "unlucky_too.pdf", "4.pdf", "unlucky_last.pdf"]
+    found = list(listed([str(make_pdf(name, pages=2)) for name in names]))
+    assert [(entry.error, entry.num_pages) for entry in found] == [(None, 2)] * 5
+
+
+@pytest.mark.usefixtures("hostile_opener")
+def test_what_repairs_a_pdf_is_advised_for_pdfs_only(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("die.png", "die.PDF", "hang.tif")]
+    png, pdf, tif = (entry.error.message for entry in listed(paths) if entry.error)
+    assert "a second time (status 3). It may be damaged; copy it again or leave it out." in png
+    assert "try `qpdf` to repair it." in pdf
+    assert "took too long" in tif and "qpdf" not in png + tif
 
 
 @pytest.mark.usefixtures("hostile_opener")

@@ -194,6 +194,14 @@ def test_a_decoder_steps_back_for_the_encoder_where_they_share_the_cores(
     assert [stage.niceness for stage in stages] == [0, 0, expected]
 
 
+def test_each_stage_is_advised_of_what_its_own_workers_memory_goes_by() -> None:
+    stages = choose.plan_for_cores(RunConfig(inputs=()), None, 2).stages
+    raster, encode, decode = (stage.remedy for stage in stages)
+    assert "--rasterizers" in raster and "--dtype" not in raster
+    assert "--encoders" in encode and "--dtype" in encode
+    assert "--decoders" in decode and "--batch-size" in decode and "--dtype" in decode
+
+
 @pytest.mark.parametrize("decoders", [1, 2])
 def test_a_runner_with_a_share_of_a_machine_plans_threads_for_its_share(
     monkeypatch: pytest.MonkeyPatch, decoders: int
@@ -410,3 +418,16 @@ def test_a_prompt_with_two_pages_is_refused_before_a_model_is_looked_for(engine:
     where = EngineConfig(engine=engine, model="/nowhere", prompt_text="<image> or <image>")
     with pytest.raises(UsageError, match="more than one <image>"):
         choose.plan_engine(RunConfig(engine=where))
+
+
+def test_a_decoder_out_of_memory_is_advised_to_raise_the_limit_that_is_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int | None] = [1_300_000_000, None]
+    monkeypatch.setattr(memory_plan, "addresses_left", lambda: limits[0])
+    assert memory_plan.memory_remedy("cpu") == (
+        "raise the limit of 1.3 GB (--worker-memory, or the shell's ulimit -v)"
+    )
+    assert "--device cpu" in memory_plan.memory_remedy("cuda"), "its addresses are not what lacks"
+    limits.pop(0)
+    assert memory_plan.memory_remedy("cpu") == "free some memory"

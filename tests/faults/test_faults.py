@@ -75,10 +75,12 @@ def test_a_page_that_kills_its_worker_fails_by_name_and_the_rest_is_read(
 
 
 def test_a_worker_that_dies_once_costs_nothing(inputs, tmp_path, run) -> None:
-    done = run(inputs, "-o", tmp_path / "out", plan={"a:2": "die-once"})
-    calm = run(inputs, "-o", tmp_path / "calm")
+    done = run(inputs, "-o", tmp_path / "out", "--json", plan={"a:2": "die-once"})
+    calm = run(inputs, "-o", tmp_path / "calm", "--json")
     assert done.returncode == calm.returncode == ExitCode.OK
     assert canonical_tree(tmp_path / "out") == whole(tmp_path / "calm")
+    assert summary(done)["worker_deaths"] == 1 and summary(calm)["worker_deaths"] == 0
+    assert "the stub worker exited with status 3; the " in done.stderr and not calm.stderr
 
 
 # Row 2

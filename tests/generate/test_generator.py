@@ -429,10 +429,17 @@ def test_a_cache_that_does_not_fit_names_the_flag() -> None:
     def make_cache(num_slots: int, max_tokens: int) -> Any:
         raise MemoryError
 
-    with pytest.raises(EngineError, match="--batch-size"):
-        Generator(
-            ToyDecoder(), DecodeConfig(), eos_id=1, num_slots=9, kv_tokens=99, make_cache=make_cache
-        )
+    def told(num_slots: int) -> str:
+        with pytest.raises(EngineError) as failure:
+            Generator(
+                ToyDecoder(), DecodeConfig(), eos_id=1, num_slots=num_slots, kv_tokens=99,
+                make_cache=make_cache, remedy="buy some",
+            )  # fmt: skip
+        return str(failure.value)
+
+    lower = "Lower --batch-size (now 9), or buy some."
+    assert told(9) == f"out of memory with a KV cache of 9 slots. {lower}"
+    assert told(1) == "out of memory with a KV cache of 1 slot. Buy some."
 
 
 def test_other_errors_are_not_taken_for_out_of_memory() -> None:

@@ -72,6 +72,15 @@ def test_all_well_is_one_line() -> None:
     assert summary(page("a"), resumed=1).to_text() == "1 page of 1 document (1 from earlier runs)"
 
 
+def test_workers_that_died_are_counted_and_named_only_where_there_were_any() -> None:
+    one = summary(page("a"))
+    assert one.to_json()["worker_deaths"] == 0 and "worker" not in one.to_text()
+    one.worker_deaths = 2
+    assert one.to_json()["worker_deaths"] == 2
+    assert one.to_text().splitlines()[1:] == ["workers that died and were replaced: 2"]
+    assert one.exit_code == ExitCode.OK
+
+
 def test_pages_whose_text_is_the_pdfs_own_are_counted() -> None:
     taken = [replace(page("a", n), extra={"source": "text-layer"}) for n in range(3)]
     one = summary(*taken, page("b"), resumed=1, wall_seconds=9.0)

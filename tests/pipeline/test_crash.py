@@ -114,11 +114,55 @@ def test_a_model_that_is_at_fault_is_not_put_down_to_the_memory() -> None:
         list(local.run(stages, jobs(2)))
 
 
+@pytest.mark.parametrize("limit", [0, 2 << 30])
+def test_a_worker_that_is_killed_once_while_loading_costs_nothing(
+    tmp_path: Path, limit: int
+) -> None:
+    """The first of its stage: nothing shows yet that one can be loaded."""
+    bad = Recipe("b", load_misdeed="once kill", log=str(tmp_path / "tries"), is_last=True)
+    status = RunStatus()
+    stages = line(Recipe("a"), bad, memory_limit_bytes=limit)
+    results = by_page(local.run(stages, jobs(3), options=RunnerOptions(status=status)))
+    assert sorted(results) == [0, 1, 2] and not failed_pages(results)
+    assert [each.num_restarts for each in status.stages()] == [0, 1]
+
+
 @pytest.mark.parametrize("misdeed", ["kill", "exit"])
-def test_a_worker_that_dies_while_loading_is_not_tried_again(misdeed: str) -> None:
-    stages = line(Recipe("a"), Recipe("b", load_misdeed=misdeed, is_last=True))
-    with pytest.raises(EngineError, match=r"b worker .* while loading"):
-        list(local.run(stages, jobs(3)))
+def test_a_worker_that_dies_twice_in_a_row_while_loading_ends_the_run_and_tells_what_to_do(
+    misdeed: str,
+) -> None:
+    bad = stage(Recipe("b", load_misdeed=misdeed, is_last=True), remedy="buy some")
+    status = RunStatus()
+    words = r"b worker .* while loading, twice in a row\."
+    with pytest.raises(EngineError, match=words) as failure:
+        list(local.run([*line(Recipe("a")), bad], jobs(3), options=RunnerOptions(status=status)))
+    assert str(failure.value).endswith(
+        "If that was for want of memory, buy some; the same command goes on where this run ended"
+    )
+    assert status.stages()[1].num_restarts == 1
+
+
+def test_each_death_is_told_and_counted_and_a_worker_renewed_after_its_pages_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = Recipe("a", misdeeds=((1, "kill"),), is_last=True)
+    status = RunStatus()
+    stages = [stage(bad, credit=1, recycle_after=3)]
+    results = by_page(local.run(stages, jobs(9), options=RunnerOptions(status=status)))
+    assert failed_pages(results) == [1]
+    died = "the a worker was killed by SIGKILL; the page it held"
+    assert caplog.messages == [f"{died} is read again", f"{died} has failed"]
+    (told,) = status.stages()
+    assert told.num_deaths == 2 < told.num_restarts
+
+
+def test_a_death_that_ends_the_run_is_told_by_its_end_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = Recipe("a", load_misdeed="kill", is_last=True)
+    with pytest.raises(EngineError, match="twice in a row"):
+        list(local.run([stage(bad)], jobs(1)))
+    assert caplog.messages == ["the a worker was killed by SIGKILL; it held no page"]
 
 
 def test_a_replacement_that_cannot_load_ends_the_run(tmp_path: Path) -> None:

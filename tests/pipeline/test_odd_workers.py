@@ -118,8 +118,9 @@ def test_a_worker_is_kept_while_the_source_has_nothing(run: Run) -> None:
     ("misdeeds", "num_restarts", "busy_s"), [(((1, "raise"),), 2, 0.06), ((), 0, 0.08)]
 )
 def test_a_run_tells_how_often_a_worker_was_replaced_and_how_long_it_worked(
-    run: Run, misdeeds: tuple[tuple[int, str], ...], num_restarts: int, busy_s: float
-) -> None:
+    run: Run, misdeeds: tuple[tuple[int, str], ...], num_restarts: int, busy_s: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     status = RunStatus()
     recipe = Recipe("a", misdeeds=misdeeds, is_last=True, sleep_s=0.02)
     started = time.monotonic()
@@ -127,7 +128,7 @@ def test_a_run_tells_how_often_a_worker_was_replaced_and_how_long_it_worked(
     assert len(list(run([stage(recipe, credit=1)], jobs(4), options=options))) == 4
     elapsed = time.monotonic() - started
     (told,) = status.stages()
-    assert told.num_restarts == num_restarts
+    assert told.num_restarts == told.num_deaths == len(caplog.messages) == num_restarts
     assert busy_s <= told.busy_s <= elapsed
     assert (told.num_workers, told.num_held, told.num_waiting) == (1, 0, 0)
 

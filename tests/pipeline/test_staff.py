@@ -86,6 +86,10 @@ def test_a_worker_that_is_not_loaded_ends_the_run_where_the_next_would_not_be_ei
     one.was_ready, one.num_emitted = was_ready, 1
     dead = worker(phase=Phase.LOADING)
     dead.failure = failure
+    if not failure:  # it may have been killed by chance
+        one.note_death(dead)
+        assert one.run_error(dead, 3, hopeless_after=9) is None
+    one.note_death(dead)
     error = one.run_error(dead, 3, hopeless_after=9)
     assert (error is not None) is bool(words)
     assert re.search(words, str(error))

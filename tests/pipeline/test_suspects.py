@@ -33,10 +33,25 @@ def test_a_stage_whose_every_worker_dies_ends_the_run(monkeypatch: pytest.Monkey
     monkeypatch.setattr(staff, "_MAX_DEADLY_PAGES", 2)
     bad = Recipe("a", misdeeds=tuple((page, "exit") for page in range(50)), is_last=True)
     got = []
-    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died"):
+    with pytest.raises(EngineError, match=r"giving up: 4 a workers have died") as failure:
         for result in local.run([stage(bad)], jobs(50)):
             got.append(result)
     assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
+    told = "; the last time the a worker exited with status 3 (worker_died). If that was for want"
+    assert told in str(failure.value)
+
+
+def test_a_stage_that_is_given_up_for_its_silence_tells_which_limit_was_too_short() -> None:
+    one = staff.Staff(stage(Recipe("raster"), timeout_s=0.001))
+    one.was_ready = True
+    for _ in range(3):
+        one.note_death(dead := worker(is_timed_out=True))
+    error = one.run_error(dead, -9, hopeless_after=3)
+    assert str(error) == (
+        "giving up: 3 raster workers have died; the last time the raster worker was silent for "
+        "0.001 s and was killed (timeout). Give pages more time with --page-timeout (now 0.001); "
+        "the same command goes on where this run ended"
+    )
 
 
 def test_a_page_that_kills_every_worker_before_it_is_given_up_ends_the_run() -> None:
@@ -59,7 +74,7 @@ def worker(num_held: int = 0, **facts: object) -> Any:
     held = dict.fromkeys(range(num_held))
     return SimpleNamespace(
         held=held, taken=set(held), is_open=True, failure=None, phase=Phase.READY, busy_since=0.0,
-        **{"company": None, **facts},
+        **{"company": None, "is_timed_out": False, **facts},
     )  # fmt: skip
 
 

@@ -148,6 +148,8 @@ def commit(misdeed: str) -> None:
         warnings.warn("deprecated", stacklevel=1)
     elif misdeed == "log badly":
         logging.getLogger("other").warning("%d pages", "many")
+    elif misdeed == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif misdeed == "hang":
         time.sleep(600)
     elif misdeed == "allocate":
@@ -173,6 +175,12 @@ class Maker:
             if flag.exists():
                 commit(self.recipe.load_misdeed[5:] or "model")
             flag.touch()
+        elif self.recipe.load_misdeed.startswith("once "):
+            # Badly once, well ever after.
+            flag = Path(self.recipe.log)
+            if not flag.exists():
+                flag.touch()
+                commit(self.recipe.load_misdeed[5:])
         elif self.recipe.load_misdeed:
             commit(self.recipe.load_misdeed)
         return ToyWorker(self.recipe)
