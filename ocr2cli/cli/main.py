@@ -149,8 +149,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _set_up_early(argv: Sequence[str] | None) -> None:
-    """A line that cannot be parsed, or a TOML file, is complained of in the form that the line, or
-    the environment, asks for: no command has come to set that up."""
+    """Set up how lines are sent for an error that came before a command did so: of a line that
+    cannot be parsed, or of a TOML file. As the line, or the environment, asks for it."""
     from ocr2cli.cli.options import set_up_logging
 
     if logging.getLogger("ocr2").handlers:
@@ -161,7 +161,10 @@ def _set_up_early(argv: Sequence[str] | None) -> None:
         flag, is_one_word, value = word.partition("=")
         if flag == "--log-format":
             log_format = value if is_one_word else following
-    set_up_logging(verbose=0, quiet=False, log_format=log_format)
+    is_asked = os.environ.get("OCR2_QUIET", "").lower() in ("1", "true", "yes", "on")
+    is_quiet = is_asked or not {"-q", "--quiet"}.isdisjoint(words)
+    with click.Context(ocr2):
+        set_up_logging(verbose=0, quiet=is_quiet, log_format=log_format)
 
 
 def _hint(error: click.ClickException) -> str:

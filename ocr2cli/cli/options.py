@@ -22,7 +22,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ocr2cli import __version__
-from ocr2cli.cli.variables import warn_of_misspelt
+from ocr2cli.cli.variables import advice, settings_in
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
 from ocr2cli.printing import printable
@@ -45,12 +45,20 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class _Option(click.Option):
+    """One whose variable Kubernetes may set for a service of that name: OCR2_PORT is an address."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return value if settings_in({str(self.envvar): value or ""}) else None
+
+
 def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     """`click.option` with OCR2_<FLAG> as its environment variable and its default in --help."""
     flag = next(name for name in names if name.startswith("--")).split("/")[0]
     settings.setdefault("envvar", "OCR2_" + flag.removeprefix("--").replace("-", "_").upper())
     settings.setdefault("show_default", True)
-    return click.option(*names, **settings)
+    return click.option(*names, cls=_Option, **settings)
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -141,10 +149,8 @@ def common(function: Function) -> Function:
 
 
 def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
-    """Send log lines to stderr: warnings by default, -v info, -vv debug, -q errors.
-
-    The first of them are of the environment: no line could be sent before.
-    """
+    """Send log lines to stderr: warnings by default, -v info, -vv debug, -q errors. Then tell of
+    misspelt variables, of which no line could be sent before."""
     level = (
         logging.ERROR if quiet else [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
     )
@@ -154,7 +160,29 @@ def set_up_logging(*, verbose: int, quiet: bool, log_format: str) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    warn_of_misspelt(os.environ)
+    _tell_misspelt_variables()
+
+
+def _tell_misspelt_variables() -> None:
+    """One line for each variable that no option of any command has."""
+    given, ctx = settings_in(os.environ), click.get_current_context(silent=True)
+    if not given or ctx is None:  # nearly always: no other command is imported to know its options
+        return
+    root = ctx.find_root()
+    known = _variables_below(root, root.command)
+    for name in given:
+        if name not in known:
+            logging.getLogger("ocr2").warning(
+                "%s is not a setting; %s", name, advice(name, known)
+            )
+
+
+def _variables_below(ctx: click.Context, command: click.Command) -> set[str]:
+    """Of the command's options and, of a group, of all its commands'."""
+    found = {str(each.envvar) for each in command.params if each.envvar}
+    for each in _commands_of(ctx, command).values():
+        found |= _variables_below(ctx, each)
+    return found
 
 
 def json_line(text: str, level: int = logging.INFO) -> str:

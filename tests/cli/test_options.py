@@ -116,7 +116,7 @@ def test_a_variable_does_what_its_flag_does(tmp_path: Path, capsys, monkeypatch)
     assert "lines.png" in told.out + told.err and "NUL" not in told.err
 
 
-@pytest.fixture()
+@pytest.fixture(autouse=True)
 def no_variables(monkeypatch) -> None:
     """No OCR2_ variable but those of the test."""
     for name in os.environ:
@@ -124,7 +124,6 @@ def no_variables(monkeypatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.mark.usefixtures("no_variables")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_misspelt_variable_is_named_with_the_nearest_and_the_exit_code_stays(
     form: str, tmp_path: Path, capsys, monkeypatch
@@ -143,7 +142,6 @@ def test_a_misspelt_variable_is_named_with_the_nearest_and_the_exit_code_stays(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.usefixtures("no_variables")
 def test_a_variable_like_no_other_is_told_how_they_are_named(capsys, monkeypatch) -> None:
     monkeypatch.setenv("OCR2_HOME\n", "here")
     assert main(["info", "--size", "9x9"]) == ExitCode.OK
@@ -153,7 +151,6 @@ def test_a_variable_like_no_other_is_told_how_they_are_named(capsys, monkeypatch
     )
 
 
-@pytest.mark.usefixtures("no_variables")
 def test_a_line_that_lacks_what_a_misspelt_variable_holds_names_the_variable(
     capsys, monkeypatch
 ) -> None:
@@ -163,7 +160,6 @@ def test_a_line_that_lacks_what_a_misspelt_variable_holds_names_the_variable(
     assert "did you mean OCR2_OUT?" in warning and "--out" in error
 
 
-@pytest.mark.usefixtures("no_variables")
 def test_variables_of_every_command_of_others_and_of_kubernetes_are_no_misspelling(
     capsys, monkeypatch
 ) -> None:
@@ -182,6 +178,37 @@ def test_variables_of_every_command_of_others_and_of_kubernetes_are_no_misspelli
     monkeypatch.setenv("MY_OCR2_PROMT", "")
     assert main(["info", "--size", "9x9"]) == ExitCode.OK
     assert capsys.readouterr().err == ""
+
+
+def test_a_port_that_kubernetes_tells_of_is_not_the_servers(monkeypatch) -> None:
+    """A pod beside a service called ocr2 could not start: its OCR2_PORT is no number."""
+    context = click.Context(cli.ocr2)
+    serve = cli.ocr2.get_command(context, "serve")
+    assert serve is not None
+    for value, port in (("tcp://10.0.0.1:8080", 8080), ("9000", 9000)):
+        monkeypatch.setenv("OCR2_PORT", value)
+        assert serve.make_context("serve", []).params["port"] == port
+
+
+@pytest.mark.parametrize("asks", [["-q"], ["--quiet"], []])
+def test_quiet_holds_for_a_line_that_cannot_be_parsed(
+    asks: list[str], capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("OCR2_PROMT", "ocr")
+    if not asks:
+        monkeypatch.setenv("OCR2_QUIET", "1")
+    assert main(["run", *asks, "--no-such-flag"]) == ExitCode.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--no-such-flag" in line
+
+
+@pytest.mark.parametrize("word", ["DIR", "DATA", "LANG"])
+def test_a_short_variable_is_not_taken_for_another_by_chance(
+    word: str, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv(f"OCR2_{word}", "x")
+    assert main(["info", "--size", "9x9"]) == ExitCode.OK
+    assert "settings are named after flags" in capsys.readouterr().err
 
 
 def each_command() -> Iterator[click.Command]:
