@@ -45,7 +45,7 @@ format = "md,html"
 `pages` means something else in `bench`, `cache` in `eval`, and `api-key` in `serve`: put them in
 `[run]`, not at the top, and set `OCR2_PAGES`, `OCR2_CACHE` and `OCR2_API_KEY` for one command only.
 A key that no option has is refused; a variable that begins with `OCR2_` and is no option's gets a
-warning. Both name the nearest right one.
+warning (not with `-q`). Both name the nearest right one where there is one.
 
 Environment variables of other programs that ocr2 respects: `NO_COLOR` and `TERM=dumb` (lines
 instead of a bar), `HF_HOME`, `HF_HUB_OFFLINE`, `CUDA_VISIBLE_DEVICES`, `RAY_ADDRESS`,

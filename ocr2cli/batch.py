@@ -64,7 +64,7 @@ class Batch:
 
     @property
     def has_rest(self) -> bool:
-        """Whether a document was not opened, or not finished."""
+        """Whether a document was not listed, opened or finished."""
         counts = self.writer.summary
         is_unfinished = bool(counts.documents_incomplete or counts.document_faults)
         return not self.outlook.num_listed or self.outlook.is_guess or is_unfinished

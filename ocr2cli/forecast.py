@@ -255,7 +255,7 @@ def _time(cfg: RunConfig, plan: Forecast) -> tuple[float | None, str]:
         basis = f"as the last runs on this machine, {rates.pages:.0f} pages"
     elif cfg.engine.model == "nano" and cfg.engine.engine != "openai":
         rates = _NANO
-    elif plan.pages and plan.pages == plan.pages_from_text_layer:
+    elif plan.pages == plan.pages_from_text_layer:
         return own_text_s, "no page for the model"
     else:
         return None, "this model was not run on this machine yet; read some pages first"

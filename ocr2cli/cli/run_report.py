@@ -76,9 +76,8 @@ def say_end(cfg: RunConfig, summary: Summary, *, quiet: bool, as_json: bool) -> 
         for line in (summary.to_text(), *_hints(cfg, summary)):
             say(line)
     if summary.ended_by:  # by a signal, then
-        # The signal came while the last pages ended.
-        is_done = "nothing was left to do, every page has its result"
-        say(f"stopped: {'run the same command again to go on' if summary.has_rest else is_done}")
+        goes_on = ": run the same command again to go on"
+        say(f"stopped{goes_on if summary.has_rest else ', after the last page'}")
 
 
 def print_json(summary: Summary) -> None:

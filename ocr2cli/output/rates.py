@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ocr2cli.config import RunConfig
+from ocr2cli.document.urls import is_url
 from ocr2cli.home import user_folder
 from ocr2cli.output.summary import Summary
 from ocr2cli.pipeline.durable import atomic_write
@@ -161,7 +162,8 @@ def _work(cfg: RunConfig) -> str:
     Not the fingerprint that resume uses, which of a server's model cannot be told by a dry run."""
     raster = asdict(cfg.raster) | {"password": ""}
     facts = (
-        os.path.abspath(cfg.out), cfg.out_url, [os.path.abspath(given) for given in cfg.inputs],
+        os.path.abspath(cfg.out), cfg.out_url,
+        [given if is_url(given) else os.path.abspath(given) for given in cfg.inputs],
         cfg.pages, cfg.resume, cfg.retry_failed, cfg.recover_loops, raster, asdict(cfg.decode),
         cfg.engine.prompt, cfg.engine.prompt_text, cfg.engine.mmproj, cfg.engine.mode,
         _kind_of_run(cfg),

@@ -95,7 +95,7 @@ class Summary:
     worker_deaths: workers that were killed, hung or ended by an error, of all stages.
     forecast: pages, new_tokens, seconds and basis of what was expected; {} without a forecast.
     ended_by: exit code of the signal or the error that ended the run; 0: it ended by itself.
-    has_rest: whether the run left pages, documents or uploads that another would take up.
+    has_rest: whether the run left documents or uploads undone, for another to take up.
     """
 
     min_confidence: float = 0.0
@@ -286,7 +286,7 @@ class Summary:
             ],
         )
         if self.worker_deaths:
-            lines.append(f"workers that died and were replaced: {self.worker_deaths:,}")
+            lines.append(f"workers that died: {self.worker_deaths:,}")
         return "\n".join(lines)
 
     def _against_forecast(self) -> list[str]:

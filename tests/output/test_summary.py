@@ -77,7 +77,7 @@ def test_workers_that_died_are_counted_and_named_only_where_there_were_any() -> 
     assert one.to_json()["worker_deaths"] == 0 and "worker" not in one.to_text()
     one.worker_deaths = 2
     assert one.to_json()["worker_deaths"] == 2
-    assert one.to_text().splitlines()[1:] == ["workers that died and were replaced: 2"]
+    assert one.to_text().splitlines()[1:] == ["workers that died: 2"]
     assert one.exit_code == ExitCode.OK
 
 
