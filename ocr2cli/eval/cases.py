@@ -1,6 +1,6 @@
 """The nouns of an evaluation: cases, the facts and tolerances they carry, suites of them.
 
-Knows nothing about how files hold them, or about models.
+Knows nothing about how a suite is written, or about models.
 """
 
 from __future__ import annotations

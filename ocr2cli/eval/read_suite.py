@@ -1,7 +1,7 @@
 """Suites as they lie on a disk: folders of pages with truth, prompt, settings and facts.
 
 A suite is a folder with `suite.toml`, or a plain folder in which every page has its truth beside it
-(`letter.png`, `letter.txt` or `letter.md`). Knows nothing about models or scores.
+(`letter.png`, `letter.txt` or `letter.md`). Knows nothing about models, or how a page is scored.
 """
 
 from __future__ import annotations

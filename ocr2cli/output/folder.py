@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ocr2cli.errors import OutputError
-from ocr2cli.pipeline.durable import GONE, output_error, sync_folder
+from ocr2cli.pipeline.durable import sync_folder
+from ocr2cli.pipeline.output_faults import GONE, output_error
 from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")

@@ -15,8 +15,9 @@ from pathlib import Path
 from ocr2cli.errors import OutputError
 from ocr2cli.output.summary import Summary
 from ocr2cli.pages import Status
-from ocr2cli.pipeline.durable import atomic_write, output_error
+from ocr2cli.pipeline.durable import atomic_write
 from ocr2cli.pipeline.options import RunStatus
+from ocr2cli.pipeline.output_faults import output_error
 
 logger = logging.getLogger("ocr2")
 

@@ -6,35 +6,16 @@ Knows nothing about what the bytes mean or which folder is allowed; callers chec
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import re
 from pathlib import Path
-
-from ocr2cli.errors import OutputError
-from ocr2cli.printing import printable
 
 _TEMP_NAME = re.compile(rb"\..*\.ocr2-\d+-\d+\.tmp\Z", re.DOTALL)
 # A name may hold 255 bytes; the temporary's own parts need up to 40 of them.
 _MAX_STEM_BYTES = 200
 _serials = itertools.count()
 
-# What the system says of a write into an open folder that was deleted.
-GONE = (errno.ENOENT, errno.ESTALE)
-_ADVICE = {
-    errno.ENOSPC: "the disk is full. Free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up. Free some space and run the same command again",
-    errno.EFBIG: "the file would pass the size limit (`ulimit -f`). Raise it and run the same "
-                 "command again",
-    errno.EROFS: "the file system is read-only. Choose another folder with `-o`",
-    errno.EACCES: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.EPERM: "permission denied. Choose another folder with `-o` or change its owner",
-    errno.ENOENT: "its folder went away during the run. Run the same command again",
-    errno.ESTALE: "its folder went away during the run. Run the same command again",
-    errno.EEXIST: "it is not a folder. Choose another one with `-o`",
-    errno.ENOTDIR: "it is not a folder. Choose another one with `-o`",
-}  # fmt: skip
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace `path` by a file holding `data`, durably; a symlink at `path` is replaced itself.
@@ -90,16 +71,6 @@ def write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    """What happened, where, and what to type, for a failed write below OUT."""
-    number = error.errno or 0
-    advice = _ADVICE.get(number, f"{os.strerror(number)}. Run the same command again")
-    left = " that are still there" if number in GONE else ""  # part of OUT may have been deleted
-    return OutputError(
-        f"cannot write {printable(str(path))}: {advice}; finished pages{left} are kept."
-    )
 
 
 def _temp_name(name: str) -> str:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ocr2cli.pages import PageJob, PageKey, PageResult, Status
-from ocr2cli.pipeline.durable import atomic_write, output_error, sweep_temps, write_all
+from ocr2cli.pipeline.durable import atomic_write, sweep_temps, write_all
 from ocr2cli.pipeline.lock import open_state_file
+from ocr2cli.pipeline.output_faults import output_error
 from ocr2cli.printing import printable
 
 logger = logging.getLogger("ocr2")
