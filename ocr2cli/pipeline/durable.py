@@ -6,6 +6,7 @@ Knows nothing about what the bytes mean or which folder is allowed; callers chec
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
