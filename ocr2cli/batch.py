@@ -22,6 +22,7 @@ from ocr2cli.errors import UsageError, exit_code_of
 from ocr2cli.output.assembly import OutputSettings, written_files
 from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.metrics import tell_watchers, watched
+from ocr2cli.output.names import output_name
 from ocr2cli.output.page_cache import PageCache, cache_opener
 from ocr2cli.output.rates import expected
 from ocr2cli.output.summary import Summary
@@ -154,7 +155,7 @@ def _log_page(result: PageResult) -> None:
         return
     seconds = {name: round(value, 2) for name, value in result.seconds.items()}
     fields = {
-        "document": result.key.document,
+        "document": output_name(result.key.document),
         "page": result.key.page + 1,
         "status": result.status.value,
         "new_tokens": result.new_tokens,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import itertools
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,27 +31,41 @@ Written = Callable[[str], frozenset[str]]
 
 # What a folder that a run wrote into has in it.
 _STATE = ".ocr2"
-# Hidden folders that are other programs' own: nobody misses a document of theirs.
-_NO_ONES = frozenset((".git", ".hg", ".svn"))
+# Hidden folders in which other programs keep documents that nobody misses: what was thrown away, a
+# Mac's notes under the names of what they are about, small pictures, and earlier versions.
+_TRASH = ".Trash"  # `.Trash`, `.Trashes`, `.Trash-1000`
+_PROGRAMS_OWN = frozenset((".recycle", ".AppleDouble", ".thumbnails", ".stversions"))
+# The path of each hidden file or folder in a path ends where a match does.
+_DOTTED = re.compile(r"/\.[^/]*")
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    """Paths that one input's walk did not read. others: files left out for their ending; links:
+    those to folders; outputs: documents that are among `_Hidden.elsewhere`; dotted: hidden files
+    with a document's ending, and hidden folders with such files in them, which end in a slash;
+    None where nobody asks for these."""
+
+    others: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    dotted: list[str] | None = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.others or self.links or self.outputs or self.dotted)
 
 
 @dataclass(slots=True)
 class _Hidden:
     """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
     a walk that begins in OUT or below; written: tells that of another folder, and elsewhere is what
-    it told so far. named: the inputs as given, absolute. others: files left out for their ending,
-    so far; links: those to folders; outputs: documents that are among `elsewhere`; unseen: hidden
-    files with a document's ending, and hidden folders, which end in a slash."""
+    it told so far. left: where a walk notes what it left out, None where nobody is told."""
 
     folder: str
-    files: Container[str]
+    files: frozenset[str]
     written: Written
-    named: Container[str] = ()
     elsewhere: set[str] = field(default_factory=set)
-    others: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
+    left: _LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,33 +137,49 @@ def find_sources(
     out.
     """
     own = os.path.realpath(out) if out is not None else ""
-    named = {os.path.abspath(local_path(given)) for given in inputs}
-    hidden = _Hidden(own, written(own) if own else (), written, named)
+    hidden = _Hidden(own, written(own) if own else frozenset(), written)
     seen: set[str] = set()
+    walks: list[tuple[str, bool, _LeftOut]] = []
     paths: list[str] = []
     roots: list[str] = []
     for given in inputs:
+        hidden.left = left = None if tell is None else _LeftOut()
         root, found = _expand(local_path(given), hidden, out_url)
         roots.append(root)
         found = list(found)
-        if tell is not None:
-            _tell_of(root, found, hidden, tell)
+        if left is not None and (left or not found):
+            walks.append((root, bool(found), left))
         for path in found:
             identity = _identity(path)
             if identity not in seen:
                 seen.add(identity)
                 paths.append(path)
+    if tell is not None and walks:
+        # Only now: an input may be what another one's walk left out.
+        is_any = any(left.dotted for _, _, left in walks)
+        not_missed = _not_missed(inputs, seen, hidden) if is_any else set()
+        for root, has_documents, left in walks:
+            dotted = [path for path in left.dotted or () if _real(path) not in not_missed]
+            _tell_of(root, replace(left, dotted=dotted), tell, has_documents=has_documents)
     names = [name_of(path) if is_url(path) else path for path in paths]
     ids = document_ids(names, common_root(roots))
     return [Source(*pair) for pair in zip(ids, paths, strict=True)]
 
 
-def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> None:
+def _not_missed(inputs: Sequence[str], seen: Set[str], hidden: _Hidden) -> set[str]:
+    """Real paths of which no hidden one is told as left out: what the run reads or wrote, the
+    folders of that, and all hidden folders that any of it lies below."""
+    named = [os.path.abspath(local_path(given)) for given in inputs if not is_url(given)]
+    real = {*map(os.path.realpath, named), *map(_identity, named)}
+    folders = {os.path.dirname(path) for path in seen}
+    paths = itertools.chain(real, seen, hidden.files, hidden.elsewhere, (hidden.folder,))
+    above = {path[: part.end()] for path in paths for part in _DOTTED.finditer(path)}
+    return real | folders | above
+
+
+def _tell_of(root: str, left: _LeftOut, tell: Tell, *, has_documents: bool) -> None:
     """An unmounted disk is an empty folder; a scan without an ending is no document to a walk."""
-    others, hidden.others = hidden.others, []
-    links, hidden.links = hidden.links, []
-    outputs, hidden.outputs = hidden.outputs, []
-    unseen, hidden.unseen = hidden.unseen, []
+    others, links, outputs, dotted = left.others, left.links, left.outputs, left.dotted
     if others:
         files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
         tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
@@ -165,32 +196,41 @@ def _tell_of(root: str, found: Sequence[str], hidden: _Hidden, tell: Tell) -> No
             f"{shown(root)}: {were} left out, which runs of ocr2 wrote there; {name} to read "
             f"{'it' if is_one else 'them'} all the same ({_some(outputs)})"
         )
-    is_empty = not (others or links or outputs or found)
-    if unseen:
-        is_one = len(unseen) == 1
+    is_empty = not (others or links or outputs or has_documents)
+    if dotted:
+        is_one = len(dotted) == 1
         were = "was" if is_one else "were"
         name = "name it as an input to read it" if is_one else "name them as inputs to read them"
-        empty = " holds no other document" if is_empty else ""
-        tell(
-            f"{shown(root)}{empty}: {_counted_unseen(unseen)} {were} left out; {name} "
-            f"({_some(unseen)})"
-        )
+        empty = " holds no document but hidden ones" if is_empty else ""
+        tell(f"{shown(root)}{empty}: {_counted(dotted)} {were} left out; {name} ({_some(dotted)})")
     elif is_empty:
         tell(f"{shown(root)} holds no document")
 
 
-def _counted_unseen(paths: Sequence[str]) -> str:
-    """`1 hidden file`, `2 hidden files or folders`."""
-    num_folders = sum(path.endswith(os.sep) for path in paths)
-    if len(paths) == 1:
-        return f"1 hidden {'folder' if num_folders else 'file'}"
-    nouns = ["files"] * (num_folders < len(paths)) + ["folders"] * (num_folders > 0)
-    return f"{len(paths):,} hidden {' or '.join(nouns)}"
+def _counted(dotted: Sequence[str]) -> str:
+    """`1 hidden file and 2 hidden folders with documents in them`."""
+    num_folders = sum(path.endswith(os.sep) for path in dotted)
+    num_files = len(dotted) - num_folders
+    counts = []
+    if num_files:
+        counts.append(f"{num_files:,} hidden file{'s' * (num_files > 1)}")
+    if num_folders == 1:
+        counts.append("1 hidden folder with documents in it")
+    elif num_folders:
+        counts.append(f"{num_folders:,} hidden folders with documents in them")
+    return " and ".join(counts)
 
 
 def _some(paths: Sequence[str]) -> str:
-    names = [shown(path) for path in paths[:3]]
+    names = [
+        shown(path.removesuffix(os.sep)) + os.sep * path.endswith(os.sep) for path in paths[:3]
+    ]
     return ", ".join(names) + (", ..." if len(paths) > 3 else "")
+
+
+def _real(path: str) -> str:
+    """Of a folder, where a link leads: what is in it may be read by another name."""
+    return os.path.realpath(path) if path.endswith(os.sep) else _identity(path)
 
 
 def _identity(path: str) -> str:
@@ -287,41 +327,68 @@ def _chosen(
     """(path, real path, is a folder) of what a walk reads of a folder with that real path."""
     if folder != hidden.folder and any(entry.name == _STATE for entry in entries):
         hidden.elsewhere |= hidden.written(folder)
-    names = {entry.name for entry in entries}
+    names = {entry.name for entry in entries} if hidden.left is not None else set()
     for entry in entries:
         real = os.path.join(folder, entry.name)
-        if real in hidden.files:
+        if real in hidden.files or real == hidden.folder:
             continue
-        if entry.name.startswith("."):
-            if entry.path not in hidden.named and real != hidden.folder:
-                hidden.unseen += _missed(entry, names)
-        elif real in hidden.elsewhere:
-            if _has_document_ending(entry.name):
-                hidden.outputs.append(entry.path)
-        elif _has_document_ending(entry.name):
-            yield entry.path, real, False
-        elif entry.is_dir(follow_symlinks=False):
-            if real != hidden.folder:
-                yield entry.path, real, True
-        elif os.path.isdir(entry.path):
-            hidden.links.append(entry.path)
-        else:
-            hidden.others.append(entry.path)
+        if not entry.name.startswith(".") and real not in hidden.elsewhere:
+            is_document = _has_document_ending(entry.name)
+            if is_document or entry.is_dir(follow_symlinks=False):
+                yield entry.path, real, not is_document
+                continue
+        if hidden.left is not None:
+            _leave(entry, hidden.left, names, is_output=real in hidden.elsewhere)
 
 
-def _missed(entry: os.DirEntry[str], names: Container[str]) -> Iterator[str]:
-    """What a person may miss of a hidden entry of a folder, which has these names: its path, with
-    a slash where it is a folder. It is not looked into."""
-    if os.path.isdir(entry.path):
-        # Elsewhere than in OUT, other runs may have written into a hidden folder.
-        is_runs = entry.name == _STATE or os.path.lexists(os.path.join(entry.path, _STATE))
-        if not is_runs and entry.name not in _NO_ONES:
-            yield entry.path + os.sep
+def _leave(
+    entry: os.DirEntry[str], left: _LeftOut, names: Container[str], *, is_output: bool
+) -> None:
+    """Notes what a walk did not take from a folder, which has these names."""
+    if is_output:
+        if _has_document_ending(entry.name):
+            left.outputs.append(entry.path)
+    elif entry.name.startswith("."):
+        if left.dotted is not None and _is_missed(entry, names):
+            left.dotted.append(entry.path + os.sep * _is_folder(entry))
+    elif _is_folder(entry):
+        left.links.append(entry.path)
+    else:
+        left.others.append(entry.path)
+
+
+def _is_missed(entry: os.DirEntry[str], names: Container[str]) -> bool:
+    """Whether a person may miss a hidden entry of a folder that has these names."""
     # A Mac keeps what it knows of `scan.pdf` as `._scan.pdf` beside it, on other systems' disks.
-    elif _has_document_ending(entry.name):
-        is_of_another = entry.name.startswith("._") and entry.name[2:] in names
-        if not is_of_another:
-            yield entry.path
+    if entry.name.startswith("._") and entry.name[2:] in names:
+        return False
+    if not _is_folder(entry):
+        return _has_document_ending(entry.name)
+    if entry.name.startswith(_TRASH) or entry.name in _PROGRAMS_OWN or entry.name == _STATE:
+        return False
+    # Elsewhere than in OUT, other runs may have written into a hidden folder.
+    return _holds_document(entry.path) and not os.path.lexists(os.path.join(entry.path, _STATE))
+
+
+def _holds_document(folder: str) -> bool:
+    """By the ending; no deeper, since most hidden folders are a program's own, and large."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                _has_document_ending(entry.name)
+                and not entry.name.startswith(".")
+                and not _is_folder(entry)
+                for entry in entries
+            )
+    except OSError:
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also a link to one. Asks the disk about links alone: the folder's list tells of the rest."""
+    if entry.is_symlink():
+        return os.path.isdir(entry.path)
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _glob(pattern: str, hidden: _Hidden) -> tuple[str, list[str]]:
@@ -346,7 +413,9 @@ def _deep_glob(pattern: str, at: int, hidden: _Hidden) -> Iterator[str]:
     """Documents that match a pattern whose first `**` stands at `at`: found by walks, which follow
     no link to a folder. Python's own `**` follows them, round and round."""
     above, below = pattern[:at], [part for part in pattern[at:].split("/") if part]
-    inside = replace(hidden, others=[], unseen=[])  # no pattern here asks for them
+    inside = replace(hidden)
+    if hidden.left is not None:  # no pattern here asks for other files, nor for hidden ones
+        inside.left = replace(hidden.left, others=[], dotted=None)
     for folder in glob.glob(above) if glob.has_magic(above) else [above or "."]:
         folder = os.path.abspath(folder)
         for path in _walk(folder, inside) if os.path.isdir(folder) else ():

@@ -27,7 +27,7 @@ from typing import Any
 from ocr2cli.document.urls import connect, without_password
 from ocr2cli.errors import OutputError, PageFault, UsageError
 from ocr2cli.home import user_folder
-from ocr2cli.output.names import as_utf8, document_digest
+from ocr2cli.output.names import document_digest
 from ocr2cli.pipeline.durable import atomic_write
 from ocr2cli.printing import printable
 
@@ -50,10 +50,12 @@ Stop = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One document's files: relative path -> SHA-256 of the local file. picture_folders: what lies
-    in them and is none of the files is a figure that the document lost."""
+    """One document's files: relative path -> SHA-256 of the local file. name: the document's, as
+    the summary has it; picture_folders: what lies in them and is none of the files is a figure
+    that the document lost."""
 
     document: str
+    name: str
     files: Mapping[str, str]
     picture_folders: frozenset[str]
 
@@ -93,18 +95,23 @@ class Bucket:
 
     @property
     def faults(self) -> list[tuple[str, str]]:
-        """Documents that could not be put there, with the reason; the run went on."""
+        """Names of documents that could not be put there, with the reason; the run went on."""
         return self._faults
 
     def offer(
-        self, document: str, files: Mapping[str, str], picture_folders: Collection[str] = ()
+        self,
+        document: str,
+        name: str,
+        files: Mapping[str, str],
+        picture_folders: Collection[str] = (),
     ) -> None:
         """Upload a finished document's files, or those of them that are not there yet.
 
+        document: its id; name: what a fault calls it.
         Waits while too many uploads are under way.
         Raises: OutputError when an earlier upload failed for good.
         """
-        task = _Task(document, dict(files), frozenset(picture_folders))
+        task = _Task(document, name, dict(files), frozenset(picture_folders))
         while len(self._pending) >= _MAX_PENDING or (self._pending and self._pending[0].done()):
             self._take()
         self._pending.append(self._pool.submit(self._upload, task))
@@ -153,7 +160,7 @@ class Bucket:
         for name in task.files:
             if len(self._path(name).encode()) > _MAX_KEY_BYTES:
                 reason = f"{self._shown(name)} has more than {_MAX_KEY_BYTES:,} bytes: rename it"
-                self._faults.append((as_utf8(task.document), reason))
+                self._faults.append((task.name, reason))
                 return 0
         notes = self._notes / f"{document_digest(task.document)}.json"
         known = _read_notes(notes, self.url)

@@ -40,9 +40,9 @@ logger = logging.getLogger("ocr2")
 
 SUMMARY_PATH = f"{STATE}/summary.json"
 
-# Told of a document whose files are in place: its id, relative path -> SHA-256, and the folders
-# of which it holds all pictures that are still its own.
-OnDocument = Callable[[str, Mapping[str, str], Collection[str]], None]
+# Told of a document whose files are in place: its id, its name in JSON, relative path -> SHA-256,
+# and the folders of which it holds all pictures that are still its own.
+OnDocument = Callable[[str, str, Mapping[str, str], Collection[str]], None]
 
 
 class Writer:
@@ -204,10 +204,11 @@ class Writer:
                 )
             assembly.publish()
             self.summary.documents_written += 1
+            fields = {"document": output_name(assembly.id), "pages": assembly.num_pages}
             logger.info(
                 "%s: written, %d page%s", printable(assembly.id), assembly.num_pages,
                 "" if assembly.num_pages == 1 else "s",
-                extra={"fields": {"document": assembly.id, "pages": assembly.num_pages}},
+                extra={"fields": fields},
             )  # fmt: skip
         finally:
             assembly.drop()
@@ -221,7 +222,7 @@ class Writer:
 
     def _tell(self, assembly: Assembly) -> None:
         if self._on_document is not None:
-            self._on_document(assembly.id, *assembly.published())
+            self._on_document(assembly.id, output_name(assembly.id), *assembly.published())
 
     def _claim(self, assembly: Assembly) -> None:
         """Two documents of a run never write one file, even where `a_det.mmd` meets `a_det`, or
@@ -244,7 +245,8 @@ class Writer:
             return
         sha256 = write_index(self._folder, self._inputs, self._settings.min_confidence)
         if sha256 and self._on_document is not None:
-            self._on_document(f"/{INDEX}", {INDEX: sha256}, ())  # no document has such a name
+            name = f"/{INDEX}"  # no document has it
+            self._on_document(name, name, {INDEX: sha256}, ())
 
     def finish(self) -> None:
         """Assembles what is complete: the last documents that `on_document` is told of.

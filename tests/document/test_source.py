@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,15 +151,20 @@ def test_links_to_folders_are_named_as_what_they_are(tmp_path: Path, make_pdf: M
 
 
 def test_hidden_files_and_folders_are_left_out_with_a_line(
-    tmp_path: Path, make_pdf: MakePdf
+    tmp_path: Path, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.pdf", ".h.pdf", "d/.dir/q.pdf", "d/.dir/r.pdf", "d/b.pdf"):
         make_pdf(f"in/{name}")
     said: list[str] = []
     assert _ids(find_sources([str(tmp_path / "in")], tell=said.append)) == ["a", "d/b"]
     (line,) = said
-    assert "2 hidden files or folders were left out; name them as inputs to read them" in line
-    assert ".h.pdf" in line and "d/.dir" in line and "q.pdf" not in line
+    told = "1 hidden file and 1 hidden folder with documents in it were left out; "
+    assert f"{told}name them as inputs to read them" in line
+    assert ".h.pdf" in line and "d/.dir/)" in line and "q.pdf" not in line
+    said.clear()
+    monkeypatch.chdir(tmp_path)
+    find_sources(["in"], tell=said.append)
+    assert said[0].endswith("(in/.h.pdf, in/d/.dir/)")
 
     said.clear()
     named = [str(tmp_path / name) for name in ("in", "in/.h.pdf", "in/d/.dir")]
@@ -170,16 +176,14 @@ def test_a_folder_that_holds_hidden_documents_alone_says_so(
     tmp_path: Path, make_pdf: MakePdf
 ) -> None:
     make_pdf("in/.h.pdf")
-    make_pdf("in2/.d/.e/a.pdf")
+    make_pdf("in2/.d/a.pdf")
     said: list[str] = []
-    given = [str(tmp_path / name) for name in ("in", "in2", "in2/.d")]
-    assert find_sources(given[:2], tell=said.append) == []
+    given = [str(tmp_path / name) for name in ("in", "in2")]
+    assert find_sources(given, tell=said.append) == []
     file, folder = said
-    assert "holds no other document: 1 hidden file was left out; name it as an input" in file
-    assert "holds no other document: 1 hidden folder was left out; name it as an input" in folder
-    said.clear()
-    assert find_sources(given[2:], tell=said.append) == []
-    assert len(said) == 1 and "1 hidden folder was left out" in said[0]
+    assert "in holds no document but hidden ones: 1 hidden file was left out; name it" in file
+    told = "in2 holds no document but hidden ones: 1 hidden folder with documents in it was left"
+    assert told in folder
 
 
 def test_hidden_things_that_are_no_documents_are_worth_no_line(
@@ -187,10 +191,16 @@ def test_hidden_things_that_are_no_documents_are_worth_no_line(
 ) -> None:
     """ocr2's own folders, other programs' and what a Mac keeps of each file beside it."""
     make_pdf("in/a.pdf")
-    for name in (".DS_Store", "._a.pdf", ".git/x.pdf", ".ocr2/x.pdf", ".earlier/.ocr2/x.pdf"):
+    names = (
+        ".DS_Store", "._a.pdf", ".ocr2/x.pdf", ".earlier/.ocr2/x", ".earlier/x.pdf",
+        ".git/HEAD", ".venv/lib/x.png", ".Spotlight-V100/x", ".stfolder/.x.pdf", ".app/x.pdf/x",
+        ".Trash-1000/x.pdf", ".Trashes/x.pdf", ".AppleDouble/a.pdf", ".thumbnails/1.jpg",
+    )  # fmt: skip
+    for name in names:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
+    (tmp_path / "in/.loop").symlink_to(tmp_path / "in/.loop")
     make_pdf("in/.out/b.pdf")
     said: list[str] = []
     given, out = [str(tmp_path / "in")], tmp_path / "in/.out"
@@ -199,6 +209,55 @@ def test_hidden_things_that_are_no_documents_are_worth_no_line(
     make_pdf("in/._b.pdf")  # of no other file
     assert _ids(find_sources(given, out=out, tell=said.append)) == ["a"]
     assert "1 hidden file was left out" in said[0]
+
+
+def test_a_hidden_folder_of_which_the_run_reads_or_writes_is_not_told_as_left_out(
+    tmp_path: Path, make_pdf: MakePdf
+) -> None:
+    for name in ("in/a.pdf", "in/.d/x.pdf", "in/.d/y.pdf", "in/.d/e/z.pdf"):
+        make_pdf(name)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "in/.latest").symlink_to(tmp_path / "in")
+    folder = str(tmp_path / "in")
+    said: list[str] = []
+    for more in ("in/.d/x.pdf", "in/.d/e/z.pdf", "in/.[d]/*.pdf", "link/.d", "link/.d/e"):
+        find_sources([folder, str(tmp_path / more)], tell=said.append)
+        assert said == [], more
+    find_sources([folder], out=tmp_path / "in/.d/out", tell=said.append)
+    find_sources([str(tmp_path / "link")], out=tmp_path / "link/.d/out", tell=said.append)
+    assert said == []
+    find_sources([folder], out=tmp_path / "in/.d2", tell=said.append)
+    assert "in/.d/)" in said[0]
+
+
+def test_hidden_files_that_runs_wrote_are_told_as_that(tmp_path: Path, make_pdf: MakePdf) -> None:
+    made = {str(make_pdf(f"o/{name}")) for name in (".h.ocr.pdf", ".d/x.ocr.pdf", ".d/e/y.ocr.pdf")}
+    (tmp_path / "o/.ocr2").mkdir()
+    find = partial(find_sources, [str(tmp_path)], written=lambda out: frozenset(made))
+    said: list[str] = []
+    assert find(tell=said.append) == []
+    (line,) = said
+    assert "1 file was left out, which runs of ocr2 wrote there" in line and ".h.ocr.pdf" in line
+
+
+def test_a_walk_asks_the_disk_about_no_ordinary_file(
+    tmp_path: Path, make_pdf: MakePdf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.pdf", "._a.pdf", ".h.pdf", ".DS_Store", "notes.txt", ".d/x.pdf"):
+        make_pdf(f"in/{name}")
+    asked: list[str] = []
+    real = os.path.isdir
+    monkeypatch.setattr(os.path, "isdir", lambda path: asked.append(path) or real(path))
+    said: list[str] = []
+    assert _ids(find_sources([str(tmp_path / "in")], tell=said.append)) == ["a"]
+    assert asked == [str(tmp_path / "in")] and len(said) == 2
+    # Where nobody is told, no hidden folder is looked into.
+    looked: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or scan(path))
+    find_sources([str(tmp_path / "in")])
+    find_sources([str(tmp_path / "in/**")], tell=said.append)
+    assert set(looked) == {str(tmp_path / "in")} and len(said) == 2
 
 
 def test_a_tree_deeper_than_pythons_stack_is_walked_in_order(

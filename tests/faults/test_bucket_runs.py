@@ -342,7 +342,7 @@ def test_a_fault_of_the_network_is_tried_again_and_the_object_is_whole(
 ) -> None:
     flaky = Flaky(monkeypatch, 3, kind)
     bucket = Bucket("memory://out", staged)
-    bucket.offer("a", FILES, PICTURES)
+    bucket.offer("a", "a", FILES, PICTURES)
     bucket.close()
     assert bucket.num_uploaded == 2 and len(flaky.order) == 5
     assert memory.cat_file("/out/a.md") == b"text"
@@ -367,7 +367,7 @@ def test_what_is_read_back_is_read_piece_by_piece_also_where_md5_is_no_secure_di
     monkeypatch.setattr(hashlib, "md5", md5)
     monkeypatch.setattr(type(memory), "cat_file", cat_file)
     bucket = Bucket("memory://out", staged)
-    bucket.offer("a", FILES, PICTURES)
+    bucket.offer("a", "a", FILES, PICTURES)
     bucket.close()
     assert bucket.num_uploaded == 2
 
@@ -377,7 +377,7 @@ def test_an_upload_that_is_refused_ends_the_run_at_once(
 ) -> None:
     flaky = Flaky(monkeypatch, 99, "refuse")
     bucket = Bucket("memory://out", staged)
-    bucket.offer("a", FILES)
+    bucket.offer("a", "a", FILES)
     with pytest.raises(OutputError, match="finished pages are kept"):
         bucket.close()
     assert len(flaky.order) == 1
@@ -452,7 +452,7 @@ def test_a_summary_that_cannot_be_uploaded_is_told_of_and_the_run_is_what_it_was
 
 def offered(staged: Path, document: str, files: dict[str, str], pictures: Any = PICTURES) -> None:
     bucket = Bucket("memory://out", staged)
-    bucket.offer(document, files, pictures)
+    bucket.offer(document, document, files, pictures)
     bucket.close()
 
 
@@ -475,7 +475,7 @@ def test_what_went_to_one_url_is_not_taken_for_this_ones_and_removed_there(
     offered(staged, "a", FILES)
     memory.pipe_file("/out/other/a.images/0001-1.png", b"somebody's")
     bucket = Bucket("memory://out/other", staged)
-    bucket.offer("a", {"a.md": "3"}, PICTURES)
+    bucket.offer("a", "a", {"a.md": "3"}, PICTURES)
     bucket.close()
     assert memory.exists("/out/other/a.images/0001-1.png")
 
@@ -502,7 +502,7 @@ def test_a_second_stop_gives_up_uploads_under_way(
     monkeypatch.setattr("ocr2cli.output.bucket._FIRST_PAUSE_S", 5.0)
     stops = [0]
     bucket = Bucket("memory://out", staged, stop=lambda: stops[0])
-    bucket.offer("a", FILES)
+    bucket.offer("a", "a", FILES)
     stops[0] = 2
     started = time.monotonic()
     bucket.close()

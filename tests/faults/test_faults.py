@@ -513,3 +513,20 @@ def test_verbose_runs_say_more_in_json_too(inputs, tmp_path, run) -> None:
     pages = [row for row in rows if "page" in row]
     assert len(pages) == 9
     assert all(row["status"] == "ok" and row["level"] == "debug" for row in pages)
+
+
+def test_a_log_in_json_names_documents_as_their_files_are_named(tmp_path, run) -> None:
+    names = ["n" * 240, "latin1-\udcff", "\u00e4"]
+    data = write_pdf(tmp_path / "plain.pdf", 1).read_bytes()
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / f"{name}.pdf").write_bytes(data)
+    # In the C locale without UTF-8 the name in hand has two lone surrogates for the accent.
+    variables = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    stderr = run(tmp_path / "in", "-o", tmp_path / "out", "-vv", "--log-format", "json",
+                 env=variables).stderr  # fmt: skip
+    rows = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    stems = {path.stem for path in (tmp_path / "out").glob("*.md")}
+    assert len(stems) == 3 and names[0] not in stems
+    assert {row["document"] for row in rows if "pages" in row} == stems
+    assert {row["document"] for row in rows if "page" in row} == stems

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from page_factory import failed, figure_page, job, page, write, writer
 
 from ocr2cli.errors import ExitCode, OutputError
+from ocr2cli.output.bucket import Bucket
 from ocr2cli.output.canonical import canonical_tree
 from ocr2cli.output.folder import STATE, OutFolder
 from ocr2cli.output.formats import FORMATS
@@ -127,6 +128,20 @@ def test_a_fault_names_its_document_exactly_to_a_program_and_on_one_line_to_peop
     summary = write(tmp_path, page("a\nb")).summary
     assert [row["document"] for row in summary.to_json()["document_errors"]] == ["a\nb"]
     assert "  a\\nb: " in summary.to_text()
+
+
+def test_an_upload_that_fails_names_its_document_as_its_files_are_named(tmp_path: Path) -> None:
+    bucket = Bucket("memory://ocr2-hostile/out", tmp_path)
+    one = writer(tmp_path, "md")
+    one._on_document = bucket.offer
+    document = "/".join([".ocr2", *["x" * 240] * 6])
+    one.expect(job(document))
+    one.add(page(document))
+    one.close()
+    bucket.close()
+    ((name, why),) = bucket.faults
+    assert "1,024 bytes" in why
+    assert (tmp_path / f"{name}.md").is_file() and name.startswith(".ocr2~/")
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "\u6f22" * 85, os.fsdecode(b"\xff" * 251)])

@@ -112,14 +112,14 @@ def test_no_list_takes_the_place_of_an_input(tmp_path: Path) -> None:
 def test_a_bucket_gets_the_list_too(tmp_path: Path) -> None:
     offered: dict[str, dict[str, str]] = {}
     one = writer(tmp_path, "html")
-    one._on_document = lambda name, files, folders: offered.update({name: dict(files)})
+    one._on_document = lambda document, name, files, _: offered.update({name: dict(files)})
     for name in ("a", "b"):
         one.expect(job(name))
         one.add(page(name))
     one.close()
     bucket = Bucket("memory://ocr2-index/out", tmp_path)
     for name, files in offered.items():
-        bucket.offer(name, files)
+        bucket.offer(name, name, files)
     bucket.close()
     assert bucket.faults == [] and bucket.num_uploaded == 3
     assert bucket._system.exists("/ocr2-index/out/index.html")

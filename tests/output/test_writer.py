@@ -30,7 +30,10 @@ def test_who_is_told_of_a_document_hears_where_its_pictures_lie_also_when_nothin
 ) -> None:
     heard: list[tuple[str, list[str], list[str]]] = []
 
-    def told(document: str, files: Mapping[str, str], pictures: Collection[str]) -> None:
+    def told(
+        document: str, name: str, files: Mapping[str, str], pictures: Collection[str]
+    ) -> None:
+        assert name == document
         heard.append((document, sorted(files), sorted(pictures)))
 
     for formats in (("md", "mmd"), ("md", "mmd"), ("html",)):
