@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ocr2cli.config import RasterConfig
 from ocr2cli.document.files import ENDINGS, shown
+from ocr2cli.document.left_out import LeftOut, Tell, tell_of
 from ocr2cli.document.listing import Listing, list_documents
 from ocr2cli.document.naming import common_root, document_ids
 from ocr2cli.document.page_ranges import PageSelection, parse_pages, shortened
@@ -24,8 +25,6 @@ from ocr2cli.document.urls import is_url, list_url, local_path, name_of
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import PageError, PageJob, PageKey
 
-# Told one line, for people.
-Tell = Callable[[str], object]
 # An output folder's real path -> real paths of the files that runs wrote into it.
 Written = Callable[[str], frozenset[str]]
 
@@ -40,22 +39,6 @@ _DOTTED = re.compile(r"/\.[^/]*")
 
 
 @dataclass(slots=True)
-class _LeftOut:
-    """Paths that one input's walk did not read. others: files left out for their ending; links:
-    those to folders; outputs: documents that are among `_Hidden.elsewhere`; dotted: hidden files
-    with a document's ending, and hidden folders with such files in them, which end in a slash;
-    None where nobody asks for these."""
-
-    others: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    dotted: list[str] | None = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.others or self.links or self.outputs or self.dotted)
-
-
-@dataclass(slots=True)
 class _Hidden:
     """What a walk leaves out. folder: OUT's real path, or ""; files: what runs wrote into it, for
     a walk that begins in OUT or below; written: tells that of another folder, and elsewhere is what
@@ -65,7 +48,7 @@ class _Hidden:
     files: frozenset[str]
     written: Written
     elsewhere: set[str] = field(default_factory=set)
-    left: _LeftOut | None = None
+    left: LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +122,11 @@ def find_sources(
     own = os.path.realpath(out) if out is not None else ""
     hidden = _Hidden(own, written(own) if own else frozenset(), written)
     seen: set[str] = set()
-    walks: list[tuple[str, bool, _LeftOut]] = []
+    walks: list[tuple[str, bool, LeftOut]] = []
     paths: list[str] = []
     roots: list[str] = []
     for given in inputs:
-        hidden.left = left = None if tell is None else _LeftOut()
+        hidden.left = left = None if tell is None else LeftOut()
         root, found = _expand(local_path(given), hidden, out_url)
         roots.append(root)
         found = list(found)
@@ -160,7 +143,7 @@ def find_sources(
         not_missed = _not_missed(inputs, seen, hidden) if is_any else set()
         for root, has_documents, left in walks:
             dotted = [path for path in left.dotted or () if _real(path) not in not_missed]
-            _tell_of(root, replace(left, dotted=dotted), tell, has_documents=has_documents)
+            tell_of(root, replace(left, dotted=dotted), tell, has_documents=has_documents)
     names = [name_of(path) if is_url(path) else path for path in paths]
     ids = document_ids(names, common_root(roots))
     return [Source(*pair) for pair in zip(ids, paths, strict=True)]
@@ -175,57 +158,6 @@ def _not_missed(inputs: Sequence[str], seen: Set[str], hidden: _Hidden) -> set[s
     paths = itertools.chain(real, seen, hidden.files, hidden.elsewhere, (hidden.folder,))
     above = {path[: part.end()] for path in paths for part in _DOTTED.finditer(path)}
     return real | folders | above
-
-
-def _tell_of(root: str, left: _LeftOut, tell: Tell, *, has_documents: bool) -> None:
-    """An unmounted disk is an empty folder; a scan without an ending is no document to a walk."""
-    others, links, outputs, dotted = left.others, left.links, left.outputs, left.dotted
-    if others:
-        files = "1 file was" if len(others) == 1 else f"{len(others):,} files were"
-        tell(f"{shown(root)}: {files} left out, by the ending no document ({_some(others)})")
-    if links:
-        is_one = len(links) == 1
-        were = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
-        name = "name it as an input" if is_one else "name them as inputs"
-        tell(f"{shown(root)}: {were} not followed; {name} to read it all ({_some(links)})")
-    if outputs:
-        is_one = len(outputs) == 1
-        were = "1 file was" if is_one else f"{len(outputs):,} files were"
-        name = "name it as an input" if is_one else "name them as inputs"
-        tell(
-            f"{shown(root)}: {were} left out, which runs of ocr2 wrote there; {name} to read "
-            f"{'it' if is_one else 'them'} all the same ({_some(outputs)})"
-        )
-    is_empty = not (others or links or outputs or has_documents)
-    if dotted:
-        is_one = len(dotted) == 1
-        were = "was" if is_one else "were"
-        name = "name it as an input to read it" if is_one else "name them as inputs to read them"
-        empty = " holds no document but hidden ones" if is_empty else ""
-        tell(f"{shown(root)}{empty}: {_counted(dotted)} {were} left out; {name} ({_some(dotted)})")
-    elif is_empty:
-        tell(f"{shown(root)} holds no document")
-
-
-def _counted(dotted: Sequence[str]) -> str:
-    """`1 hidden file and 2 hidden folders with documents in them`."""
-    num_folders = sum(path.endswith(os.sep) for path in dotted)
-    num_files = len(dotted) - num_folders
-    counts = []
-    if num_files:
-        counts.append(f"{num_files:,} hidden file{'s' * (num_files > 1)}")
-    if num_folders == 1:
-        counts.append("1 hidden folder with documents in it")
-    elif num_folders:
-        counts.append(f"{num_folders:,} hidden folders with documents in them")
-    return " and ".join(counts)
-
-
-def _some(paths: Sequence[str]) -> str:
-    names = [
-        shown(path.removesuffix(os.sep)) + os.sep * path.endswith(os.sep) for path in paths[:3]
-    ]
-    return ", ".join(names) + (", ..." if len(paths) > 3 else "")
 
 
 def _real(path: str) -> str:
@@ -342,7 +274,7 @@ def _chosen(
 
 
 def _leave(
-    entry: os.DirEntry[str], left: _LeftOut, names: Container[str], *, is_output: bool
+    entry: os.DirEntry[str], left: LeftOut, names: Container[str], *, is_output: bool
 ) -> None:
     """Notes what a walk did not take from a folder, which has these names."""
     if is_output:
