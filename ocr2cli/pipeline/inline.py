@@ -119,10 +119,11 @@ class _Seat:
         """Run the worker until it takes, emits or ends."""
         started = time.monotonic()
         if self._thread is None:
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._main, name=f"ocr2-{self.stage.name}", daemon=True
             )
-            self._thread.start()
+            thread.start()  # where there can be no further thread, none is to be joined
+            self._thread = thread
         self._turn.give()
         self.busy_s += time.monotonic() - started
 
@@ -327,8 +328,12 @@ class _Runner:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            while self._suspects:
-                self._ledger.drop(self._suspects.popleft())
+            # A page waits before the first stage while that is loaded: the stop may come then.
+            first = self._seats[0].queue
+            for ticket in [*self._suspects, *(ticket for ticket, _ in first)]:
+                self._ledger.drop(ticket)
+            self._suspects.clear()
+            first.clear()
         return self._options.stop() >= 2 or now >= self._drain_until
 
     def _close_gently(self) -> None:

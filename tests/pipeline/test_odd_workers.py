@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from toys import OddMaker, Recipe, RollingMaker, broken_job, jobs, stage
+from toys import OddMaker, Recipe, RollingMaker, ToyWorker, broken_job, jobs, stage
 
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageJob, PageResult, Status
@@ -208,6 +210,33 @@ def test_in_one_process_a_stage_that_no_page_comes_to_is_never_loaded(tmp_path: 
     later = Recipe("b", load_misdeed="flag", log=str(flag), is_last=True)
     stages = [stage(Recipe("a", early=frozenset({0, 1}))), stage(later)]
     assert len(list(inline.run(stages, jobs(2)))) == 2 and not flag.exists()
+
+
+def test_in_one_process_a_stop_while_the_first_stage_is_loaded_begins_no_page() -> None:
+    """Its page has waited meanwhile; reading it would load the other stages too."""
+    stop, made = StopRequests(), []
+
+    def make(name: str) -> ToyWorker:
+        made.append(name)
+        stop.request()
+        return ToyWorker(Recipe(name, is_last=name == "b"))
+
+    status = RunStatus()
+    options = RunnerOptions(stop=stop, drain_s=1000.0, status=status)
+    stages = [Stage(name, partial(make, name)) for name in "ab"]
+    assert list(inline.run(stages, jobs(3), options=options)) == []
+    assert made == ["a"] and status.is_interrupted
+
+
+def test_in_one_process_a_thread_that_cannot_be_started_is_what_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(inline.run([stage(Recipe("a", is_last=True))], jobs(1)))
 
 
 @pytest.mark.parametrize(
