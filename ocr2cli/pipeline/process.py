@@ -52,6 +52,8 @@ class WorkerProcess:
     company: who alone may be given to it while it holds any of them; None: anybody.
     quiet_since: when it last emitted, or first held something after that; while it loads, when it
     was last seen to make progress; moved on by `excuse`.
+    is_timed_out: killed for its silence; has_stalled: that was while it loaded, though what it had
+    written by then may say that it is ready.
     """
 
     def __init__(self, stage: Stage, stage_index: int, slot: int) -> None:
@@ -63,7 +65,7 @@ class WorkerProcess:
         self.taken: set[int] = set()
         self.num_sent = 0
         self.company: Company | None = None
-        self.is_timed_out = False
+        self.is_timed_out = self.has_stalled = False
         self.failure: Failure | None = None
         self.quiet_since = self.busy_since = self.started = time.monotonic()
         self._felt_at, self._felt = 0.0, ""

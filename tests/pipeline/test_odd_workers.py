@@ -300,7 +300,7 @@ def test_a_worker_that_the_system_does_not_start_is_told_in_one_line(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(local, "WorkerProcess", refused)
-    words = "the a worker could not be started: Resource temporarily unavailable; use fewer"
+    words = "the a worker could not be started: Resource temporarily unavailable; free some"
     with pytest.raises(EngineError, match=words):
         list(local.run([stage(Recipe("a", is_last=True))], jobs(1)))
 

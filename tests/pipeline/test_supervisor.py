@@ -44,7 +44,7 @@ def make() -> Iterator[Make]:
             busy_since=0.0, quiet_since=0.0, up_fd=99_998, down_fd=99_999, bury=lambda: 3,
             has_exited=lambda: True, started=0.0,
             **{
-                "phase": Phase.READY, "failure": None, "is_timed_out": False,
+                "phase": Phase.READY, "failure": None, "is_timed_out": False, "has_stalled": False,
                 "read": lambda: ([], True), **facts,
             },
         )  # fmt: skip
@@ -88,6 +88,22 @@ def test_a_page_that_is_given_up_is_a_result_and_the_others_go_on(make: Make) ->
     assert result.error and result.error.code == "timeout"
     assert [ticket.serial for ticket in one._stages[0].waiting] == [1, 3, 4, 5]
     assert one._stages[1].num_deadly_pages == 1, "it is known which one it was"
+
+
+def test_a_worker_that_was_killed_while_it_stood_still_is_told_so_though_it_was_ready_by_then(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, worker = make(
+        num_held=0, phase=Phase.LOADING, is_timed_out=True, has_stalled=True,
+        read=lambda: ([Frame(Kind.READY, 0, bytearray())], True),
+    )  # fmt: skip
+    worker.stage = one._stages[1].stage = stage(Recipe("b"), timeout_s=600.0)
+    one._stages[1].was_ready = False
+    one._bury(worker)
+    assert one._stages[1].was_ready and one._fatal is None
+    assert caplog.messages == [
+        "the b worker made no progress for 600 s while loading and was killed; it held no page"
+    ]
 
 
 def test_in_a_drain_pages_of_a_dead_worker_are_left_to_the_next_run(make: Make) -> None:
@@ -166,4 +182,4 @@ def test_a_worker_that_loads_is_killed_only_where_it_stands_still_for_its_limit(
     worker.stage = one._stages[1].stage = stage(Recipe("b"), timeout_s=timeout_s)
     one._kill_if_silent(worker)
     assert killed == [True] * is_killed
-    assert worker.is_timed_out is is_killed
+    assert worker.is_timed_out is worker.has_stalled is is_killed
