@@ -16,7 +16,7 @@ from typing import Any
 
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageJob, PageKey, PageResult
-from ocr2cli.pipeline.failure import describe, tell_death
+from ocr2cli.pipeline.failure import MAX_UNBLAMED_DEATHS, describe, tell_death
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage, Worker
@@ -97,6 +97,7 @@ class _Seat:
         self.is_loaded = False
         self.num_emitted = 0
         self.num_deaths = 0
+        self.num_unblamed_deaths = 0
         self.busy_s = 0.0
         self._turn = _Turn()
         self._thread: threading.Thread | None = None
@@ -128,7 +129,9 @@ class _Seat:
         self.busy_s += time.monotonic() - started
 
     def reset(self) -> None:
-        """Forget a worker that died; the next `resume` makes a new one."""
+        """Forget a worker that died; the next `resume` makes a new one, for what is in the queue
+        too."""
+        self.num_unblamed_deaths += not self.held
         self.held.clear()
         self.error, self._thread, self._turn = None, None, _Turn()
         self.num_wanted, self.must_wait, self.is_loaded = 1, True, False
@@ -164,6 +167,7 @@ class _Seat:
             raise RuntimeError(f"the worker emitted {item.key}, which it does not hold")
         self.emitted.append((self.held.pop(item.key), item))
         self.num_emitted += 1
+        self.num_unblamed_deaths = 0
         self._turn.hand_back()
 
     def _main(self) -> None:
@@ -299,8 +303,6 @@ class _Runner:
         self._fatal = failure.run_error(seat.stage.name)
         if self._fatal:
             return
-        # Its inbox is empty: a worker runs only after it has taken what it was given.
-        assert not seat.queue
         held = list(seat.held.values())
         fault = failure.page_error(seat.stage.name)
         seat.reset()
@@ -312,6 +314,12 @@ class _Runner:
             else:
                 self._suspects.append(ticket)
                 num_again += 1
+        if seat.num_unblamed_deaths > MAX_UNBLAMED_DEATHS:
+            self._fatal = EngineError(
+                f"giving up: {seat.num_deaths} {seat.stage.name} workers have died; the last time "
+                f"{fault.message}. If that was for want of memory, {seat.stage.remedy}"
+            )
+            return
         tell_death(fault, seat.num_deaths, num_held=len(held), num_again=num_again)
 
     # -- the end

@@ -35,6 +35,9 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _SPINS = "1000"
 # How often it is looked at whether a worker that loads makes progress.
 _FEEL_EVERY_S = 1.0
+# At most so much of the time between two looks counts: in a container that was frozen for longer
+# the worker was frozen too.
+_MAX_LOOK_S = 3.0
 
 
 class Phase(Enum):
@@ -131,6 +134,9 @@ class WorkerProcess:
         now = time.monotonic()
         if now - self._felt_at < min(_FEEL_EVERY_S, limit_s / 4):
             return False
+        if now - self._felt_at > _MAX_LOOK_S:
+            # No further than now: `excuse` may have moved it for the same time.
+            self.quiet_since = min(now, self.quiet_since + now - self._felt_at - _MAX_LOOK_S)
         self._felt_at = now
         felt = pulse(self.pid)
         if felt is None or felt != self._felt:

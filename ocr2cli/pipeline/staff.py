@@ -11,6 +11,7 @@ from collections import deque
 
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError
+from ocr2cli.pipeline.failure import MAX_UNBLAMED_DEATHS
 from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.options import StageStatus
 from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
@@ -23,8 +24,6 @@ logger = logging.getLogger("ocr2")
 LOADING_SILENCE_S = 60.0
 # After which somebody who waits is told what for.
 _SLOW_LOADING_S = 60.0
-# A worker that dies with no page to blame is replaced this often in a row.
-_MAX_UNBLAMED_DEATHS = 10
 # A worker that dies without a word while it is loading may have been killed by chance, and others
 # with it; one that was started after that, with none of its stage ever ready, was not.
 _MAX_MUTE_DEATHS = 2
@@ -202,7 +201,7 @@ class Staff:
             self.num_unsettled_deaths >= hopeless_after
             or self.num_deadly_pages >= _MAX_DEADLY_PAGES
         )
-        if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
+        if is_useless or self.num_unblamed_deaths > MAX_UNBLAMED_DEATHS:
             last = self.page_error(worker, exit_status)
             return EngineError(
                 f"giving up: {self.num_deaths} {name} workers have died; the last time "

@@ -49,6 +49,13 @@ def test_a_page_that_is_never_answered_fails_and_tells_why(run: Run, way: str, w
     assert result.error and result.error.code == "worker_died" and words in result.error.message
 
 
+def test_workers_that_fail_before_they_have_taken_a_page_end_the_run(run: Run) -> None:
+    """No page is to blame, and none is lost."""
+    words = "^giving up: 11 odd workers have died; the last time the odd worker stopped: ZeroDiv"
+    with pytest.raises(EngineError, match=words):
+        list(run([Stage("odd", OddMaker("fails at the start"))], jobs(3)))
+
+
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_worker_that_waits_for_more_than_there_will_ever_be_ends_the_run(is_late: bool) -> None:
     """Where nobody watches with a clock, it would be waited for until it is killed."""

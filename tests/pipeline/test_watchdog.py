@@ -167,6 +167,20 @@ def test_a_worker_that_loads_is_not_looked_at_all_the_time(monkeypatch: pytest.M
     assert not worker.is_stalled(7.0) and worker._felt == ""
 
 
+@pytest.mark.parametrize("excused_s", [0.0, 998.0])
+def test_time_in_which_all_of_us_were_frozen_is_not_a_stall(
+    monkeypatch: pytest.MonkeyPatch, excused_s: float
+) -> None:
+    """As a container is that somebody pauses: nothing of the worker moves at the first look."""
+    worker = loading(monkeypatch, *"aaaaaaa")
+    clock = iter([0.0, 2.0, 1000.0, 1002.0, 1004.0, 1006.0, 1008.0])
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    found = [worker.is_stalled(7.0), worker.is_stalled(7.0)]
+    worker.excuse(excused_s)
+    found += [worker.is_stalled(7.0) for _ in range(5)]
+    assert found[:4] == [False] * 4 and found[-1], "it stands still after that too"
+
+
 def test_time_in_which_nobody_listened_is_not_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = loading(monkeypatch, *"aaaaa")
     assert not worker.is_stalled(3.0) and not worker.is_stalled(3.0)
