@@ -17,11 +17,11 @@ from ocr2cli.config import EXEMPT_TOKENS, DecodeConfig, EngineConfig, RasterConf
 from ocr2cli.document.tiles import num_visual_tokens
 from ocr2cli.engines.finish import PageFacts, failed, has_read, to_attempt, to_generation, to_result
 from ocr2cli.engines.host import expects_cuda
-from ocr2cli.engines.raster import RASTER_REMEDY, RasterWorker, asks_for_all
+from ocr2cli.engines.raster import RasterWorker, asks_for_all, raster_remedy
 from ocr2cli.engines.recovery import Step, decoder_steps
 from ocr2cli.errors import PageFault
 from ocr2cli.pages import Attempt, FinishReason, Generation, PageKey, Views, VisualTokens
-from ocr2cli.pipeline.stage import Emit, Inbox, Stage
+from ocr2cli.pipeline.stage import Emit, Inbox, Stage, remedy
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,6 @@ ENCODE_PAGES = 4
 # than twice what it costs in one of thirty; with equal shares of the cores a decoder keeps up with
 # the encoder three pages at a time, and takes half of the cores for it.
 DECODER_NICENESS = 10
-
-_LESS_MEMORY = "a smaller --dtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,11 @@ def native_stages(
     # CUDA reserves far more addresses than memory, which a limit would forbid before page one.
     is_on_card = expects_cuda(spec.engine.device, spec.engine.dtype)
     model_limit = 0 if is_on_card else memory_limit
+    # What a worker that lacks memory could still use; int8 is the decoder's, on a CPU.
+    dtype, smaller = spec.engine.dtype, ["a smaller --dtype"]
+    narrower = smaller if dtype == "f32" or (dtype == "auto" and not is_on_card) else []
+    narrowest = narrower if is_on_card or dtype == "int8" else smaller
+    slots = ["a lower --batch-size"] if spec.batch_size > 1 else []
     return [
         Stage(
             "raster",
@@ -83,7 +86,7 @@ def native_stages(
             num_threads=1,
             memory_limit_bytes=memory_limit,
             timeout_s=timeout_s,
-            remedy=RASTER_REMEDY,
+            remedy=raster_remedy(rasterizers),
         ),
         Stage(
             "encode",
@@ -93,7 +96,7 @@ def native_stages(
             num_threads=threads,
             memory_limit_bytes=model_limit,
             timeout_s=timeout_s,
-            remedy=f"use fewer workers (--encoders) or {_LESS_MEMORY}",
+            remedy=remedy(encoders, "--encoders", *narrower),
         ),
         Stage(
             "decode",
@@ -105,7 +108,7 @@ def native_stages(
             memory_limit_bytes=model_limit,
             timeout_s=timeout_s,
             niceness=0 if is_on_card else DECODER_NICENESS,
-            remedy=f"use fewer workers (--decoders), a lower --batch-size or {_LESS_MEMORY}",
+            remedy=remedy(decoders, "--decoders", *slots, *narrowest),
         ),
     ]
 

@@ -25,17 +25,20 @@ from ocr2cli.pages import (
     Uint8Array,
     Unchanged,
 )
-from ocr2cli.pipeline.stage import Emit, Inbox
+from ocr2cli.pipeline.stage import Emit, Inbox, remedy
 from ocr2cli.text.grounding import box_units
 from ocr2cli.text.markup import literal
 from ocr2cli.text.prompt import asks_for_text
 
 # A page of a newspaper has 50,000 characters; a layer may hold anything.
 _MAX_OWN_TEXT = 100_000
-# What a person may do where rasterisers lack memory.
-RASTER_REMEDY = "use fewer workers (--rasterizers) or a lower --dpi"
 _FROM_LAYER = "text taken from the PDF's own text layer, not from the pixels"
 
+
+
+def raster_remedy(num_workers: int) -> str:
+    """What a person may do where rasterisers lack memory. A server's resolution is fixed."""
+    return remedy(num_workers, "--rasterizers", "a lower resolution (`ocr2 run --dpi`)")
 
 class PageCache(Protocol):
     """What `output/page_cache.py` offers a raster worker."""

@@ -20,13 +20,13 @@ from ocr2cli.config import RasterConfig, RunConfig
 from ocr2cli.engines.choose import EnginePlan, OpenCache, fingerprint_of
 from ocr2cli.engines.finish import PageFacts, failed, to_result
 from ocr2cli.engines.raster import (
-    RASTER_REMEDY,
     PageCache,
     chosen_view,
     early_result,
     guarded,
     known_result,
     page_facts,
+    raster_remedy,
     witness_of,
 )
 from ocr2cli.engines.recovery import NOTHING
@@ -95,7 +95,7 @@ def plan_remote(
     stages = (
         Stage("raster", partial(PngWorker, cfg.raster, prompt, cache), rasterizers, credit=2,
               timeout_s=cfg.page_timeout, recycle_after=cfg.recycle_after, num_threads=1,
-              remedy=RASTER_REMEDY),
+              remedy=raster_remedy(rasterizers)),
         Stage("request", partial(RequestWorker, spec), 1, credit=2 * spec.concurrency,
               timeout_s=cfg.page_timeout, num_threads=1),
     )  # fmt: skip

@@ -16,6 +16,8 @@ from ocr2cli.pages import PageError
 
 logger = logging.getLogger("ocr2")
 
+# A worker that dies with no page to blame is replaced this often in a row.
+MAX_UNBLAMED_DEATHS = 10
 # Deaths of a stage that everybody is told of; a run in which many pages are deadly has a line for
 # each of those anyway.
 _MAX_TOLD_DEATHS = 3

@@ -16,7 +16,7 @@ from typing import Any
 
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageJob, PageKey, PageResult
-from ocr2cli.pipeline.failure import describe, tell_death
+from ocr2cli.pipeline.failure import MAX_UNBLAMED_DEATHS, describe, tell_death
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result, not_a_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
 from ocr2cli.pipeline.stage import Stage, Worker
@@ -97,6 +97,7 @@ class _Seat:
         self.is_loaded = False
         self.num_emitted = 0
         self.num_deaths = 0
+        self.num_unblamed_deaths = 0
         self.busy_s = 0.0
         self._turn = _Turn()
         self._thread: threading.Thread | None = None
@@ -119,15 +120,18 @@ class _Seat:
         """Run the worker until it takes, emits or ends."""
         started = time.monotonic()
         if self._thread is None:
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._main, name=f"ocr2-{self.stage.name}", daemon=True
             )
-            self._thread.start()
+            thread.start()  # where there can be no further thread, none is to be joined
+            self._thread = thread
         self._turn.give()
         self.busy_s += time.monotonic() - started
 
     def reset(self) -> None:
-        """Forget a worker that died; the next `resume` makes a new one."""
+        """Forget a worker that died; the next `resume` makes a new one, for what is in the queue
+        too."""
+        self.num_unblamed_deaths += not self.held
         self.held.clear()
         self.error, self._thread, self._turn = None, None, _Turn()
         self.num_wanted, self.must_wait, self.is_loaded = 1, True, False
@@ -163,6 +167,7 @@ class _Seat:
             raise RuntimeError(f"the worker emitted {item.key}, which it does not hold")
         self.emitted.append((self.held.pop(item.key), item))
         self.num_emitted += 1
+        self.num_unblamed_deaths = 0
         self._turn.hand_back()
 
     def _main(self) -> None:
@@ -298,8 +303,6 @@ class _Runner:
         self._fatal = failure.run_error(seat.stage.name)
         if self._fatal:
             return
-        # Its inbox is empty: a worker runs only after it has taken what it was given.
-        assert not seat.queue
         held = list(seat.held.values())
         fault = failure.page_error(seat.stage.name)
         seat.reset()
@@ -311,6 +314,12 @@ class _Runner:
             else:
                 self._suspects.append(ticket)
                 num_again += 1
+        if seat.num_unblamed_deaths > MAX_UNBLAMED_DEATHS:
+            self._fatal = EngineError(
+                f"giving up: {seat.num_deaths} {seat.stage.name} workers have died; the last time "
+                f"{fault.message}. If that was for want of memory, {seat.stage.remedy}"
+            )
+            return
         tell_death(fault, seat.num_deaths, num_held=len(held), num_again=num_again)
 
     # -- the end
@@ -327,8 +336,12 @@ class _Runner:
         if self._drain_until is None:
             self._drain_until = now + self._options.drain_s
             self._has_jobs = self._is_source_idle = False
-            while self._suspects:
-                self._ledger.drop(self._suspects.popleft())
+            # A page waits before the first stage while that is loaded: the stop may come then.
+            first = self._seats[0].queue
+            for ticket in [*self._suspects, *(ticket for ticket, _ in first)]:
+                self._ledger.drop(ticket)
+            self._suspects.clear()
+            first.clear()
         return self._options.stop() >= 2 or now >= self._drain_until
 
     def _close_gently(self) -> None:

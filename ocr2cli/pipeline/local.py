@@ -174,8 +174,8 @@ class _Supervisor:
             worker = WorkerProcess(state.stage, index, slot)
         except OSError as error:
             raise EngineError(
-                f"the {state.stage.name} worker could not be started: {error.strerror}; use fewer "
-                "workers or free some memory"
+                f"the {state.stage.name} worker could not be started: {error.strerror}; "
+                f"{state.stage.remedy}"
             ) from error
         state.workers[slot] = worker
         state.num_spawned += 1
@@ -287,7 +287,7 @@ class _Supervisor:
         state.tell_slow_loading(worker)
         limit_s = state.loading_limit_s
         if limit_s and worker.is_stalled(limit_s):
-            worker.is_timed_out = True
+            worker.is_timed_out = worker.has_stalled = True
             worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> None:

@@ -35,6 +35,9 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _SPINS = "1000"
 # How often it is looked at whether a worker that loads makes progress.
 _FEEL_EVERY_S = 1.0
+# At most so much of the time between two looks counts: in a container that was frozen for longer
+# the worker was frozen too.
+_MAX_LOOK_S = 3.0
 
 
 class Phase(Enum):
@@ -52,6 +55,8 @@ class WorkerProcess:
     company: who alone may be given to it while it holds any of them; None: anybody.
     quiet_since: when it last emitted, or first held something after that; while it loads, when it
     was last seen to make progress; moved on by `excuse`.
+    is_timed_out: killed for its silence; has_stalled: that was while it loaded, though what it had
+    written by then may say that it is ready.
     """
 
     def __init__(self, stage: Stage, stage_index: int, slot: int) -> None:
@@ -63,7 +68,7 @@ class WorkerProcess:
         self.taken: set[int] = set()
         self.num_sent = 0
         self.company: Company | None = None
-        self.is_timed_out = False
+        self.is_timed_out = self.has_stalled = False
         self.failure: Failure | None = None
         self.quiet_since = self.busy_since = self.started = time.monotonic()
         self._felt_at, self._felt = 0.0, ""
@@ -129,6 +134,9 @@ class WorkerProcess:
         now = time.monotonic()
         if now - self._felt_at < min(_FEEL_EVERY_S, limit_s / 4):
             return False
+        if now - self._felt_at > _MAX_LOOK_S:
+            # No further than now: `excuse` may have moved it for the same time.
+            self.quiet_since = min(now, self.quiet_since + now - self._felt_at - _MAX_LOOK_S)
         self._felt_at = now
         felt = pulse(self.pid)
         if felt is None or felt != self._felt:

@@ -11,6 +11,7 @@ from collections import deque
 
 from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError
+from ocr2cli.pipeline.failure import MAX_UNBLAMED_DEATHS
 from ocr2cli.pipeline.ledger import Ticket
 from ocr2cli.pipeline.options import StageStatus
 from ocr2cli.pipeline.process import Phase, WorkerProcess, describe_exit
@@ -23,15 +24,11 @@ logger = logging.getLogger("ocr2")
 LOADING_SILENCE_S = 60.0
 # After which somebody who waits is told what for.
 _SLOW_LOADING_S = 60.0
-# A worker that dies with no page to blame is replaced this often in a row.
-_MAX_UNBLAMED_DEATHS = 10
-# A worker that dies without a word while it is loading may have been killed by chance; the second
-# in a row, with none of its stage ever ready, was not.
+# A worker that dies without a word while it is loading may have been killed by chance, and others
+# with it; one that was started after that, with none of its stage ever ready, was not.
 _MAX_MUTE_DEATHS = 2
 # A stage that has read nothing while its workers died of so many pages is at fault, not the pages.
 _MAX_DEADLY_PAGES = 25
-
-_GOES_ON = "the same command goes on where this run ended"
 
 
 class Staff:
@@ -51,6 +48,7 @@ class Staff:
         self.num_unsettled_deaths = 0
         self.num_deadly_pages = 0
         self.num_mute_deaths = 0
+        self.muted_since: float | None = None
         self.was_ready = False
         self.is_slow_loading_told = False
         self.busy_s = 0.0
@@ -126,12 +124,11 @@ class Staff:
 
     def tell_slow_loading(self, worker: WorkerProcess) -> None:
         """Once for all workers of the stage."""
-        if self.is_slow_loading_told or time.monotonic() - worker.started < _SLOW_LOADING_S:
+        loading_s = time.monotonic() - worker.started
+        if self.is_slow_loading_told or loading_s < _SLOW_LOADING_S:
             return
         self.is_slow_loading_told = True
-        logger.warning(
-            "the %s worker has been loading for %g s", self.stage.name, _SLOW_LOADING_S
-        )
+        logger.warning("the %s worker has been loading for %.0f s", self.stage.name, loading_s)
 
     def note_failure(self, worker: WorkerProcess) -> None:
         """A page failed because of this worker's death. Where the worker had taken no other, it is
@@ -142,18 +139,27 @@ class Staff:
 
     def note_death(self, worker: WorkerProcess) -> None:
         self.num_deaths += 1
-        self.num_unsettled_deaths += 1
-        if not worker.taken:
-            self.num_unblamed_deaths += 1
         if not worker.failure and not self.was_ready:
-            self.num_mute_deaths += 1
+            self._note_mute_death(worker)
+        else:
+            self.num_unsettled_deaths += 1
+            self.num_unblamed_deaths += not worker.taken
         if worker.held:
             self.busy_s += time.monotonic() - worker.busy_since
+
+    def _note_mute_death(self, worker: WorkerProcess) -> None:
+        """One lack of memory may kill all that load at once: that is one chance, and their
+        replacements have theirs."""
+        if self.muted_since is None:
+            self.muted_since = time.monotonic()
+        elif worker.started < self.muted_since:
+            return
+        self.num_mute_deaths += 1
 
     def page_error(self, worker: WorkerProcess, exit_status: int) -> PageError:
         """Why the pages of a dead worker have to go back, for people."""
         name = self.stage.name
-        if worker.is_timed_out and worker.phase is Phase.LOADING:
+        if worker.has_stalled:
             return PageError(
                 "timeout",
                 f"the {name} worker made no progress for {self.loading_limit_s:g} s while loading "
@@ -187,25 +193,31 @@ class Staff:
             return error
         if is_mute:
             why = self.page_error(worker, exit_status).message
-            where = "" if worker.is_timed_out else " while loading"
-            return EngineError(f"{why}{where}, twice in a row. {self._advice(worker)}; {_GOES_ON}")
+            return EngineError(
+                f"{why}. It was loading, as was one that died before it, and none was ever ready. "
+                f"{self._advice(worker)}"
+            )
         is_useless = not self.num_emitted and (
             self.num_unsettled_deaths >= hopeless_after
             or self.num_deadly_pages >= _MAX_DEADLY_PAGES
         )
-        if is_useless or self.num_unblamed_deaths > _MAX_UNBLAMED_DEATHS:
+        if is_useless or self.num_unblamed_deaths > MAX_UNBLAMED_DEATHS:
             last = self.page_error(worker, exit_status)
             return EngineError(
                 f"giving up: {self.num_deaths} {name} workers have died; the last time "
-                f"{last.message} ({last.code}). {self._advice(worker)}; {_GOES_ON}"
+                f"{last.message}. {self._advice(worker)}"
             )
         return None
 
     def _advice(self, worker: WorkerProcess) -> str:
-        if worker.is_timed_out and worker.phase is Phase.LOADING:
+        """Nothing of going on: whether there is a journal only the caller knows."""
+        if worker.has_stalled:
             return "See whether the disk that its files are on still answers"
         if worker.is_timed_out:
-            return f"Give pages more time with --page-timeout (now {self.stage.timeout_s:g})"
+            return (
+                "`ocr2 run` gives pages more time with --page-timeout (now "
+                f"{self.stage.timeout_s:g}), and reads those that failed with --retry-failed"
+            )
         return f"If that was for want of memory, {self.stage.remedy}"
 
     def status(self) -> StageStatus:

@@ -64,4 +64,12 @@ class Stage:
     memory_limit_bytes: int = 0
     num_threads: int = 0
     niceness: int = 0
-    remedy: str = "use fewer workers or free some memory"
+    remedy: str = "free some memory"
+
+
+def remedy(num_workers: int, option: str, *others: str) -> str:
+    """A `Stage.remedy`. option: what sets the number of its workers; others: what may be used
+    besides, as nouns. One worker cannot be fewer."""
+    fewer = [f"fewer workers ({option})"] if num_workers > 1 else []
+    ways = " or ".join([*fewer, *others])
+    return f"use {ways}, or free some memory" if ways else "free some memory"

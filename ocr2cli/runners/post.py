@@ -79,14 +79,30 @@ class Post:
         self.stages = stages
 
 
-def merged_stages(posts: Iterable[Post]) -> tuple[StageStatus, ...]:
+def merged_stages(each: Iterable[tuple[StageStatus, ...]]) -> tuple[StageStatus, ...]:
     """The stages of all nodes, added up by name."""
     merged: dict[str, StageStatus] = {}
-    for post in posts:
-        for stage in post.stages:
+    for stages in each:
+        for stage in stages:
             known = merged.get(stage.name)
             merged[stage.name] = stage if known is None else _added(known, stage)
     return tuple(merged.values())
+
+
+def ended_stages(stages: tuple[StageStatus, ...]) -> tuple[StageStatus, ...]:
+    """What has happened in them stays true when their node is gone; what they held does not."""
+    return tuple(
+        StageStatus(
+            stage.name,
+            0,
+            num_emitted=stage.num_emitted,
+            num_moves=stage.num_moves,
+            num_restarts=stage.num_restarts,
+            num_deaths=stage.num_deaths,
+            busy_s=stage.busy_s,
+        )
+        for stage in stages
+    )
 
 
 def _pulse(stages: tuple[StageStatus, ...]) -> list[tuple[int, ...]]:

@@ -18,10 +18,11 @@ from ocr2cli.errors import EngineError, Ocr2Error
 from ocr2cli.pages import PageError, PageJob, PageResult, Status
 from ocr2cli.pipeline.ledger import Ledger, Ticket, failed_result
 from ocr2cli.pipeline.options import RunnerOptions, StageStatus
+from ocr2cli.pipeline.staff import LOADING_SILENCE_S
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.runners.cluster import TOKEN_HINT, Cluster, Lost, Spot
 from ocr2cli.runners.node import NodeSetup, Turn
-from ocr2cli.runners.post import FIRST_PAGES, MAX_REFUSALS, Post, merged_stages
+from ocr2cli.runners.post import FIRST_PAGES, MAX_REFUSALS, Post, ended_stages, merged_stages
 from ocr2cli.runners.waiting import Waiting
 
 logger = logging.getLogger("ocr2")
@@ -81,6 +82,7 @@ class _Driver:
         self._num_useless: Counter[tuple[str, int]] = Counter()
         self._given_up: dict[tuple[str, int], Ocr2Error] = {}
         self._num_restarts = 0
+        self._ended_stages: tuple[StageStatus, ...] = ()  # of nodes that are gone, added up
         self._ready: deque[PageResult] = deque()
         self._has_jobs = True
         self._is_source_idle = False
@@ -293,7 +295,7 @@ class _Driver:
         post.age_s += step_s
         # A node's own watchdog acts in time, and that shows. 0: no page has a limit.
         timeout_s = max(stage.timeout_s for stage in self._stages)
-        stuck_after_s = _STUCK_SLACK_S + 2 * timeout_s
+        stuck_after_s = _STUCK_SLACK_S + 2 * max(timeout_s, LOADING_SILENCE_S)
         if post.is_blind:
             self._dismiss(post, EngineError(
                 f"node {post.spot.name} cannot open what other nodes read: "
@@ -382,6 +384,7 @@ class _Driver:
     def _let_go(self, post: Post, blame: PageError | None) -> None:
         """Take leave of an actor; what it holds is read again, or was given up by request."""
         del self._posts[post.place]
+        self._ended_stages = merged_stages([self._ended_stages, ended_stages(post.stages)])
         self._scan_at = 0.0
         unsent = {job.key for job in post.unsent}
         for key, ticket in post.held.items():
@@ -432,4 +435,5 @@ class _Driver:
             num_waiting=len(self._waiting),
             num_restarts=self._num_restarts,
         )
-        return (nodes, *merged_stages(list(self._posts.values())))
+        each = [*(post.stages for post in list(self._posts.values())), self._ended_stages]
+        return (nodes, *merged_stages(each))

@@ -195,11 +195,35 @@ def test_a_decoder_steps_back_for_the_encoder_where_they_share_the_cores(
 
 
 def test_each_stage_is_advised_of_what_its_own_workers_memory_goes_by() -> None:
-    stages = choose.plan_for_cores(RunConfig(inputs=()), None, 2).stages
+    engine = EngineConfig(device="cpu", rasterizers=2, encoders=2, decoders=2, batch_size=2)
+    stages = choose.plan_for_cores(RunConfig(inputs=(), engine=engine), None, 2).stages
     raster, encode, decode = (stage.remedy for stage in stages)
-    assert "--rasterizers" in raster and "--dtype" not in raster
+    assert "--rasterizers" in raster and "--dpi" in raster and "--dtype" not in raster
     assert "--encoders" in encode and "--dtype" in encode
     assert "--decoders" in decode and "--batch-size" in decode and "--dtype" in decode
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cpu", "int8", [False, False]),
+        ("cpu", "bf16", [False, True]),
+        ("cpu", "f32", [True, True]),
+        ("cuda", "auto", [False, False]),
+        ("cuda", "f32", [True, True]),
+    ],
+)
+def test_nobody_is_advised_to_lower_what_is_lowest_already(
+    device: str, dtype: str, expected: list[bool]
+) -> None:
+    engine = EngineConfig(
+        device=device, dtype=dtype, rasterizers=1, encoders=1, decoders=1, batch_size=1
+    )
+    stages = choose.plan_for_cores(RunConfig(inputs=(), engine=engine), None, 2).stages
+    remedies = [stage.remedy for stage in stages]
+    assert not any(word in "".join(remedies) for word in ("fewer", "--batch-size"))
+    assert ["a smaller --dtype" in each for each in remedies[1:]] == expected
+    assert all(each.endswith("free some memory") for each in remedies)
 
 
 @pytest.mark.parametrize("decoders", [1, 2])

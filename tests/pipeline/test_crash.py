@@ -133,12 +133,10 @@ def test_a_worker_that_dies_twice_in_a_row_while_loading_ends_the_run_and_tells_
 ) -> None:
     bad = stage(Recipe("b", load_misdeed=misdeed, is_last=True), remedy="buy some")
     status = RunStatus()
-    words = r"b worker .* while loading, twice in a row\."
+    words = r"b worker .*\. It was loading, as was one that died before it"
     with pytest.raises(EngineError, match=words) as failure:
         list(local.run([*line(Recipe("a")), bad], jobs(3), options=RunnerOptions(status=status)))
-    assert str(failure.value).endswith(
-        "If that was for want of memory, buy some; the same command goes on where this run ended"
-    )
+    assert str(failure.value).endswith("If that was for want of memory, buy some")
     assert status.stages()[1].num_restarts == 1
 
 
@@ -160,7 +158,7 @@ def test_a_death_that_ends_the_run_is_told_by_its_end_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = Recipe("a", load_misdeed="kill", is_last=True)
-    with pytest.raises(EngineError, match="twice in a row"):
+    with pytest.raises(EngineError, match="none was ever ready"):
         list(local.run([stage(bad)], jobs(1)))
     assert caplog.messages == ["the a worker was killed by SIGKILL; it held no page"]
 

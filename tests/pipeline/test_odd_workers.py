@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from toys import OddMaker, Recipe, RollingMaker, broken_job, jobs, stage
+from toys import OddMaker, Recipe, RollingMaker, ToyWorker, broken_job, jobs, stage
 
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageJob, PageResult, Status
@@ -45,6 +47,13 @@ def test_a_page_that_is_never_answered_fails_and_tells_why(run: Run, way: str, w
     (result,) = run([Stage("odd", OddMaker(way), credit=1)], jobs(1))
     assert (result.key.page, result.status) == (0, Status.FAILED)
     assert result.error and result.error.code == "worker_died" and words in result.error.message
+
+
+def test_workers_that_fail_before_they_have_taken_a_page_end_the_run(run: Run) -> None:
+    """No page is to blame, and none is lost."""
+    words = "^giving up: 11 odd workers have died; the last time the odd worker stopped: ZeroDiv"
+    with pytest.raises(EngineError, match=words):
+        list(run([Stage("odd", OddMaker("fails at the start"))], jobs(3)))
 
 
 @pytest.mark.parametrize("is_late", [False, True])
@@ -210,6 +219,33 @@ def test_in_one_process_a_stage_that_no_page_comes_to_is_never_loaded(tmp_path: 
     assert len(list(inline.run(stages, jobs(2)))) == 2 and not flag.exists()
 
 
+def test_in_one_process_a_stop_while_the_first_stage_is_loaded_begins_no_page() -> None:
+    """Its page has waited meanwhile; reading it would load the other stages too."""
+    stop, made = StopRequests(), []
+
+    def make(name: str) -> ToyWorker:
+        made.append(name)
+        stop.request()
+        return ToyWorker(Recipe(name, is_last=name == "b"))
+
+    status = RunStatus()
+    options = RunnerOptions(stop=stop, drain_s=1000.0, status=status)
+    stages = [Stage(name, partial(make, name)) for name in "ab"]
+    assert list(inline.run(stages, jobs(3), options=options)) == []
+    assert made == ["a"] and status.is_interrupted
+
+
+def test_in_one_process_a_thread_that_cannot_be_started_is_what_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(inline.run([stage(Recipe("a", is_last=True))], jobs(1)))
+
+
 @pytest.mark.parametrize(
     ("drain_s", "num_requests", "expected"), [(1000.0, 1, 4), (0.0, 1, 1), (1000.0, 2, 1)]
 )
@@ -271,7 +307,7 @@ def test_a_worker_that_the_system_does_not_start_is_told_in_one_line(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(local, "WorkerProcess", refused)
-    words = "the a worker could not be started: Resource temporarily unavailable; use fewer"
+    words = "the a worker could not be started: Resource temporarily unavailable; free some"
     with pytest.raises(EngineError, match=words):
         list(local.run([stage(Recipe("a", is_last=True))], jobs(1)))
 

@@ -24,7 +24,7 @@ def soon(is_so: Callable[[], bool]) -> bool:
     return is_so()
 
 
-def test_a_process_that_computes_or_reads_moves_and_a_stopped_one_does_not(tmp_path: Path) -> None:
+def test_a_process_that_computes_moves_and_a_stopped_one_does_not() -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         first = pulse(busy.pid)
@@ -37,9 +37,33 @@ def test_a_process_that_computes_or_reads_moves_and_a_stopped_one_does_not(tmp_p
     finally:
         busy.kill()
         busy.wait()
-    before = pulse(os.getpid())
-    (tmp_path / "file").write_bytes(b"a")
-    assert pulse(os.getpid()) != before
+
+
+def test_a_process_that_reads_moves_and_one_that_waits_for_more_does_not() -> None:
+    """Reading alone: it has one thread, and what it is given costs it no tick of the clock."""
+    script = "import os\nwhile os.read(0, 1): os.write(1, b'a')"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert reader.stdin and reader.stdout
+    try:
+        for _ in range(2):
+            reader.stdin.write(b"a")
+            assert reader.stdout.read(1) == b"a"
+            # It has answered, and is on its way into its next read.
+            assert soon(lambda: _stands_still(reader.pid))
+            first = pulse(reader.pid)
+            reader.stdin.write(b"a")
+            assert reader.stdout.read(1) == b"a" and pulse(reader.pid) != first
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
+def _stands_still(pid: int) -> bool:
+    before = pulse(pid)
+    time.sleep(0.05)
+    return before is not None and pulse(pid) == before
 
 
 def test_a_process_that_waits_for_one_it_started_moves_with_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ def worker(*tickets: Ticket, phase: Phase = Phase.READY, since: float = 0.0, **f
     held = {ticket.serial: ticket for ticket in tickets}
     return SimpleNamespace(
         held=held, taken=set(held), phase=phase, failure=None, is_timed_out=False,
-        busy_since=since, quiet_since=since, release=held.pop, **facts,
+        has_stalled=False, busy_since=since, quiet_since=since, release=held.pop, **facts,
     )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def test_the_time_of_a_worker_counts_until_its_last_page_or_its_death(at_100_s: 
     one = Staff(stage(Recipe("a")))
     first, second = (Ticket(n, job) for n, job in enumerate(jobs(2)))
     both = worker(first, second, since=90.0)
+    one.was_ready = True
     assert one.release(both, 0) is first and one.busy_s == 0.0
     assert one.release(both, 1) is second and one.busy_s == 10.0
     one.note_death(both)
@@ -69,7 +71,7 @@ def test_a_worker_that_tells_of_progress_is_not_silent(at_100_s: None) -> None:
 @pytest.mark.parametrize(
     ("failure", "limit", "was_ready", "words"),
     [
-        (None, 0, False, "exited with status 3 while loading"),
+        (None, 0, False, r"exited with status 3\. It was loading, as"),
         (None, 0, True, ""),  # a replacement, by bad luck: the next one may be loaded
         (None, LIMIT, True, ""),
         (None, LIMIT, False, "could not be loaded in 1 GB"),
@@ -86,13 +88,26 @@ def test_a_worker_that_is_not_loaded_ends_the_run_where_the_next_would_not_be_ei
     one.was_ready, one.num_emitted = was_ready, 1
     dead = worker(phase=Phase.LOADING)
     dead.failure = failure
+    dead.started = 0.0
     if not failure:  # it may have been killed by chance
         one.note_death(dead)
         assert one.run_error(dead, 3, hopeless_after=9) is None
+    dead.started = time.monotonic()
     one.note_death(dead)
     error = one.run_error(dead, 3, hopeless_after=9)
     assert (error is not None) is bool(words)
     assert re.search(words, str(error))
+
+
+def test_workers_that_are_killed_at_once_while_loading_leave_their_replacements_a_chance() -> None:
+    """One event: a lack of memory, say."""
+    one = Staff(stage(Recipe("a"), num_workers=30))
+    for started in range(30):
+        one.note_death(dead := worker(phase=Phase.LOADING, started=-float(started)))
+        assert one.run_error(dead, -9, hopeless_after=20) is None
+    one.note_death(dead := worker(phase=Phase.LOADING, started=time.monotonic()))
+    assert re.search("and none was ever ready", str(one.run_error(dead, -9, hopeless_after=20)))
+    assert one.num_deaths == 31
 
 
 def test_a_page_is_told_what_its_worker_died_of() -> None:

@@ -42,9 +42,9 @@ def make() -> Iterator[Make]:
         worker = SimpleNamespace(
             stage=one._stages[1].stage, stage_index=1, slot=0, held=held, taken=set(taken),
             busy_since=0.0, quiet_since=0.0, up_fd=99_998, down_fd=99_999, bury=lambda: 3,
-            has_exited=lambda: True,
+            has_exited=lambda: True, started=0.0,
             **{
-                "phase": Phase.READY, "failure": None, "is_timed_out": False,
+                "phase": Phase.READY, "failure": None, "is_timed_out": False, "has_stalled": False,
                 "read": lambda: ([], True), **facts,
             },
         )  # fmt: skip
@@ -90,6 +90,22 @@ def test_a_page_that_is_given_up_is_a_result_and_the_others_go_on(make: Make) ->
     assert one._stages[1].num_deadly_pages == 1, "it is known which one it was"
 
 
+def test_a_worker_that_was_killed_while_it_stood_still_is_told_so_though_it_was_ready_by_then(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, worker = make(
+        num_held=0, phase=Phase.LOADING, is_timed_out=True, has_stalled=True,
+        read=lambda: ([Frame(Kind.READY, 0, bytearray())], True),
+    )  # fmt: skip
+    worker.stage = one._stages[1].stage = stage(Recipe("b"), timeout_s=600.0)
+    one._stages[1].was_ready = False
+    one._bury(worker)
+    assert one._stages[1].was_ready and one._fatal is None
+    assert caplog.messages == [
+        "the b worker made no progress for 600 s while loading and was killed; it held no page"
+    ]
+
+
 def test_in_a_drain_pages_of_a_dead_worker_are_left_to_the_next_run(make: Make) -> None:
     one, worker = make(taken=(1, 2), retries=0, stop=lambda: 1)
     one._drain_until = 1e9
@@ -113,7 +129,7 @@ def test_a_worker_that_a_signal_hit_while_it_was_loaded_is_no_error_of_the_run(
 ) -> None:
     """The signal that stops us may hit workers too."""
     one, worker = make(num_held=0, phase=Phase.LOADING, stop=lambda: num_stops)
-    one._stages[1].was_ready = False
+    one._stages[1].was_ready, one._stages[1].num_mute_deaths = False, 1
     one._bury(worker)
     assert isinstance(one._fatal, EngineError) is ends
 
@@ -121,7 +137,7 @@ def test_a_worker_that_a_signal_hit_while_it_was_loaded_is_no_error_of_the_run(
 def test_a_first_reason_for_the_end_of_a_run_is_not_replaced_by_a_later_one(make: Make) -> None:
     one, worker = make(num_held=0, phase=Phase.LOADING)
     first = one._fatal = EngineError("the device is lost")
-    one._stages[1].was_ready = False
+    one._stages[1].was_ready, one._stages[1].num_mute_deaths = False, 1
     one._bury(worker)
     assert one._fatal is first
 
@@ -132,7 +148,6 @@ def test_a_first_reason_for_the_end_of_a_run_is_not_replaced_by_a_later_one(make
         (Phase.READY, 1, 9.0, True),
         (Phase.READY, 1, 4.0, False),
         (Phase.READY, 0, 9.0, False),
-        (Phase.LOADING, 1, 9.0, False),
         (Phase.CLOSING, 1, 9.0, True),
         (Phase.CLOSING, 0, 2.1, True),
         (Phase.CLOSING, 0, 1.9, False),
@@ -149,3 +164,22 @@ def test_only_silence_with_a_page_in_hand_or_when_it_is_time_to_leave_is_too_lon
     one._kill_if_silent(worker)
     assert killed == [True] * is_killed
     assert worker.is_timed_out is (is_killed and num_held > 0)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "stalls_after_s", "is_killed"),
+    [(5.0, 60.0, True), (5.0, 61.0, False), (90.0, 90.0, True), (0.0, 0.0, False)],
+)
+def test_a_worker_that_loads_is_killed_only_where_it_stands_still_for_its_limit(
+    make: Make, timeout_s: float, stalls_after_s: float, is_killed: bool
+) -> None:
+    """However long it has been silent: it holds no page whose time could run."""
+    killed: list[bool] = []
+    one, worker = make(
+        phase=Phase.LOADING, kill=lambda: killed.append(True),
+        is_stalled=lambda limit_s: limit_s >= stalls_after_s,
+    )  # fmt: skip
+    worker.stage = one._stages[1].stage = stage(Recipe("b"), timeout_s=timeout_s)
+    one._kill_if_silent(worker)
+    assert killed == [True] * is_killed
+    assert worker.is_timed_out is worker.has_stalled is is_killed

@@ -37,7 +37,7 @@ def test_a_stage_whose_every_worker_dies_ends_the_run(monkeypatch: pytest.Monkey
         for result in local.run([stage(bad)], jobs(50)):
             got.append(result)
     assert 1 <= len(got) <= 3 and {result.status for result in got} == {Status.FAILED}
-    told = "; the last time the a worker exited with status 3 (worker_died). If that was for want"
+    told = "; the last time the a worker exited with status 3. If that was for want"
     assert told in str(failure.value)
 
 
@@ -49,8 +49,8 @@ def test_a_stage_that_is_given_up_for_its_silence_tells_which_limit_was_too_shor
     error = one.run_error(dead, -9, hopeless_after=3)
     assert str(error) == (
         "giving up: 3 raster workers have died; the last time the raster worker was silent for "
-        "0.001 s and was killed (timeout). Give pages more time with --page-timeout (now 0.001); "
-        "the same command goes on where this run ended"
+        "0.001 s and was killed. `ocr2 run` gives pages more time with --page-timeout (now 0.001), "
+        "and reads those that failed with --retry-failed"
     )
 
 
@@ -74,7 +74,7 @@ def worker(num_held: int = 0, **facts: object) -> Any:
     held = dict.fromkeys(range(num_held))
     return SimpleNamespace(
         held=held, taken=set(held), is_open=True, failure=None, phase=Phase.READY, busy_since=0.0,
-        **{"company": None, "is_timed_out": False, **facts},
+        **{"company": None, "is_timed_out": False, "has_stalled": False, **facts},
     )  # fmt: skip
 
 
@@ -194,6 +194,7 @@ def test_a_stage_is_given_up_after_as_many_deaths_as_was_said_if_it_read_nothing
 
 def test_only_a_worker_that_had_taken_one_page_tells_which_one_is_deadly() -> None:
     one = staff.Staff(stage(Recipe("a")))
+    one.was_ready = True
     one.note_death(worker(2))
     one.note_failure(worker(2))
     assert (one.num_deadly_pages, one.num_unsettled_deaths) == (0, 1)

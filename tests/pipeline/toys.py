@@ -214,6 +214,8 @@ class OddWorker:
         self.way = way
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
+        if self.way == "fails at the start":
+            raise ZeroDivisionError
         while items := inbox.take(1, wait=True):
             key = items[0].key
             if self.way == "keeps its page":

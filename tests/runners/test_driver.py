@@ -16,12 +16,13 @@ import pytest
 from ocr2cli.errors import EngineError
 from ocr2cli.pages import PageError, PageJob, PageKey, PageResult, Status
 from ocr2cli.pipeline.failure import Failure
-from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus
+from ocr2cli.pipeline.options import ClusterOptions, RunnerOptions, RunStatus, StageStatus
 from ocr2cli.pipeline.stage import Stage
 from ocr2cli.pipeline.stop import StopRequests
 from ocr2cli.runners import ray as ray_runner
 from ocr2cli.runners.cluster import Lost, Spot
 from ocr2cli.runners.node import Turn
+from ocr2cli.runners.post import Post
 
 NUM_WANTED = 16
 
@@ -243,7 +244,7 @@ def test_silent_nodes_are_replaced(read: Any) -> None:
 def test_a_node_that_answers_and_gets_nowhere_is_replaced(
     read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_runner, "_STUCK_SLACK_S", -9.8)  # 0.2 s with the stage's limit of 5 s
+    monkeypatch.setattr(ray_runner, "_STUCK_SLACK_S", -119.8)  # 0.2 s: twice a minute is added
     world = World(stuck=1)
     found = statuses(read(world, pages(40)))
     assert found == dict.fromkeys(range(40), Status.OK) and world.num_actors >= 4
@@ -352,3 +353,39 @@ def test_a_job_with_an_error_joins_no_cluster(read: Any, monkeypatch: pytest.Mon
 def test_the_same_key_twice_is_refused(read: Any) -> None:
     with pytest.raises(ValueError, match="submitted twice"):
         list(read(World(), [*pages(2), *pages(1)]))
+
+
+def test_deaths_of_workers_are_not_forgotten_with_their_nodes() -> None:
+    """Lost, dismissed or ended: the summary counts them when all is over."""
+    status = RunStatus()
+    stage = Stage("stub", object, timeout_s=5.0)
+    driver = ray_runner._Driver((stage,), iter(()), RunnerOptions(status=status))
+    told = StageStatus("stub", 2, 2, num_held=3, num_deaths=4, num_restarts=4, oldest="d page 1")
+    posts = [Post(Spot(name, 0, name, 1.0, 0.0), None, stages=(told,)) for name in "abcd"]
+    driver._posts.update((post.place, post) for post in posts)
+    driver._lose(posts[0], "it is gone.")
+    driver._dismiss(posts[1], None)
+    driver._let_go(posts[2], None)
+    _, stub = status.stages()
+    assert (stub.num_deaths, stub.num_restarts) == (16, 16)
+    assert (stub.num_workers, stub.num_ready, stub.num_held) == (2, 2, 3), "of those there are"
+    driver._let_go(posts[3], None)
+    _, stub = status.stages()
+    assert (stub.num_deaths, stub.num_held, stub.oldest) == (16, 0, "")
+
+
+@pytest.mark.parametrize(("timeout_s", "allowed_s"), [(5.0, 180.0), (600.0, 1260.0)])
+def test_a_node_is_not_stuck_before_its_own_watchdog_had_its_turn(
+    timeout_s: float, allowed_s: float
+) -> None:
+    """A worker that loads may stand still for a minute at least, however short pages' time is."""
+    stage = Stage("stub", object, timeout_s=timeout_s)
+    driver = ray_runner._Driver((stage,), iter(()), RunnerOptions())
+    post = Post(Spot("a", 0, "a", 1.0, 0.0), None)
+    driver._posts[post.place] = post
+    post.stuck_s = allowed_s
+    driver._judge(post, 0.0)
+    assert driver._posts
+    post.stuck_s += 1.0
+    driver._judge(post, 0.0)
+    assert not driver._posts
