@@ -142,7 +142,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return ExitCode.USAGE
     except Ocr2Error as error:
         _set_up_early(argv)
-        _complain(str(error))
+        notes = getattr(error, "__notes__", ())
+        _complain(". ".join([str(error).rstrip("."), *notes]) if notes else str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.SIGINT

@@ -37,7 +37,7 @@ from ocr2cli.config import (
     V1_MODES,
     RunConfig,
 )
-from ocr2cli.errors import OutputError
+from ocr2cli.errors import EngineError, OutputError
 from ocr2cli.output.formats import FORMATS
 from ocr2cli.runners import RUNNERS
 from ocr2cli.text.prompt import PROMPTS
@@ -229,10 +229,12 @@ def execute(
             summary = run_batch(
                 cfg, stages=stages, progress=progress, stop=stop, summary=summary
             )
-    except Exception:
+    except Exception as error:
         if as_json:
             with contextlib.suppress(OutputError):  # what ended the run is the greater news
                 print_json(summary)
+        if isinstance(error, EngineError) and cfg.resume and summary.pages:
+            error.add_note("Then the same command goes on where this run ended.")
         raise
     if stages is None:
         _learn(cfg, summary, progress.startup_s, is_whole=not summary.ended_by)

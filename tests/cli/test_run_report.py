@@ -6,6 +6,7 @@ Knows nothing about reading: a summary stands in a run's place.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from command_line import run_main
@@ -118,3 +119,25 @@ def test_with_json_log_lines_all_of_stderr_is_json(tmp_path, monkeypatch, capsys
     assert run_main(*argv) == ExitCode.ENGINE
     (error,) = map(json.loads, capsys.readouterr().err.splitlines())
     assert (error["level"], error["message"]) == ("error", "the \x1b[31mcard\n is gone")
+
+
+@pytest.mark.parametrize(
+    ("pages", "flags", "is_told"),
+    [(3, (), True), (0, (), False), (3, ("--no-resume",), False)],
+)
+def test_a_run_that_its_engine_ended_says_that_it_can_go_on_where_it_can(
+    pages: int, flags: tuple[str, ...], is_told: bool, tmp_path, monkeypatch, capsys
+) -> None:
+    """Workers know of no journal, and told servers and programs of it too."""
+    from ocr2cli import batch
+    from ocr2cli.errors import EngineError
+
+    def end(*_: object, summary: Any, **__: object) -> None:
+        summary.pages = pages
+        raise EngineError("the disk has gone. Mend it.")
+
+    monkeypatch.setattr(batch, "run_batch", end)
+    code = run_main("run", "a.png", "-o", str(tmp_path / "out"), *flags)
+    last = capsys.readouterr().err.splitlines()[-1]
+    goes_on = " Then the same command goes on where this run ended." if is_told else ""
+    assert code == ExitCode.ENGINE and last == f"ocr2: the disk has gone. Mend it.{goes_on}"
