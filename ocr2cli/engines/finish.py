@@ -35,6 +35,7 @@ _STATUS = {
     FinishReason.LOOP: Status.LOOP,
 }
 
+
 @dataclass(frozen=True, slots=True)
 class PageFacts:
     """What is known of a page before the decoder writes: it passes through to the result."""

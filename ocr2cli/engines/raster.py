@@ -35,10 +35,10 @@ _MAX_OWN_TEXT = 100_000
 _FROM_LAYER = "text taken from the PDF's own text layer, not from the pixels"
 
 
-
 def raster_remedy(num_workers: int) -> str:
     """What a person may do where rasterisers lack memory. A server's resolution is fixed."""
     return remedy(num_workers, "--rasterizers", "a lower resolution (`ocr2 run --dpi`)")
+
 
 class PageCache(Protocol):
     """What `output/page_cache.py` offers a raster worker."""
