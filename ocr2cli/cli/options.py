@@ -22,7 +22,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ocr2cli import __version__
-from ocr2cli.cli.variables import advice, settings_in
+from ocr2cli.cli.variables import advice, is_of_kubernetes, settings_in
 from ocr2cli.errors import UsageError
 from ocr2cli.home import user_folder
 from ocr2cli.printing import printable
@@ -50,7 +50,7 @@ class _Option(click.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
-        return value if settings_in({str(self.envvar): value or ""}) else None
+        return None if value and is_of_kubernetes(str(self.envvar), value) else value
 
 
 def option(*names: str, **settings: Any) -> Callable[[Function], Function]:

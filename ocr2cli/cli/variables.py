@@ -23,8 +23,13 @@ def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environ.items())
-        if name.startswith(PREFIX) and not _OF_KUBERNETES.match(f"{name}={value}")
+        if name.startswith(PREFIX) and not is_of_kubernetes(name, value)
     }
+
+
+def is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether a variable is a service's, as OCR2_PORT is where it holds an address."""
+    return bool(_OF_KUBERNETES.match(f"{name}={value}"))
 
 
 def advice(name: str, known: Collection[str]) -> str:

@@ -24,9 +24,6 @@ logger = logging.getLogger("ocr2")
 LOADING_SILENCE_S = 60.0
 # After which somebody who waits is told what for.
 _SLOW_LOADING_S = 60.0
-# A worker that dies without a word while it is loading may have been killed by chance, and others
-# with it; one that was started after that, with none of its stage ever ready, was not.
-_MAX_MUTE_DEATHS = 2
 # A stage that has read nothing while its workers died of so many pages is at fault, not the pages.
 _MAX_DEADLY_PAGES = 25
 
@@ -47,8 +44,7 @@ class Staff:
         self.num_unblamed_deaths = 0
         self.num_unsettled_deaths = 0
         self.num_deadly_pages = 0
-        self.num_mute_deaths = 0
-        self.muted_since: float | None = None
+        self.first_mute_death: float | None = None  # by the clock
         self.was_ready = False
         self.is_slow_loading_told = False
         self.busy_s = 0.0
@@ -139,22 +135,24 @@ class Staff:
 
     def note_death(self, worker: WorkerProcess) -> None:
         self.num_deaths += 1
-        if not worker.failure and not self.was_ready:
-            self._note_mute_death(worker)
+        if self._is_mute(worker):
+            if self.first_mute_death is None:
+                self.first_mute_death = time.monotonic()
         else:
             self.num_unsettled_deaths += 1
             self.num_unblamed_deaths += not worker.taken
         if worker.held:
             self.busy_s += time.monotonic() - worker.busy_since
 
-    def _note_mute_death(self, worker: WorkerProcess) -> None:
-        """One lack of memory may kill all that load at once: that is one chance, and their
-        replacements have theirs."""
-        if self.muted_since is None:
-            self.muted_since = time.monotonic()
-        elif worker.started < self.muted_since:
-            return
-        self.num_mute_deaths += 1
+    def _is_mute(self, worker: WorkerProcess) -> bool:
+        """It died without a word while it was loading, and none of the stage was ever ready."""
+        return not worker.failure and not self.was_ready
+
+    def _has_died_again(self, worker: WorkerProcess) -> bool:
+        """One that is killed while it loads may be so by chance, and others with it: one lack of
+        memory hits all that load at once. Not by chance, one that was started after that."""
+        first = self.first_mute_death
+        return self._is_mute(worker) and first is not None and worker.started >= first
 
     def page_error(self, worker: WorkerProcess, exit_status: int) -> PageError:
         """Why the pages of a dead worker have to go back, for people."""
@@ -180,7 +178,7 @@ class Staff:
         """The end of the run, where another try cannot help."""
         name, failure = self.stage.name, worker.failure
         limit = self.stage.memory_limit_bytes
-        is_mute = self.num_mute_deaths >= _MAX_MUTE_DEATHS and not failure and not self.was_ready
+        is_mute = self._has_died_again(worker)
         is_foreign = failure is not None and failure.is_loading and not failure.is_ours
         # Libraries that want memory say so in many ways: an import error, a signal.
         if limit and (is_mute or is_foreign) and not worker.is_timed_out:

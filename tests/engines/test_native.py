@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from toy_engine import write_toy_model
+from toy_engine import draw_pages, write_toy_model
 
 from ocr2cli.batch import iter_pages
 from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
@@ -33,10 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Small pages (one view each), one page with tiles, a blank one and a broken one."""
     folder = tmp_path_factory.mktemp("pages")
     sizes = {"a": (320, 240), "b": (240, 320), "tiled": (900, 300)}
-    for name, size in sizes.items():
-        image = Image.new("RGB", size, "white")
-        ImageDraw.Draw(image).text((20, 20), f"Page {name}", fill="black", font_size=40)
-        image.save(folder / f"{name}.png")
+    draw_pages(folder, sizes)
     Image.new("RGB", (200, 200), "white").save(folder / "white.png")
     (folder / "x-broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return sorted(folder.iterdir())

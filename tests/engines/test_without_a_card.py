@@ -8,20 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 from pretend_card import PretendCard, pretend_card
-from toy_engine import write_toy_model
+from toy_engine import draw_pages, write_toy_model
 
 from ocr2cli.batch import iter_pages
 from ocr2cli.bench.measure import measure_ours
 from ocr2cli.bench.workload import make_subject, make_work
-from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig
+from ocr2cli.config import DecodeConfig, EngineConfig, RunConfig, TileConfig
+from ocr2cli.document.tiles import make_views
+from ocr2cli.engines.choose import plan_engine
+from ocr2cli.engines.native import EncodeWorker
 from ocr2cli.generate.fixed_step import FixedStep
 from ocr2cli.generate.generator import Generator
 from ocr2cli.generate.tuning import tuning_for
-from ocr2cli.pages import PageResult, Status
+from ocr2cli.pages import PageImage, PageKey, PageResult, Status
 
 # Compute capabilities, Volta and Turing, Ampere, Hopper, and a dtype: each takes other ways.
 WAYS = ((7, "f16"), (8, "bf16"), (9, "bf16"), (9, "f32"))
@@ -39,10 +42,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pages")
     sizes = {"a": (320, 240), "b": (240, 320), "bare": (1600, 300), "c": (300, 300),
              "tiled": (900, 300)}  # fmt: skip
-    for name, size in sizes.items():
-        image = Image.new("RGB", size, "white")
-        ImageDraw.Draw(image).text((20, 20), f"Page {name}", fill="black", font_size=40)
-        image.save(folder / f"{name}.png")
+    draw_pages(folder, sizes)
     return sorted(folder.iterdir())
 
 
@@ -60,16 +60,21 @@ def _nothing_went_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [one.getMessage() for one in said if one.levelno >= logging.WARNING] == []
 
 
-def read(
+def config(
     model: Path, pages: list[Path], device: str, dtype: str = "f32", **decode: Any
-) -> dict[str, PageResult]:
-    config = RunConfig(
+) -> RunConfig:
+    return RunConfig(
         inputs=tuple(map(str, pages)),
         runner="inline",
         engine=EngineConfig(model=str(model), device=device, dtype=dtype, batch_size=3),
         decode=DecodeConfig(**{"max_new_tokens": 40, **decode}),
     )
-    return {r.key.document: r for r in iter_pages(config)}
+
+
+def read(
+    model: Path, pages: list[Path], device: str, dtype: str = "f32", **decode: Any
+) -> dict[str, PageResult]:
+    return {r.key.document: r for r in iter_pages(config(model, pages, device, dtype, **decode))}
 
 
 def tokens(results: dict[str, PageResult]) -> dict[str, tuple[int, ...]]:
@@ -86,6 +91,16 @@ def test_a_card_reads_what_the_host_reads(
 ) -> None:
     assert tokens(read(model, pages, "cuda")) == tokens(on_host)
     assert card.replays > 40  # two rounds of pages of 40 tokens
+
+
+def test_what_an_encoder_answers_is_on_the_host(card: PretendCard, model: Path) -> None:
+    """The decoder is another process, which is sent no memory of a card."""
+    worker = plan_engine(config(model, [], "cuda")).stages[1].make_worker()
+    assert isinstance(worker, EncodeWorker)
+    page = PageImage(PageKey("p", 0), np.full((300, 900, 3), 90, np.uint8), 144.0)
+    with torch.inference_mode():
+        (answer,) = worker.encode([make_views(page, TileConfig())])
+    assert worker.vision.view_separator.is_cuda and not answer.tokens.is_cuda
 
 
 def test_the_first_version_of_the_model_is_read_on_a_card_too(

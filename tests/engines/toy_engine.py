@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
+from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from ocr2cli.weights.names import model_params
@@ -75,6 +77,14 @@ def write_toy_model(
             tensors[piece.name] = values.to(torch.bfloat16)
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def draw_pages(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """One PNG for each, with its name in large print at the upper left."""
+    for name, size in sizes.items():
+        image = Image.new("RGB", size, "white")
+        ImageDraw.Draw(image).text((20, 20), f"Page {name}", fill="black", font_size=40)
+        image.save(folder / f"{name}.png")
 
 
 def _write_tokenizer(path: Path) -> None:

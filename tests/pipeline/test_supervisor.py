@@ -129,7 +129,7 @@ def test_a_worker_that_a_signal_hit_while_it_was_loaded_is_no_error_of_the_run(
 ) -> None:
     """The signal that stops us may hit workers too."""
     one, worker = make(num_held=0, phase=Phase.LOADING, stop=lambda: num_stops)
-    one._stages[1].was_ready, one._stages[1].num_mute_deaths = False, 1
+    one._stages[1].was_ready, one._stages[1].first_mute_death = False, 0.0
     one._bury(worker)
     assert isinstance(one._fatal, EngineError) is ends
 
@@ -137,7 +137,7 @@ def test_a_worker_that_a_signal_hit_while_it_was_loaded_is_no_error_of_the_run(
 def test_a_first_reason_for_the_end_of_a_run_is_not_replaced_by_a_later_one(make: Make) -> None:
     one, worker = make(num_held=0, phase=Phase.LOADING)
     first = one._fatal = EngineError("the device is lost")
-    one._stages[1].was_ready, one._stages[1].num_mute_deaths = False, 1
+    one._stages[1].was_ready, one._stages[1].first_mute_death = False, 0.0
     one._bury(worker)
     assert one._fatal is first
 
